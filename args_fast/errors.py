@@ -1,0 +1,44 @@
+"""Everything args-fast raises on purpose. Each says what was given, what is allowed, what to do.
+
+Every class is an ArgsError and the built-in kind that a caller would expect.
+"""
+
+
+class ArgsError(Exception):
+    """The base of all errors of this package."""
+
+
+class ConfigError(ArgsError, ValueError):
+    """A decoding option is outside its range, alone or for this pair of models."""
+
+
+class PromptError(ArgsError, ValueError):
+    """A prompt is empty, of the wrong kind, or holds ids outside the vocabulary."""
+
+
+class LengthError(ArgsError, ValueError):
+    """Prompt and new tokens together do not fit one of the models."""
+
+
+class UnsupportedModelError(ArgsError, ValueError):
+    """A model cannot be driven: its attention or its state is not ours to store."""
+
+
+class RewardHeadError(UnsupportedModelError):
+    """The reward model has no linear head with one output."""
+
+
+class PairMismatchError(ArgsError, ValueError):
+    """The language model and the reward model do not share tokens, or a device."""
+
+
+class ProofError(ArgsError, RuntimeError):
+    """A branched forward disagrees with a recomputed one: the model's tokens would be wrong."""
+
+
+class NonFiniteError(ArgsError, ArithmeticError):
+    """A model produced a NaN or infinite logit or reward while decoding."""
+
+
+class BackendError(ArgsError, RuntimeError):
+    """A forced backend does not exist here."""

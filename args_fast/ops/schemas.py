@@ -1,0 +1,31 @@
+"""The signatures of the four ops, in one place: every implementation in every language has these.
+
+Sizes: B sequences, N tail rows, k candidates, V vocabulary, H hidden size, L layers, Hq query heads,
+Hkv key/value heads, D head size, P pages per sequence. ``docs/ops.md`` tells what each op computes;
+``args_fast.ops.plain`` is that text as code.
+"""
+
+SCHEMAS = {
+    # logits [B, V] f32|bf16|f16 -> logprobs [B, k] f32, ids [B, k] i64
+    "topk_logprobs": "(Tensor logits, int k) -> (Tensor logprobs, Tensor ids)",
+    # q [B, N, Hq, D]; tail_k, tail_v [B, N, Hkv, D]; k_pages, v_pages [pages, page_size, Hkv, D];
+    # page_table [B, P] i32; prefix_lengths [B] i32; tail_mask [N, N] bool; sinks [Hq]
+    # -> out [B, N, Hq, D]
+    "branch_attention": (
+        "(Tensor q, Tensor tail_k, Tensor tail_v, Tensor k_pages, Tensor v_pages, "
+        "Tensor page_table, Tensor prefix_lengths, Tensor tail_mask, float scale, "
+        "int sliding_window, float softcap, Tensor? sinks) -> Tensor"
+    ),
+    # hidden [B, k, H]; head_weight [H]; head_bias [1]; logprobs [B, k] f32; w, temperature [B] f32;
+    # noise [B, k] f32 -> branch [B] i64, reward [B] f32, score [B] f32
+    "select": (
+        "(Tensor hidden, Tensor head_weight, Tensor? head_bias, Tensor logprobs, Tensor w, "
+        "Tensor temperature, Tensor noise) -> (Tensor branch, Tensor reward, Tensor score)"
+    ),
+    # tail_k, tail_v [L, B, N, Hkv, D]; branch [B] i64; k_pages, v_pages [L, pages, page_size, Hkv, D];
+    # page_table [B, P] i32; lengths [B] i32
+    "commit": (
+        "(Tensor tail_k, Tensor tail_v, Tensor branch, Tensor(a!) k_pages, Tensor(b!) v_pages, "
+        "Tensor page_table, Tensor(c!) lengths) -> ()"
+    ),
+}
