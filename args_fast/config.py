@@ -1,0 +1,97 @@
+"""Every knob of a decode, validated once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from args_fast.errors import ConfigError
+
+MAX_K = 128  # what every implementation of the ops holds in registers
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How to decode (ARGS paper, section 2).
+
+    Args:
+        k: candidates per step, the k most likely tokens of the language model; 1 to 128. k = 1 is
+            plain greedy decoding for every w.
+        w: weight of the reward in s(v) = log p(v | x) + w * r([x, v]) (eq. 2); any finite number.
+            w = 0 leaves the choice to the language model, and the reward model is not run.
+        temperature: None takes the argmax (ARGS-greedy); tau > 0 draws from softmax(s / tau) over the
+            candidates (ARGS-stochastic, eq. 3).
+        max_new_tokens: upper bound on the new tokens per prompt.
+        seed: of the draws; 0 to 2**63 - 1. Each prompt draws from a generator of its own with this
+            seed, so it gets the same tokens alone and in a batch.
+        eos_token_ids: ids that end a sequence (the end token is kept in ``token_ids``); None for the
+            language model's own, () for none.
+        stop: strings that end a sequence; ``text`` is cut before the first of them.
+
+    Raises:
+        ConfigError: (a ValueError) naming the field, the value and the allowed range.
+    """
+
+    k: int = 10
+    w: float = 1.5
+    temperature: float | None = None
+    max_new_tokens: int = 128
+    seed: int = 0
+    eos_token_ids: Sequence[int] | None = None
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        _whole("k", self.k, 1, MAX_K)
+        _whole("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1)
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        if not _is_number(self.w) or not isfinite(self.w):
+            raise ConfigError(f"w is {self.w!r}; it must be a finite number, such as 1.5")
+        if self.temperature is not None and not (
+            _is_number(self.temperature) and isfinite(self.temperature) and self.temperature > 0
+        ):
+            raise ConfigError(
+                f"temperature is {self.temperature!r}; it must be a finite number above 0, or None "
+                "for the argmax"
+            )
+        if self.eos_token_ids is not None:
+            if isinstance(self.eos_token_ids, (int, str)):
+                raise ConfigError(
+                    f"eos_token_ids is {self.eos_token_ids!r}; it must be a list of ids, such as [2]"
+                )
+            for token in self.eos_token_ids:
+                _whole("eos_token_ids", token, 0, 2**31 - 1)
+            object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ConfigError(f"stop is {self.stop!r}; it must hold non-empty strings")
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+    @property
+    def consults_reward(self) -> bool:
+        """Whether the choice depends on the reward model at all."""
+        return self.k > 1 and self.w != 0
+
+    def noise(self) -> Tensor:
+        """The draws of one request: standard Gumbel noise [max_new_tokens, k], float32, on the CPU.
+
+        argmax(s / tau + noise) is a draw from softmax(s / tau); zeros make it the argmax. Drawn before
+        decoding, from the request's own generator, so that neither the device nor what runs beside the
+        request can change it.
+        """
+        shape = (self.max_new_tokens, self.k)
+        if self.temperature is None:
+            return torch.zeros(shape)
+        generator = torch.Generator().manual_seed(self.seed)
+        return -torch.empty(shape).exponential_(generator=generator).log()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(field: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{field} is {value!r}; it must be a whole number from {low} to {high}")

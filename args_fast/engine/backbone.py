@@ -1,0 +1,79 @@
+"""One Hugging Face model, driven by the engine: its forward passes, its cache, its limits."""
+
+import math
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from args_fast.engine.attention import CONTEXT, AttentionContext, driven
+from args_fast.engine.cache import PagedCache
+from args_fast.engine.probe import probe
+from args_fast.engine.tail import Prefill
+
+# Rows per prefill chunk where torch's own attention cannot serve (softcap, sinks, a window shorter
+# than the prompt): it bounds the scores that the general op holds at once.
+PREFILL_CHUNK = 512
+
+
+class Backbone:
+    """A transformer whose attention and cache are ours.
+
+    Args:
+        model: in eval mode; only ``model.base_model`` and ``model.config`` are relied on.
+        role: "language model" or "reward model", for messages.
+
+    Raises:
+        UnsupportedModelError: the model cannot be driven; the message says why.
+    """
+
+    def __init__(self, model: PreTrainedModel, role: str) -> None:
+        self.model = model
+        self.role = role
+        traits = probe(model, role)
+        self.cache = PagedCache(traits.layout)
+        self.plain_up_to = traits.plain_up_to
+        self.device = traits.layout.device
+        self.vocabulary = model.get_input_embeddings().weight.shape[0]
+        self.max_length = _max_length(model)
+
+    def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
+        """ids, positions [B, N] -> the last hidden state [B, N, H]."""
+        with driven(self.model):
+            out = self.model.base_model(
+                input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
+            )
+        return out.last_hidden_state
+
+    def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
+        """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
+        scale or cap them behind the head."""
+        with driven(self.model):
+            out = self.model(
+                input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
+            )
+        return out.logits
+
+    def prefill(self, ids: list[int], pages: list[int]) -> None:
+        """Store the K/V of a prompt: once, whatever k is."""
+        chunk = max(1, len(ids)) if len(ids) <= self.plain_up_to else PREFILL_CHUNK
+        for start in range(0, len(ids), chunk):
+            piece = torch.tensor([ids[start : start + chunk]], device=self.device)
+            context = Prefill(self.cache, pages, start, piece.shape[1])
+            self.hidden(piece, context.position[None], context)
+
+
+def _max_length(model: PreTrainedModel) -> float:
+    """Positions that the model computes as it would in one pass over the whole text."""
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None) or math.inf
+    rope = getattr(config, "rope_parameters", None) or {}
+    # Some models hold one set of parameters per type of layer.
+    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if parameters.get("rope_type") in ("dynamic", "longrope"):
+            # These change all earlier positions when the text outgrows the original length.
+            original = parameters.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", limit
+            )
+            limit = min(limit, original)
+    return limit

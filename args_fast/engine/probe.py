@@ -1,0 +1,134 @@
+"""What a model's attention looks like, learned by asking it: one token through one forward pass."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from args_fast.engine.attention import CONTEXT, AttentionOptions, driven
+from args_fast.engine.cache import CacheLayout
+from args_fast.errors import UnsupportedModelError
+
+# Names under which configurations keep an attention window.
+WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """layout: what a token occupies; plain_up_to: the longest text over which torch's own causal
+    attention is the model's."""
+
+    layout: CacheLayout
+    plain_up_to: float
+
+
+@dataclass
+class _Recorder:
+    """An AttentionContext for a single token, which sees only itself."""
+
+    calls: dict[int, tuple[Tensor, Tensor, AttentionOptions]] = field(default_factory=dict)
+    repeated: bool = False
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        self.repeated |= layer in self.calls
+        self.calls[layer] = (key, value, options)
+        out = value.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        return out.transpose(1, 2)
+
+
+def probe(model: PreTrainedModel, role: str) -> Traits:
+    """Run one token and read the shapes and options of every layer's attention.
+
+    Raises UnsupportedModelError where the model's text cannot be stored as keys and values of one
+    shape, or where its attention is not what reaches the engine.
+    """
+    name = f"the {role} ({type(model).__name__})"
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(
+            f"{name} is not a transformers PreTrainedModel. Adapters have to be merged first "
+            "(`model.merge_and_unload()`), wrappers unwrapped."
+        )
+    config = model.config.get_text_config()
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{name} is an encoder-decoder; use a decoder-only model.")
+    if model._is_stateful:
+        raise UnsupportedModelError(
+            f"{name} carries a recurrent state, which cannot be branched as keys and values can; use a "
+            "model with attention in every layer, or args_fast.reference.decode."
+        )
+    if not model._supports_attention_backend:
+        raise UnsupportedModelError(
+            f"{name} does not support transformers' attention interface, so the engine cannot store "
+            "its keys and values; use another architecture, or args_fast.reference.decode."
+        )
+
+    recorder = _Recorder()
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    try:
+        with torch.inference_mode(), driven(model):
+            model.base_model(
+                input_ids=token, position_ids=token, use_cache=False, **{CONTEXT: recorder}
+            )
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"{name} does not run as a causal transformer driven by the engine "
+            f"({type(error).__name__}: {error}); use another architecture, or "
+            "args_fast.reference.decode."
+        ) from error
+    _check_layers(recorder, config.num_hidden_layers, name)
+    _check_windows(recorder, config, name)
+
+    key = recorder.calls[0][0]
+    options = [call[2] for call in recorder.calls.values()]
+    special = any(o.softcap or o.sinks is not None for o in options)
+    window = min((o.sliding_window for o in options if o.sliding_window), default=math.inf)
+    layout = CacheLayout(len(options), key.shape[1], key.shape[3], key.dtype, key.device)
+    return Traits(layout, 0 if special else window)
+
+
+def _check_layers(recorder: _Recorder, layers: int, name: str) -> None:
+    if recorder.repeated or sorted(recorder.calls) != list(range(layers)):
+        raise UnsupportedModelError(
+            f"{name} has {layers} layers, but the engine's attention was asked by layers "
+            f"{sorted(recorder.calls)}{' more than once' if recorder.repeated else ''}: the others keep "
+            "a state of another kind. Use a model with ordinary attention in every layer, or "
+            "args_fast.reference.decode."
+        )
+    shapes = {tuple(row.shape) for key, value, _ in recorder.calls.values() for row in (key, value)}
+    if len(shapes) > 1:
+        raise UnsupportedModelError(
+            f"the keys and values of {name} have different shapes {sorted(shapes)} "
+            "(1, heads, 1, head size); the cache holds one shape. Use another architecture, or "
+            "args_fast.reference.decode."
+        )
+
+
+def _check_windows(recorder: _Recorder, config: object, name: str) -> None:
+    """A window that lives only in a mask would never reach the engine, and be ignored silently."""
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        configured = [w for w in WINDOWS if isinstance(getattr(config, w, None), int)]
+        if getattr(config, "use_sliding_window", True) is False:
+            configured = []
+        seen = any(options.sliding_window for _, _, options in recorder.calls.values())
+        if configured and not seen:
+            raise UnsupportedModelError(
+                f"{name} is configured with {configured[0]} = {getattr(config, configured[0])}, which "
+                "it does not pass to its attention; use another architecture, or "
+                "args_fast.reference.decode."
+            )
+        return
+    for layer, kind in enumerate(types):
+        windowed = recorder.calls[layer][2].sliding_window > 0
+        if kind not in ("full_attention", "sliding_attention") or (
+            windowed != (kind == "sliding_attention")
+        ):
+            raise UnsupportedModelError(
+                f"layer {layer} of {name} is of type {kind!r} but asked its attention for "
+                f"{'a' if windowed else 'no'} sliding window; use another architecture, or "
+                "args_fast.reference.decode."
+            )

@@ -1,0 +1,75 @@
+"""Proof at load: a branched forward is compared with a recomputed one before any token is decoded.
+
+It costs a few tokens of work and covers every architecture that nobody has tried: whatever a model
+does that the engine does not know of shows as a disagreement, and becomes an error, not wrong tokens.
+"""
+
+import torch
+from torch import Tensor
+
+from args_fast.engine.backbone import Backbone
+from args_fast.engine.tail import Tail
+from args_fast.errors import ProofError
+
+BRANCHES = 3
+LONGEST_WINDOW = 128  # a window up to this is exceeded by the texts of the proof
+
+# Largest relative error ||a - b|| / ||b|| that rounding explains.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+@torch.inference_mode()
+def prove(backbone: Backbone, *, logits: bool) -> None:
+    """Prefill, branch, commit, branch again; each against the model's own pass over the whole text.
+
+    Args:
+        backbone: the model to prove.
+        logits: compare the model's logits (a language model) or its hidden states (a reward model).
+
+    Raises:
+        ProofError: they disagree.
+    """
+    cache = backbone.cache
+    longest = min(backbone.max_length, LONGEST_WINDOW + 5)
+    wanted = backbone.plain_up_to + 3 if 5 <= backbone.plain_up_to <= LONGEST_WINDOW else 5
+    T = int(max(1, min(wanted, longest - 2)))
+    if T + 2 > backbone.max_length:
+        return  # too short a context to branch twice: nothing can be decoded in it either
+    ids = torch.randint(
+        backbone.vocabulary, (T + 2, BRANCHES), generator=torch.Generator().manual_seed(0)
+    )
+    prompt = ids[:T, 0].tolist()
+    pages = cache.allocate(cache.pages_for(T + 2))
+    run = backbone.logits if logits else backbone.hidden
+    try:
+        backbone.prefill(prompt, pages)
+        tail = Tail(cache, [pages], [T], BRANCHES)
+        text = prompt
+        for candidates in ids[T:].tolist():
+            row = torch.tensor([candidates], device=backbone.device)
+            branched = run(row, tail.positions(), tail)[0]
+            whole = torch.tensor([[*text, v] for v in candidates], device=backbone.device)
+            _compare(backbone, branched, _recompute(backbone, whole, logits))
+            tail.commit(torch.tensor([1], device=backbone.device))
+            text = [*text, candidates[1]]
+    finally:
+        cache.release(pages)
+
+
+def _recompute(backbone: Backbone, texts: Tensor, logits: bool) -> Tensor:
+    if logits:
+        return backbone.model(input_ids=texts, use_cache=False).logits[:, -1]
+    return backbone.model.base_model(input_ids=texts, use_cache=False).last_hidden_state[:, -1]
+
+
+def _compare(backbone: Backbone, branched: Tensor, recomputed: Tensor) -> None:
+    a, b = branched.float(), recomputed.float()
+    error = ((a - b).norm() / b.norm()).item()
+    allowed = TOLERANCE[recomputed.dtype]
+    if not error <= allowed:  # NaN fails too
+        raise ProofError(
+            f"the {backbone.role} ({type(backbone.model).__name__}) gives other outputs when its "
+            f"candidates branch from a shared prefix than over whole texts: relative error {error:.1e}, "
+            f"allowed {allowed:.0e} in {recomputed.dtype}. Its tokens would be wrong. Use another "
+            "architecture, or args_fast.reference.decode; please report the model's name."
+        )

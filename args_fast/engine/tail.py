@@ -1,0 +1,146 @@
+"""The rows under way: N new tokens per sequence behind prefixes that are stored once."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from args_fast import ops
+from args_fast.engine.attention import AttentionOptions
+from args_fast.engine.cache import SCRATCH_PAGE, PagedCache
+
+
+class Tail:
+    """A tail of N rows over the shared prefix of each of B sequences (an AttentionContext).
+
+    The language model's single row, and the k candidates of the reward model, are tails with an
+    identity mask: siblings that see the prefix and themselves. A chain or a tree of tokens is the same
+    with another mask.
+
+    lengths [B] i32 is the stored prefix of each sequence, on the device; ``longest`` is the host's
+    upper bound of it, known without asking the device.
+    """
+
+    def __init__(
+        self, cache: PagedCache, pages: list[list[int]], lengths: list[int], rows: int
+    ) -> None:
+        device = cache.layout.device
+        widest = max(map(len, pages))
+        table = [row + [SCRATCH_PAGE] * (widest - len(row)) for row in pages]
+        self.cache = cache
+        self.page_table = torch.tensor(table, dtype=torch.int32, device=device)
+        self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
+        self.longest = max(lengths)
+        self.mask = torch.eye(rows, dtype=torch.bool, device=device)
+        self._make_rows()
+
+    def _make_rows(self) -> None:
+        at = self.cache.layout
+        B, N = self.page_table.shape[0], self.mask.shape[0]
+        shape = (at.layers, B, N, at.kv_heads, at.head_size)
+        self.k = torch.zeros(shape, dtype=at.dtype, device=at.device)
+        self.v = torch.zeros(shape, dtype=at.dtype, device=at.device)
+        self._cut_table()
+
+    def _cut_table(self) -> None:
+        """Only the pages that hold a prefix are handed to the op."""
+        used = max(1, self.cache.pages_for(self.longest))
+        self._table = self.page_table[:, :used].contiguous()
+
+    def positions(self) -> Tensor:
+        """[B, N]: siblings share the position behind the prefix."""
+        return self.lengths.long()[:, None].expand(-1, self.mask.shape[0])
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        self.k[layer].copy_(key.transpose(1, 2))
+        self.v[layer].copy_(value.transpose(1, 2))
+        return ops.branch_attention(
+            query.transpose(1, 2),
+            self.k[layer],
+            self.v[layer],
+            self.cache.k_pages[layer],
+            self.cache.v_pages[layer],
+            self._table,
+            self.lengths,
+            self.mask,
+            options.scale,
+            options.sliding_window,
+            options.softcap,
+            options.sinks,
+        )
+
+    def commit(self, branch: Tensor) -> None:
+        """Make row branch[b] of each sequence the next row of its prefix, in place, in all layers."""
+        self.longest += 1
+        if self.longest > self._table.shape[1] * self.cache.page_size:
+            self._cut_table()
+        ops.commit(
+            self.k,
+            self.v,
+            branch,
+            self.cache.k_pages,
+            self.cache.v_pages,
+            self._table,
+            self.lengths,
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        """Leave the batch to these sequences, [B'] i64 in ascending order."""
+        self.page_table = self.page_table[rows]
+        self.lengths = self.lengths[rows]
+        self._make_rows()
+
+
+class Prefill:
+    """T rows of one sequence behind ``start`` stored ones (an AttentionContext)."""
+
+    def __init__(self, cache: PagedCache, pages: list[int], start: int, rows: int) -> None:
+        device = cache.layout.device
+        self.cache = cache
+        self.start = start
+        self.table = torch.tensor([pages], dtype=torch.int32, device=device)
+        self.position = torch.arange(start, start + rows, device=device)
+        page = self.table[0].long()[self.position // cache.page_size]
+        self.slots = page * cache.page_size + self.position % cache.page_size
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        self._store(self.cache.k_pages[layer], key)
+        self._store(self.cache.v_pages[layer], value)
+        T = query.shape[2]
+        if self.start == 0 and _is_plain(options, T):
+            out = scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                is_causal=T > 1,
+                scale=options.scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+            return out.transpose(1, 2)
+        causal = torch.ones(T, T, dtype=torch.bool, device=query.device).tril()
+        return ops.branch_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            self.cache.k_pages[layer],
+            self.cache.v_pages[layer],
+            self.table[:, : max(1, self.cache.pages_for(self.start))].contiguous(),
+            torch.tensor([self.start], dtype=torch.int32, device=query.device),
+            causal,
+            options.scale,
+            options.sliding_window,
+            options.softcap,
+            options.sinks,
+        )
+
+    def _store(self, pages: Tensor, rows: Tensor) -> None:
+        pages.flatten(0, 1).index_copy_(0, self.slots, rows[0].transpose(0, 1))
+
+
+def _is_plain(options: AttentionOptions, tokens: int) -> bool:
+    """Whether torch's own attention computes the same over a text of this many tokens."""
+    windowed = 0 < options.sliding_window < tokens
+    return not windowed and options.softcap == 0.0 and options.sinks is None

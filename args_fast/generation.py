@@ -1,0 +1,60 @@
+"""What decoding returns."""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, Literal
+
+FinishReason = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One decoded sequence.
+
+    Attributes:
+        token_ids: the new tokens, without the prompt; an end token, and the tokens that completed a
+            stop string, are among them.
+        text: the new tokens as text without special tokens, cut before the stop string; None where
+            there is no tokenizer.
+        logprobs: log p(token | context) over the whole vocabulary, one per new token.
+        rewards: r([x, token]), the reward model's raw output, one per new token; so the last one is
+            the reward of the whole text. NaN where the reward model was not consulted (k = 1, w = 0).
+        scores: logprob + w * reward, one per new token; NaN where it is not known (k = 1, w != 0).
+        finish_reason: "eos", "stop" or "length".
+        prompt_token_ids: the prompt as the models saw it.
+    """
+
+    token_ids: list[int]
+    text: str | None
+    logprobs: list[float]
+    rewards: list[float]
+    scores: list[float]
+    finish_reason: FinishReason
+    prompt_token_ids: list[int]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON values; NaN and infinities become null."""
+        record = asdict(self)
+        for field in ("logprobs", "rewards", "scores"):
+            record[field] = [value if isfinite(value) else None for value in record[field]]
+        return record
+
+
+@dataclass(frozen=True)
+class Token:
+    """One step of a stream.
+
+    Attributes:
+        token_id: the token chosen.
+        text: what it adds to the text. May be empty: bytes of an unfinished character, or characters
+            that may yet turn out to be the start of a stop string, come with a later token.
+        logprob, reward, score: as in ``Generation``.
+        finish_reason: None until the last token.
+    """
+
+    token_id: int
+    text: str | None
+    logprob: float
+    reward: float
+    score: float
+    finish_reason: FinishReason | None

@@ -1,0 +1,82 @@
+"""Algorithm 1 of the ARGS paper (ICLR 2024), as printed: no cache, nothing clever.
+
+This is what the engine is proved against. It shares no code with it: only the options and the result
+type. It runs the models through their own forward passes, over the whole text at every step.
+"""
+
+import torch
+from transformers import PreTrainedModel
+
+from args_fast.config import DecodingConfig
+from args_fast.errors import ConfigError
+from args_fast.generation import FinishReason, Generation
+
+
+@torch.no_grad()
+def decode(
+    lm: PreTrainedModel,
+    rm: PreTrainedModel,
+    prompt_token_ids: list[int],
+    config: DecodingConfig,
+) -> Generation:
+    """Decode one prompt by reward-guided search, naively.
+
+    Args:
+        lm: causal language model, in eval mode.
+        rm: sequence classifier with one label whose linear head is called ``score``, in eval mode.
+        prompt_token_ids: the context x, at least one id.
+        config: the options; ``stop`` needs a tokenizer and is refused here.
+
+    Returns:
+        The generation, with ``text`` None.
+    """
+    if config.stop:
+        raise ConfigError("the reference decoder works on ids and cannot look for stop strings")
+    eos = _end_tokens(lm, config)
+    noise = config.noise()
+    x = list(prompt_token_ids)
+    logprobs, rewards, scores = [], [], []
+    finish_reason: FinishReason = "length"
+
+    for t in range(config.max_new_tokens):
+        # V(k): the k most likely tokens; among equals the lower id first, which a stable sort keeps.
+        context = torch.tensor([x], device=lm.device)
+        distribution = lm(context, use_cache=False).logits[0, -1].float().log_softmax(dim=0)
+        values, order = distribution.sort(descending=True, stable=True)
+        candidates, lm_scores = order[: config.k].tolist(), values[: config.k].cpu()
+
+        # r([x, v]) for every v in V(k), and s(v) = log p(v | x) + w * r([x, v])   (eq. 2)
+        if config.consults_reward:
+            texts = torch.tensor([[*x, v] for v in candidates], device=rm.device)
+            hidden = rm.base_model(texts, use_cache=False).last_hidden_state
+            r = rm.score(hidden[:, -1]).float().flatten().cpu()
+        else:
+            r = torch.full((config.k,), torch.nan)
+        s = lm_scores if config.w == 0 else lm_scores + config.w * r
+
+        # argmax s(v), or a draw from softmax(s / tau) over V(k) (eq. 3) by the Gumbel-max trick. The
+        # candidates stand in order of their logprobs, so the first maximum wins a tie.
+        if config.k == 1:
+            choice = 0
+        elif config.temperature is None:
+            choice = int(s.argmax())
+        else:
+            choice = int((s / config.temperature + noise[t]).argmax())
+
+        x.append(candidates[choice])
+        logprobs.append(lm_scores[choice].item())
+        rewards.append(r[choice].item())
+        scores.append(s[choice].item())
+        if x[-1] in eos:
+            finish_reason = "eos"
+            break
+
+    prompt, new = x[: len(prompt_token_ids)], x[len(prompt_token_ids) :]
+    return Generation(new, None, logprobs, rewards, scores, finish_reason, prompt)
+
+
+def _end_tokens(lm: PreTrainedModel, config: DecodingConfig) -> list[int]:
+    if config.eos_token_ids is not None:
+        return list(config.eos_token_ids)
+    eos = lm.generation_config.eos_token_id if lm.generation_config else lm.config.eos_token_id
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
