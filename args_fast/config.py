@@ -21,13 +21,13 @@ class DecodingConfig:
             plain greedy decoding for every w.
         w: weight of the reward in s(v) = log p(v | x) + w * r([x, v]) (eq. 2); any finite number.
             w = 0 leaves the choice to the language model, and the reward model is not run.
-        temperature: None takes the argmax (ARGS-greedy); tau > 0 draws from softmax(s / tau) over the
-            candidates (ARGS-stochastic, eq. 3).
+        temperature: None takes the argmax (ARGS-greedy); tau > 0 draws from softmax(s / tau) over
+            the candidates (ARGS-stochastic, eq. 3).
         max_new_tokens: upper bound on the new tokens per prompt.
         seed: of the draws; 0 to 2**63 - 1. Each prompt draws from a generator of its own with this
             seed, so it gets the same tokens alone and in a batch.
-        eos_token_ids: ids that end a sequence (the end token is kept in ``token_ids``); None for the
-            language model's own, () for none.
+        eos_token_ids: ids that end a sequence (the end token is kept in ``token_ids``); None for
+            the language model's own, () for none.
         stop: strings that end a sequence; ``text`` is cut before the first of them.
 
     Raises:
@@ -58,7 +58,7 @@ class DecodingConfig:
         if self.eos_token_ids is not None:
             if isinstance(self.eos_token_ids, (int, str)):
                 raise ConfigError(
-                    f"eos_token_ids is {self.eos_token_ids!r}; it must be a list of ids, such as [2]"
+                    f"eos_token_ids is {self.eos_token_ids!r}; it must be a list of ids, like [2]"
                 )
             for token in self.eos_token_ids:
                 _whole("eos_token_ids", token, 0, 2**31 - 1)
@@ -77,9 +77,9 @@ class DecodingConfig:
     def noise(self) -> Tensor:
         """The draws of one request: standard Gumbel noise [max_new_tokens, k], float32, on the CPU.
 
-        argmax(s / tau + noise) is a draw from softmax(s / tau); zeros make it the argmax. Drawn before
-        decoding, from the request's own generator, so that neither the device nor what runs beside the
-        request can change it.
+        argmax(s / tau + noise) is a draw from softmax(s / tau); zeros make it the argmax. Drawn
+        before decoding, from the request's own generator, so that neither the device nor what runs
+        beside the request can change it.
         """
         shape = (self.max_new_tokens, self.k)
         if self.temperature is None:

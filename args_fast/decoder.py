@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,8 +29,8 @@ class ArgsDecoder:
 
     Args:
         lm: a causal language model of transformers.
-        rm: a ``*ForSequenceClassification`` of transformers with one label, on the same device, that
-            shares the language model's tokens.
+        rm: a ``*ForSequenceClassification`` of transformers with one label, on the same device,
+            that shares the language model's tokens.
         tokenizer: of both; None for ids in, ids out.
         max_batch_size: prompts decoded together at most; longer lists are decoded in turns.
 
@@ -60,14 +60,15 @@ class ArgsDecoder:
         self.device = self._lm.device
         if self._rm.device != self.device:
             raise PairMismatchError(
-                f"the language model is on {self.device} and the reward model on {self._rm.device}; "
-                "move both to one device"
+                f"the language model is on {self.device} and the reward model on "
+                f"{self._rm.device}; move both to one device"
             )
         if self._rm.vocabulary < self._lm.vocabulary:
             raise PairMismatchError(
-                f"the language model can choose among {self._lm.vocabulary} ids, but the reward model "
-                f"has embeddings for {self._rm.vocabulary}; use a pair that shares one vocabulary, or "
-                f"rm.resize_token_embeddings({self._lm.vocabulary}) if the ids beyond are padding"
+                f"the language model can choose among {self._lm.vocabulary} ids, but the reward "
+                f"model has embeddings for {self._rm.vocabulary}; use a pair that shares one "
+                f"vocabulary, or rm.resize_token_embeddings({self._lm.vocabulary}) if the ids "
+                "beyond are padding"
             )
         prove(self._lm, logits=True)
         prove(self._rm, logits=False)
@@ -109,16 +110,9 @@ class ArgsDecoder:
             max_batch_size=max_batch_size,
         )
 
-    @overload
     def generate(
-        self, prompts: Prompt, config: DecodingConfig | None = None
-    ) -> list[Generation]: ...
-    @overload
-    def generate(
-        self, prompts: Sequence[Prompt], config: DecodingConfig | None = None
-    ) -> list[Generation]: ...
-
-    def generate(self, prompts, config=None):  # noqa: ANN001, ANN201 (the overloads say it)
+        self, prompts: Prompt | Sequence[Prompt], config: DecodingConfig | None = None
+    ) -> list[Generation]:
         """Decode one prompt or many.
 
         Args:
@@ -153,27 +147,44 @@ class ArgsDecoder:
         for _ in run(self._lm, self._rm, [sequence]):
             yield from sequence.take()
 
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The model that proposes; use it as ever, between decodes."""
+        return self._lm.model
+
+    @property
+    def reward_model(self) -> PreTrainedModel:
+        """The model that judges."""
+        return self._rm.model
+
     @torch.inference_mode()
     def rewards(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[int]]
     ) -> list[float]:
-        """r([x, y]) of finished texts: the reward of each prompt with its continuation (ids), read at
-        the last token. What greedy generations are judged by, which carry no rewards of their own."""
+        """r([x, y]) of finished texts, read at the last token of each prompt with its continuation
+        (ids): what greedy generations are judged by, which carry no rewards of their own."""
         values = []
         for prompt, continuation in zip(self._encode(prompts), continuations, strict=True):
             ids = [*prompt, *continuation]
             self._check_length(self._rm, len(prompt), len(continuation))
             text = torch.tensor([ids], device=self.device)
             hidden = self._rm.model.base_model(input_ids=text, use_cache=False).last_hidden_state
-            values.append(self._rm.model.score(hidden[0, -1]).float().item())
+            values.append(self._rm.reward(hidden[0, -1]).item())
         return values
 
     # ---- prompts ---------------------------------------------------------------------------------
 
     def _encode(self, prompts: Prompt | Sequence[Prompt]) -> list[list[int]]:
-        if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-            prompts = [prompts]  # type: ignore[list-item]
-        return [self._ids(prompt) for prompt in prompts]
+        if isinstance(prompts, str):
+            return [self._ids(prompts)]
+        if not isinstance(prompts, Sequence):
+            raise PromptError(
+                f"prompts is a {type(prompts).__name__}; it must be a str, a list of str, a list "
+                "of ids, or a list of lists of ids"
+            )
+        if prompts and all(isinstance(item, int) for item in prompts):
+            return [self._ids(cast(Sequence[int], prompts))]
+        return [self._ids(cast(Prompt, prompt)) for prompt in prompts]
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -183,23 +194,27 @@ class ArgsDecoder:
                     "tokenizer= to decode text"
                 )
             ids = self.tokenizer(prompt).input_ids
-        else:
+        elif isinstance(prompt, Sequence):
             ids = list(prompt)
+        else:
+            raise PromptError(
+                f"a prompt is a {type(prompt).__name__}; it must be a str or a list of ids"
+            )
         if not ids:
             raise PromptError(f"the prompt {prompt!r} has no tokens; give at least one")
         for token in ids:
             if not isinstance(token, int) or not 0 <= token < self._lm.vocabulary:
                 raise PromptError(
-                    f"the prompt holds {token!r}, which is no id of this vocabulary; ids go from 0 to "
-                    f"{self._lm.vocabulary - 1}"
+                    f"the prompt holds {token!r}, which is no id of this vocabulary; ids go from 0 "
+                    f"to {self._lm.vocabulary - 1}"
                 )
         return ids
 
     def _sequence(self, ids: list[int], config: DecodingConfig) -> Decoding:
         if config.k > self._lm.vocabulary:
             raise ConfigError(
-                f"k is {config.k}, but the vocabulary has {self._lm.vocabulary} tokens; k can be at "
-                f"most that"
+                f"k is {config.k}, but the vocabulary has {self._lm.vocabulary} tokens; k can be "
+                f"at most that"
             )
         if config.stop and self.tokenizer is None:
             raise ConfigError("stop strings need a tokenizer; this decoder has none")
@@ -216,8 +231,8 @@ class ArgsDecoder:
         if prompt + new > model.max_length:
             raise LengthError(
                 f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
-                f"together; the {model.role} takes {model.max_length:.0f}. Shorten the prompt, or set "
-                f"max_new_tokens to at most {max(0, int(model.max_length) - prompt)}."
+                f"together; the {model.role} takes {model.max_length:.0f}. Shorten the prompt, or "
+                f"set max_new_tokens to at most {max(0, int(model.max_length) - prompt)}."
             )
 
     def _end_tokens(self, config: DecodingConfig) -> frozenset[int]:

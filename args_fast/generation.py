@@ -18,7 +18,8 @@ class Generation:
             there is no tokenizer.
         logprobs: log p(token | context) over the whole vocabulary, one per new token.
         rewards: r([x, token]), the reward model's raw output, one per new token; so the last one is
-            the reward of the whole text. NaN where the reward model was not consulted (k = 1, w = 0).
+            the reward of the whole text. NaN where the reward model was not consulted
+            (k = 1 or w = 0).
         scores: logprob + w * reward, one per new token; NaN where it is not known (k = 1, w != 0).
         finish_reason: "eos", "stop" or "length".
         prompt_token_ids: the prompt as the models saw it.
@@ -46,8 +47,9 @@ class Token:
 
     Attributes:
         token_id: the token chosen.
-        text: what it adds to the text. May be empty: bytes of an unfinished character, or characters
-            that may yet turn out to be the start of a stop string, come with a later token.
+        text: what it adds to the text. May be empty: bytes of an unfinished character, or
+            characters that may yet turn out to be the start of a stop string, come with a later
+            token.
         logprob, reward, score: as in ``Generation``.
         finish_reason: None until the last token.
     """

@@ -39,38 +39,41 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
-    """ "auto" is the checkpoint's own on CUDA and float32 on the CPU, where 16-bit products are slow."""
+    """ "auto" is the checkpoint's own on CUDA, float32 on the CPU (16-bit is slow there)."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if resolved not in DTYPES.values():
+    if resolved is None or resolved not in DTYPES.values():
         raise ConfigError(f"dtype is {dtype!r}; it must be auto or one of {', '.join(DTYPES)}")
     return resolved
 
 
 def load_lm(path: str | Path, device: torch.device, dtype: Any, **options: Any) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, **options
+    )
     return model.to(device).eval()
 
 
 def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) -> PreTrainedModel:
-    """Raises RewardHeadError where the checkpoint does not hold a head with one output: transformers
-    would make one up with random weights."""
+    """Raises RewardHeadError where the checkpoint does not hold a head with one output, for which
+    transformers would make one up with random weights."""
     trusted = {"trust_remote_code": options.get("trust_remote_code", False)}
     labels = AutoConfig.from_pretrained(path, **trusted).num_labels
     if labels != 1:
         raise RewardHeadError(
-            f"the reward model {path} has num_labels = {labels}; a reward is one number, so it must be "
-            "1. Use a model trained with num_labels=1 (a language model has no reward head)."
+            f"the reward model {path} has num_labels = {labels}; a reward is one number, so it "
+            "must be 1. Use a model trained with num_labels=1; a language model has no reward head."
         )
-    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+    loaded: Any = AutoModelForSequenceClassification.from_pretrained(
         path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
     )
-    missing = sorted(loaded["missing_keys"])
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
     if missing:
         raise RewardHeadError(
-            f"the reward model {path} lacks the weights {', '.join(missing[:5])}: they would be random. "
-            "Use a checkpoint saved by the *ForSequenceClassification class it was trained as."
+            f"the reward model {path} lacks the weights {', '.join(missing[:5])}: they would be "
+            "random. Use a checkpoint saved by the *ForSequenceClassification it was trained as."
         )
     return model.to(device).eval()
 
@@ -87,7 +90,7 @@ def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase 
 
 
 def check_tokenizers(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -> None:
-    """Raises PairMismatchError unless the reward model reads every id as the language model means it.
+    """Raises PairMismatchError unless the reward model reads every id as the language model does.
     The reward model may know more tokens (a padding token, say)."""
     ours, theirs = lm.get_vocab(), rm.get_vocab()
     differing = [token for token, id in ours.items() if theirs.get(token) != id]

@@ -1,7 +1,7 @@
 """Algorithm 1 of the ARGS paper (ICLR 2024), as printed: no cache, nothing clever.
 
-This is what the engine is proved against. It shares no code with it: only the options and the result
-type. It runs the models through their own forward passes, over the whole text at every step.
+This is what the engine is proved against. It shares no code with it: only the options and the
+result type. It runs the models through their own forward passes, over the whole text at every step.
 """
 
 import torch
@@ -39,7 +39,8 @@ def decode(
     finish_reason: FinishReason = "length"
 
     for t in range(config.max_new_tokens):
-        # V(k): the k most likely tokens; among equals the lower id first, which a stable sort keeps.
+        # V(k): the k most likely tokens; among equals the lower id first, which a stable sort
+        # keeps.
         context = torch.tensor([x], device=lm.device)
         distribution = lm(context, use_cache=False).logits[0, -1].float().log_softmax(dim=0)
         values, order = distribution.sort(descending=True, stable=True)
@@ -54,8 +55,8 @@ def decode(
             r = torch.full((config.k,), torch.nan)
         s = lm_scores if config.w == 0 else lm_scores + config.w * r
 
-        # argmax s(v), or a draw from softmax(s / tau) over V(k) (eq. 3) by the Gumbel-max trick. The
-        # candidates stand in order of their logprobs, so the first maximum wins a tie.
+        # argmax s(v), or a draw from softmax(s / tau) over V(k) (eq. 3) by the Gumbel-max trick.
+        # The candidates stand in order of their logprobs, so the first maximum wins a tie.
         if config.k == 1:
             choice = 0
         elif config.temperature is None:

@@ -10,12 +10,12 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer prints for part of 
 class TextStream:
     """The text of one sequence, decoded token by token.
 
-    ``text`` is all that is decoded so far, cut before the first stop string; ``take`` returns its new
-    part that no later token can take back: unfinished characters wait, and so does an end that may yet
-    become a stop string.
+    ``text`` is all that is decoded so far, cut before the first stop string; ``take`` returns its
+    new part that no later token can take back: unfinished characters wait, and so does an end that
+    may yet become a stop string.
 
-    Each push decodes only the last few tokens, not the whole text: those since ``_settled``, whose text
-    is known, give the context in which the tokenizer spaces what follows.
+    Each push decodes only the last few tokens, not the whole text: those since ``_settled``, whose
+    text is known, give the context in which the tokenizer spaces what follows.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
@@ -64,6 +64,8 @@ class TextStream:
         return new
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(
+        text = self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        assert isinstance(text, str)  # one sequence in, one text out
+        return text

@@ -1,7 +1,7 @@
 """The attention that Hugging Face models call while the engine drives them.
 
-A model passes the queries, keys and values of its new rows; the context that the engine handed to the
-forward pass stores them and answers. The models build no masks and hold no cache.
+A model passes the queries, keys and values of its new rows; the context that the engine handed to
+the forward pass stores them and answers. The models build no masks and hold no cache.
 """
 
 from collections.abc import Iterator
@@ -59,7 +59,8 @@ def attention(
         softcap=softcap or 0.0,
         sinks=s_aux,
     )
-    return context.attend(module.layer_idx, query, key, value, options), None
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return context.attend(layer, query, key, value, options), None
 
 
 AttentionInterface.register(NAME, attention)

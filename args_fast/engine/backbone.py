@@ -34,7 +34,7 @@ class Backbone:
         self.cache = PagedCache(traits.layout)
         self.plain_up_to = traits.plain_up_to
         self.device = traits.layout.device
-        self.vocabulary = model.get_input_embeddings().weight.shape[0]
+        self.vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore
         self.max_length = _max_length(model)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
@@ -66,14 +66,14 @@ class Backbone:
 def _max_length(model: PreTrainedModel) -> float:
     """Positions that the model computes as it would in one pass over the whole text."""
     config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None) or math.inf
+    limit: float = getattr(config, "max_position_embeddings", None) or math.inf
     rope = getattr(config, "rope_parameters", None) or {}
     # Some models hold one set of parameters per type of layer.
     for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         if parameters.get("rope_type") in ("dynamic", "longrope"):
             # These change all earlier positions when the text outgrows the original length.
             original = parameters.get("original_max_position_embeddings") or getattr(
-                config, "original_max_position_embeddings", limit
+                config, "original_max_position_embeddings", None
             )
-            limit = min(limit, original)
+            limit = min(limit, original or limit)
     return limit

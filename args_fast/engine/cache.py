@@ -26,9 +26,9 @@ class CacheLayout:
 class PagedCache:
     """Pages of keys and values, [L, pages, page_size, Hkv, D] each, shared by many sequences.
 
-    Token j of a sequence is row j % page_size of its page j // page_size. Pages are zeroed when they
-    come into being; what a finished sequence leaves in them is never read, because every reader masks
-    rows at or past the prefix length.
+    Token j of a sequence is row j % page_size of its page j // page_size. Pages are zeroed when
+    they come into being; what a finished sequence leaves in them is never read, because every
+    reader masks rows at or past the prefix length.
     """
 
     def __init__(self, layout: CacheLayout, page_size: int = PAGE_SIZE) -> None:

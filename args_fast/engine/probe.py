@@ -57,13 +57,13 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
         raise UnsupportedModelError(f"{name} is an encoder-decoder; use a decoder-only model.")
     if model._is_stateful:
         raise UnsupportedModelError(
-            f"{name} carries a recurrent state, which cannot be branched as keys and values can; use a "
-            "model with attention in every layer, or args_fast.reference.decode."
+            f"{name} carries a recurrent state, which cannot be branched as keys and values can; "
+            "use a model with attention in every layer, or args_fast.reference.decode."
         )
     if not model._supports_attention_backend:
         raise UnsupportedModelError(
-            f"{name} does not support transformers' attention interface, so the engine cannot store "
-            "its keys and values; use another architecture, or args_fast.reference.decode."
+            f"{name} does not support transformers' attention interface, so the engine cannot "
+            "store its keys and values; use another architecture, or args_fast.reference.decode."
         )
 
     recorder = _Recorder()
@@ -94,8 +94,8 @@ def _check_layers(recorder: _Recorder, layers: int, name: str) -> None:
     if recorder.repeated or sorted(recorder.calls) != list(range(layers)):
         raise UnsupportedModelError(
             f"{name} has {layers} layers, but the engine's attention was asked by layers "
-            f"{sorted(recorder.calls)}{' more than once' if recorder.repeated else ''}: the others keep "
-            "a state of another kind. Use a model with ordinary attention in every layer, or "
+            f"{sorted(recorder.calls)}{' more than once' if recorder.repeated else ''}: the others "
+            "keep a state of another kind. Use a model with ordinary attention in every layer, or "
             "args_fast.reference.decode."
         )
     shapes = {tuple(row.shape) for key, value, _ in recorder.calls.values() for row in (key, value)}
@@ -117,8 +117,8 @@ def _check_windows(recorder: _Recorder, config: object, name: str) -> None:
         seen = any(options.sliding_window for _, _, options in recorder.calls.values())
         if configured and not seen:
             raise UnsupportedModelError(
-                f"{name} is configured with {configured[0]} = {getattr(config, configured[0])}, which "
-                "it does not pass to its attention; use another architecture, or "
+                f"{name} is configured with {configured[0]} = {getattr(config, configured[0])}, "
+                "which it does not pass to its attention; use another architecture, or "
                 "args_fast.reference.decode."
             )
         return

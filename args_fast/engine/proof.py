@@ -1,7 +1,8 @@
 """Proof at load: a branched forward is compared with a recomputed one before any token is decoded.
 
 It costs a few tokens of work and covers every architecture that nobody has tried: whatever a model
-does that the engine does not know of shows as a disagreement, and becomes an error, not wrong tokens.
+does that the engine does not know of shows as a disagreement, and becomes an error, not wrong
+tokens.
 """
 
 import torch
@@ -33,7 +34,7 @@ def prove(backbone: Backbone, *, logits: bool) -> None:
     longest = min(backbone.max_length, LONGEST_WINDOW + 5)
     wanted = backbone.plain_up_to + 3 if 5 <= backbone.plain_up_to <= LONGEST_WINDOW else 5
     T = int(max(1, min(wanted, longest - 2)))
-    if T + 2 > backbone.max_length:
+    if backbone.max_length < T + 2:
         return  # too short a context to branch twice: nothing can be decoded in it either
     ids = torch.randint(
         backbone.vocabulary, (T + 2, BRANCHES), generator=torch.Generator().manual_seed(0)
@@ -69,7 +70,8 @@ def _compare(backbone: Backbone, branched: Tensor, recomputed: Tensor) -> None:
     if not error <= allowed:  # NaN fails too
         raise ProofError(
             f"the {backbone.role} ({type(backbone.model).__name__}) gives other outputs when its "
-            f"candidates branch from a shared prefix than over whole texts: relative error {error:.1e}, "
-            f"allowed {allowed:.0e} in {recomputed.dtype}. Its tokens would be wrong. Use another "
-            "architecture, or args_fast.reference.decode; please report the model's name."
+            "candidates branch from a shared prefix than over whole texts: relative error "
+            f"{error:.1e}, allowed {allowed:.0e} in {recomputed.dtype}. Its tokens would be "
+            "wrong. Use another architecture, or args_fast.reference.decode; please report the "
+            "model's name."
         )

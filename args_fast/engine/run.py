@@ -12,7 +12,8 @@ from args_fast.errors import NonFiniteError
 from args_fast.rewards.classifier import BranchedClassifier
 
 # Steps between two looks at the tokens. Looking costs nothing on the CPU; on CUDA it makes the host
-# wait, so a sequence that has ended is noticed up to this many steps late and the surplus is dropped.
+# wait, so a sequence that has ended is noticed up to this many steps late and the surplus is
+# dropped.
 STEPS_PER_READ = {"cpu": 1, "cuda": 8}
 
 
@@ -101,8 +102,8 @@ def _check(logprob: float, reward: float, score: float, rewarded: bool) -> None:
     """The ops mark a broken row with NaN, so the check costs the device nothing."""
     if logprob != logprob:
         raise NonFiniteError(
-            "the language model's logits hold a NaN or +inf, or none above -inf: there is no token to "
-            "choose. Check its weights, or use dtype='float32' (float16 overflows easily)."
+            "the language model's logits hold a NaN or +inf, or none above -inf: there is no token "
+            "to choose. Check its weights, or use dtype='float32' (float16 overflows easily)."
         )
     if rewarded and score != score:
         raise NonFiniteError(

@@ -13,8 +13,8 @@ class Tail:
     """A tail of N rows over the shared prefix of each of B sequences (an AttentionContext).
 
     The language model's single row, and the k candidates of the reward model, are tails with an
-    identity mask: siblings that see the prefix and themselves. A chain or a tree of tokens is the same
-    with another mask.
+    identity mask: siblings that see the prefix and themselves. A chain or a tree of tokens is the
+    same with another mask.
 
     lengths [B] i32 is the stored prefix of each sequence, on the device; ``longest`` is the host's
     upper bound of it, known without asking the device.
@@ -71,7 +71,7 @@ class Tail:
         )
 
     def commit(self, branch: Tensor) -> None:
-        """Make row branch[b] of each sequence the next row of its prefix, in place, in all layers."""
+        """Make row branch[b] of each sequence the next row of its prefix, in every layer."""
         self.longest += 1
         if self.longest > self._table.shape[1] * self.cache.page_size:
             self._cut_table()

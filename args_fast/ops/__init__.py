@@ -1,8 +1,10 @@
 """The four ops of a decode step, registered as ``torch.ops.args_fast.*``.
 
-Each op is opaque to torch.compile (a schema and a fake implementation); what runs inside is chosen by
-the table in ``backends`` at every call.
+Each op is opaque to torch.compile (a schema and a fake implementation); what runs inside is chosen
+by the table in ``backends`` at every call.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ def _register(op: str) -> None:
     _library.define(op + SCHEMAS[op])
     for device in ("cpu", "cuda"):
 
-        def run(*args, _device: str = device):  # noqa: ANN202 (each op returns what its schema says)
+        def run(*args: Any, _device: str = device) -> Any:
             return implementation(op, _device)(*args)
 
         _library.impl(op, run, device.upper())

@@ -40,14 +40,15 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 
 def implementation(op: str, device: str) -> Callable:
-    """What runs ``op`` on a device type. Raises BackendError where a forced backend does not have it."""
+    """What runs ``op`` on a device type. Raises BackendError where a forced backend does not have
+    it."""
     available = TABLE[device][op]
     forced = _forced.get() or os.environ.get(ENVIRONMENT)
     if not forced:
         return next(iter(available.values()))
     if forced not in available:
         raise BackendError(
-            f"backend {forced!r} has no {op} on {device} here (available: {', '.join(available)}). "
-            f"Unset {ENVIRONMENT} for the automatic choice; `args-fast doctor` says what is missing."
+            f"backend {forced!r} has no {op} on {device} here, but {', '.join(available)} has. "
+            f"Unset {ENVIRONMENT} for the automatic choice; `args-fast doctor` says what to do."
         )
     return available[forced]

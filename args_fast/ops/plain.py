@@ -10,8 +10,8 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k most likely tokens of each row with their full-vocabulary log-softmax.
 
     logits [B, V] f32, bf16 or f16; 1 <= k <= V. Returns logprobs [B, k] f32, descending, and ids
-    [B, k] i64; equal logits come in order of their ids. -inf is an ordinary logit. A row that has no
-    distribution (a NaN, a +inf, or nothing above -inf) gets NaN for all its logprobs and ids
+    [B, k] i64; equal logits come in order of their ids. -inf is an ordinary logit. A row that has
+    no distribution (a NaN, a +inf, or nothing above -inf) gets NaN for all its logprobs and ids
     0 ... k-1, so that the error is seen where the tokens are read.
     """
     logits = logits.float() + 0.0  # -0.0 becomes 0.0: the two must tie
@@ -51,8 +51,9 @@ def branch_attention(
     page_size]; prefix_lengths [B] i32, 0 allowed; tail_mask [N, N] bool, row i sees row j, the
     diagonal set. A row's position is its sequence's prefix length plus its number of ancestors.
     sliding_window: a row at position p sees positions above p - sliding_window (0: all). softcap c:
-    scores become c * tanh(score / c) (0: none). sinks [Hq]: one more logit per head in the softmax's
-    denominator. Rows of a page at or past the prefix length have no influence, whatever they hold.
+    scores become c * tanh(score / c) (0: none). sinks [Hq]: one more logit per head in the
+    softmax's denominator. Rows of a page at or past the prefix length have no influence, whatever
+    they hold.
 
     Returns [B, N, Hq, D] in q's dtype.
     """
@@ -68,7 +69,7 @@ def branch_attention(
     key_position = torch.arange(T, device=q.device)
     stored = key_position < prefix_lengths[:, None]  # [B, T]
     prefix_k = rows(k_pages)
-    prefix_v = rows(v_pages).masked_fill(~stored[:, None, :, None], 0.0)
+    prefix_v = rows(v_pages).masked_fill_(~stored[:, None, :, None], 0.0)  # a copy: rows gathers
     grouped = q.reshape(B, N, Hkv, G, D).permute(0, 2, 1, 3, 4).reshape(B, Hkv, N * G, D).float()
 
     depth = tail_mask.sum(1) - 1  # [N] ancestors of each row
@@ -110,8 +111,8 @@ def select(
     maximum of (logprobs + w * reward) / temperature + noise.
 
     Returns branch [B] i64, and the reward and score [B] f32 of that branch. Where a reward is not
-    finite or a logprob is NaN the row's score is NaN and its branch 0; its reward is NaN exactly when
-    a reward was at fault.
+    finite or a logprob is NaN the row's score is NaN and its branch 0; its reward is NaN exactly
+    when a reward was at fault.
     """
     rewards = hidden.float() @ head_weight.float()
     if head_bias is not None:
@@ -136,9 +137,9 @@ def commit(
 ) -> None:
     """Write the winning row of each tail behind its prefix, in every layer, in place.
 
-    tail_k, tail_v [L, B, N, Hkv, D]; branch [B] i64; k_pages, v_pages [L, pages, page_size, Hkv, D];
-    page_table [B, P] i32; lengths [B] i32: row lengths[b] of sequence b is written, then every length
-    grows by one.
+    tail_k, tail_v [L, B, N, Hkv, D]; branch [B] i64; k_pages, v_pages
+    [L, pages, page_size, Hkv, D]; page_table [B, P] i32; lengths [B] i32: row lengths[b] of
+    sequence b is written, then every length grows by one.
     """
     page_size = k_pages.shape[2]
     each = torch.arange(branch.shape[0], device=branch.device)

@@ -1,8 +1,8 @@
 """The signatures of the four ops, in one place: every implementation in every language has these.
 
-Sizes: B sequences, N tail rows, k candidates, V vocabulary, H hidden size, L layers, Hq query heads,
-Hkv key/value heads, D head size, P pages per sequence. ``docs/ops.md`` tells what each op computes;
-``args_fast.ops.plain`` is that text as code.
+Sizes: B sequences, N tail rows, k candidates, V vocabulary, H hidden size, L layers, Hq query
+heads, Hkv key/value heads, D head size, P pages per sequence. What each op
+computes is written in ``args_fast.ops.plain``.
 """
 
 SCHEMAS = {
@@ -22,8 +22,8 @@ SCHEMAS = {
         "(Tensor hidden, Tensor head_weight, Tensor? head_bias, Tensor logprobs, Tensor w, "
         "Tensor temperature, Tensor noise) -> (Tensor branch, Tensor reward, Tensor score)"
     ),
-    # tail_k, tail_v [L, B, N, Hkv, D]; branch [B] i64; k_pages, v_pages [L, pages, page_size, Hkv, D];
-    # page_table [B, P] i32; lengths [B] i32
+    # tail_k, tail_v [L, B, N, Hkv, D]; branch [B] i64; k_pages, v_pages
+    # [L, pages, page_size, Hkv, D]; page_table [B, P] i32; lengths [B] i32
     "commit": (
         "(Tensor tail_k, Tensor tail_v, Tensor branch, Tensor(a!) k_pages, Tensor(b!) v_pages, "
         "Tensor page_table, Tensor(c!) lengths) -> ()"

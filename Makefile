@@ -1,0 +1,49 @@
+# Everything needs one of two commands: `make demo` or `make test`. Both set up what they need.
+#
+#   PYTHON=python3.12      the interpreter that the virtual environment is made from
+#   VENV=.venv             where the virtual environment is
+#   PIP_FLAGS="..."        further options for pip, such as an index of your own
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## virtual environment, torch for this machine, this package with its C++ ops
+
+$(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/*/*)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "args-fast needs Python 3.10 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) "setuptools>=77" wheel ninja
+	$(BIN)/python scripts/install_torch.py $(PIP_FLAGS)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts
+	$(BIN)/python examples/demo.py
+
+test: lint  ## the whole suite
+	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## let ruff rewrite the Python files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## the slowdown against transformers' greedy decoding, on this machine
+	$(BIN)/python -m pytest bench --benchmark-only
+
+clean:  ## everything that make made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
