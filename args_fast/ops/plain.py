@@ -64,7 +64,8 @@ def branch_attention(
     T = P * page_size
 
     def rows(pages: Tensor) -> Tensor:  # [B, Hkv, T, D]
-        return pages[page_table.long()].view(B, T, Hkv, D).transpose(1, 2).float()
+        gathered = pages.index_select(0, page_table.flatten()).view(B, T, Hkv, D)
+        return gathered.transpose(1, 2).float()
 
     key_position = torch.arange(T, device=q.device)
     stored = key_position < prefix_lengths[:, None]  # [B, T]
