@@ -4,6 +4,8 @@ This is what the engine is proved against. It shares no code with it: only the o
 result type. It runs the models through their own forward passes, over the whole text at every step.
 """
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -50,7 +52,8 @@ def decode(
         if config.consults_reward:
             texts = torch.tensor([[*x, v] for v in candidates], device=rm.device)
             hidden = rm.base_model(texts, use_cache=False).last_hidden_state
-            r = rm.score(hidden[:, -1]).float().flatten().cpu()
+            head: Any = rm.score
+            r = head(hidden[:, -1]).float().flatten().cpu()
         else:
             r = torch.full((config.k,), torch.nan)
         s = lm_scores if config.w == 0 else lm_scores + config.w * r

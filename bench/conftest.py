@@ -1,9 +1,9 @@
 """Prints the slowdown against greedy from the medians that pytest-benchmark collected."""
 
-import platform
-
 import torch
 import transformers
+
+from args_fast.machine import processor
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -18,7 +18,7 @@ def pytest_terminal_summary(terminalreporter, config):
     write = terminalreporter.write_line
     terminalreporter.section("slowdown")
     write(
-        f"{_processor()}, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"{processor()}, {torch.get_num_threads()} threads; torch {torch.__version__}, "
         f"transformers {transformers.__version__}; float32, batch 1, random weights"
     )
     write(
@@ -34,11 +34,3 @@ def pytest_terminal_summary(terminalreporter, config):
                 f"{length:>6}  {name:22} {stat.median:9.3f} {stat.iqr:7.3f} "
                 f"{ratios[0]:>15} {ratios[1]:>7}"
             )
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from args_fast.ops import cpp
 from args_fast.ops.backends import implementation, use_backend
 from args_fast.ops.schemas import SCHEMAS
 
@@ -29,6 +30,7 @@ def _register(op: str) -> None:
 
 for _op in SCHEMAS:
     _register(_op)
+cpp.load()
 
 
 @torch.library.register_fake("args_fast::topk_logprobs")

@@ -1,0 +1,40 @@
+"""The command line: one file per subcommand, put together here.
+
+torch and transformers are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from typing import Annotated
+
+import typer
+
+from args_fast import __version__
+from args_fast.cli import doctor, generate
+
+app = typer.Typer(
+    name="args-fast",
+    help="Exact reward-guided decoding (ARGS) at close to the speed of greedy decoding.",
+    epilog=f"Try it, nothing is downloaded:  {generate.EXAMPLE}",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"args-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)

@@ -1,0 +1,87 @@
+"""Which pair of models a command uses, and how it reads a prompt."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from args_fast.cli.console import fail, note, notes
+
+if TYPE_CHECKING:
+    from args_fast import ArgsDecoder
+
+
+def load_pair(
+    lm: str | None, rm: str | None, *, device: str, dtype: str, trust_remote_code: bool
+) -> tuple["ArgsDecoder", dict[str, str]]:
+    """The decoder and the names of its models: those given, or the embedded pair, said so."""
+    if (lm is None) != (rm is None):
+        given, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
+        fail(
+            f"{given} is given without {missing}; name both models, which have to share one "
+            "tokenizer, or neither for the embedded pair"
+        )
+    with notes.status("[dim]loading the models[/]"):
+        from safetensors import SafetensorError
+
+        from args_fast import ArgsDecoder, ArgsError, tiny_pair
+
+        _quiet()
+        names = {"lm": lm or str(tiny_pair.LM), "rm": rm or str(tiny_pair.RM)}
+        try:
+            for name in names.values():
+                _find(name)
+            decoder = ArgsDecoder.from_pretrained(
+                **names, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+        except ArgsError:
+            raise
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
+            fail(f"cannot load the models: {error}")
+    if lm is None:
+        size = " + ".join(
+            f"{model.num_parameters() / 1e6:.1f}"
+            for model in (decoder.language_model, decoder.reward_model)
+        )
+        note(
+            f"no --lm/--rm given: using the embedded tiny pair (a demonstration, {size} M "
+            "parameters)"
+        )
+    return decoder, names
+
+
+def encode_prompt(decoder: "ArgsDecoder", prompt: str, *, raw: bool) -> list[int]:
+    """The ids of the prompt: as one turn of a chat where the tokenizer has a template for it and
+    ``raw`` does not forbid it, else as it is."""
+    tokenizer: Any = decoder.tokenizer
+    if tokenizer is None:
+        fail("the language model comes without a tokenizer; save one beside its weights")
+    if raw or not tokenizer.chat_template:
+        return tokenizer(prompt).input_ids
+    turn = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False).input_ids  # the template wrote them
+
+
+def _find(name: str) -> None:
+    """Ask for a model's config.json first: what is misspelt fails here in words of one line, and
+    without a network once, not once for each file that a model may have."""
+    from transformers.utils import cached_file
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            fail(f"{name} holds no config.json; a model's folder is what save_pretrained writes")
+    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        fail(f"there is no folder {name}; give a model's folder, or a hub id such as org/name")
+    else:
+        cached_file(name, "config.json")
+
+
+def _quiet() -> None:
+    """Progress bars and notices of the libraries are not ours to show."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -1,0 +1,5 @@
+"""Measures of decoded text."""
+
+from args_fast.eval.diversity import diversity
+
+__all__ = ["diversity"]

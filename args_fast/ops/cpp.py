@@ -1,0 +1,28 @@
+"""The C++ ops for the CPU (csrc/cpu), where the package was built with them."""
+
+from pathlib import Path
+
+import torch
+
+from args_fast.ops.backends import MISSING, offer
+from args_fast.ops.schemas import SCHEMAS
+
+LIBRARY = Path(__file__).parent.parent / "_cpu.so"
+
+# Held for the life of the process: the schemas go with it.
+_library = torch.library.Library("args_fast_cpp", "DEF")
+
+
+def load() -> None:
+    """Load the library and offer its ops, or note why there are none."""
+    if not LIBRARY.exists():
+        MISSING["C++ ops"] = (
+            "the CPU runs plain torch, which is slower. Reinstall with a C++ compiler and torch "
+            "present: pip install --no-build-isolation args-fast"
+        )
+        return
+    for op, schema in SCHEMAS.items():
+        _library.define(op + schema)
+    torch.ops.load_library(LIBRARY)
+    for op in SCHEMAS:
+        offer("cpp", "cpu", op, getattr(torch.ops.args_fast_cpp, op).default, best=True)

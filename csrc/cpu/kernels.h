@@ -1,0 +1,68 @@
+// The four ops on raw memory. Every function is compiled once per instruction set (kernels_*.cpp),
+// and ops.cpp takes the best one that the processor has.
+#pragma once
+
+#include <cstdint>
+
+namespace args_fast {
+
+enum class Type { f32, bf16, f16 };
+
+// Strides are in elements; the last dimension of every tensor is contiguous.
+struct Attention {
+  Type type;
+  const void* q;       // [B, N, Hq, D]
+  const void* tail_k;  // [B, N, Hkv, D]
+  const void* tail_v;
+  const void* k_pages;  // [pages, page_size, Hkv, D]
+  const void* v_pages;
+  const int32_t* page_table;  // [B, P]
+  const int32_t* lengths;     // [B]
+  const bool* mask;           // [N, N]
+  const float* sinks;         // [Hq], or null
+  void* out;                  // [B, N, Hq, D], contiguous
+  int64_t B, N, Hq, Hkv, D, page_size;
+  int64_t q_stride[3], tail_k_stride[3], tail_v_stride[3], k_page_stride[3], v_page_stride[3];
+  int64_t table_stride;
+  float scale, softcap;
+  int64_t window;
+};
+
+struct TopK {
+  Type type;
+  const void* logits;  // [B, V]
+  float* logprobs;     // [B, k]
+  int64_t* ids;        // [B, k]
+  int64_t B, V, k, stride;
+};
+
+struct Select {
+  Type type;           // of hidden
+  const void* hidden;  // [B, k, H]
+  const float* weight;  // [H]
+  float bias;
+  const float* logprobs;     // [B, k]
+  const float* w;            // [B]
+  const float* temperature;  // [B]
+  const float* noise;        // [B, k]
+  int64_t* branch;           // [B]
+  float* reward;
+  float* score;
+  int64_t B, k, H;
+  int64_t hidden_stride[2], noise_stride;
+};
+
+struct Kernels {
+  void (*attention)(const Attention&);
+  void (*topk_logprobs)(const TopK&);
+  void (*select)(const Select&);
+};
+
+namespace baseline {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+
+}  // namespace args_fast

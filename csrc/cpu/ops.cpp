@@ -1,0 +1,232 @@
+// The CPU ops as torch sees them: the schemas of args_fast/ops/schemas.py, which Python defines before
+// it loads this library, on torch's stable ABI.
+
+#include "kernels.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstring>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace args_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+const Kernels& kernels() {
+#if defined(__x86_64__)
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (has_avx2) return avx2::kernels;
+#endif
+  return baseline::kernels;
+}
+
+Type type_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return Type::f32;
+    case ScalarType::BFloat16: return Type::bf16;
+    case ScalarType::Half: return Type::f16;
+    default: STD_TORCH_CHECK(false, "args_fast: tensors must be float32, bfloat16 or float16");
+  }
+}
+
+void check_type(const Tensor& tensor, ScalarType wanted, const char* name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == wanted, "args_fast: ", name, " has the wrong dtype");
+}
+
+void check_rows(const Tensor& tensor, const char* name) {
+  const int64_t last = tensor.dim() - 1;
+  STD_TORCH_CHECK(
+      tensor.stride(last) == 1 || tensor.size(last) == 1,
+      "args_fast: the last dimension of ", name, " must be contiguous");
+}
+
+void strides_of(const Tensor& tensor, int64_t count, int64_t* strides) {
+  for (int64_t i = 0; i < count; ++i) strides[i] = tensor.stride(i);
+}
+
+std::vector<float> floats_of(const Tensor& tensor) {
+  std::vector<float> values(tensor.numel());
+  const Tensor wide = torch::stable::contiguous(
+      torch::stable::to(tensor, std::make_optional(ScalarType::Float)));
+  std::memcpy(values.data(), wide.data_ptr(), values.size() * sizeof(float));
+  return values;
+}
+
+Tensor empty(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
+  return torch::stable::new_empty(like, size, type);
+}
+
+std::tuple<Tensor, Tensor> topk_logprobs(const Tensor& logits, int64_t k) {
+  STD_TORCH_CHECK(logits.dim() == 2, "args_fast: logits must be [B, V]");
+  const int64_t B = logits.size(0), V = logits.size(1);
+  STD_TORCH_CHECK(1 <= k && k <= V, "args_fast: k is ", k, "; it must be from 1 to V = ", V);
+  check_rows(logits, "logits");
+  Tensor logprobs = empty(logits, {B, k}, ScalarType::Float);
+  Tensor ids = empty(logits, {B, k}, ScalarType::Long);
+  kernels().topk_logprobs(
+      {type_of(logits), logits.data_ptr(), static_cast<float*>(logprobs.data_ptr()),
+       static_cast<int64_t*>(ids.data_ptr()), B, V, k, logits.stride(0)});
+  return {logprobs, ids};
+}
+
+Tensor branch_attention(
+    const Tensor& q, const Tensor& tail_k, const Tensor& tail_v, const Tensor& k_pages,
+    const Tensor& v_pages, const Tensor& page_table, const Tensor& prefix_lengths,
+    const Tensor& tail_mask, double scale, int64_t sliding_window, double softcap,
+    std::optional<Tensor> sinks) {
+  const int64_t B = q.size(0), N = q.size(1), Hq = q.size(2), D = q.size(3);
+  const int64_t Hkv = tail_k.size(2);
+  STD_TORCH_CHECK(Hq % Hkv == 0, "args_fast: query heads must be a multiple of kv heads");
+  for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages})
+    STD_TORCH_CHECK(
+        tensor->scalar_type() == q.scalar_type() && tensor->size(3) == D &&
+            tensor->size(2) == Hkv,
+        "args_fast: q, tail and pages must agree in dtype, kv heads and head size");
+  check_type(page_table, ScalarType::Int, "page_table");
+  check_type(prefix_lengths, ScalarType::Int, "prefix_lengths");
+  check_type(tail_mask, ScalarType::Bool, "tail_mask");
+  STD_TORCH_CHECK(
+      tail_mask.is_contiguous() && tail_mask.size(0) == N && tail_mask.size(1) == N,
+      "args_fast: tail_mask must be a contiguous [N, N]");
+  STD_TORCH_CHECK(prefix_lengths.is_contiguous(), "args_fast: prefix_lengths must be contiguous");
+  check_rows(page_table, "page_table");
+  check_rows(q, "q");
+  for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages}) check_rows(*tensor, "K, V");
+
+  const auto* lengths = static_cast<const int32_t*>(prefix_lengths.data_ptr());
+  const int64_t page_size = k_pages.size(1);
+  for (int64_t b = 0; b < B; ++b)
+    STD_TORCH_CHECK(
+        0 <= lengths[b] && lengths[b] <= page_table.size(1) * page_size,
+        "args_fast: a prefix length lies outside its page table");
+
+  Tensor out = empty(q, {B, N, Hq, D}, q.scalar_type());
+  std::vector<float> sink_values;
+  if (sinks.has_value()) sink_values = floats_of(*sinks);
+  Attention a{};
+  a.type = type_of(q);
+  a.q = q.data_ptr();
+  a.tail_k = tail_k.data_ptr();
+  a.tail_v = tail_v.data_ptr();
+  a.k_pages = k_pages.data_ptr();
+  a.v_pages = v_pages.data_ptr();
+  a.page_table = static_cast<const int32_t*>(page_table.data_ptr());
+  a.lengths = lengths;
+  a.mask = static_cast<const bool*>(tail_mask.data_ptr());
+  a.sinks = sinks.has_value() ? sink_values.data() : nullptr;
+  a.out = out.data_ptr();
+  a.B = B;
+  a.N = N;
+  a.Hq = Hq;
+  a.Hkv = Hkv;
+  a.D = D;
+  a.page_size = page_size;
+  strides_of(q, 3, a.q_stride);
+  strides_of(tail_k, 3, a.tail_k_stride);
+  strides_of(tail_v, 3, a.tail_v_stride);
+  strides_of(k_pages, 3, a.k_page_stride);
+  strides_of(v_pages, 3, a.v_page_stride);
+  a.table_stride = page_table.stride(0);
+  a.scale = static_cast<float>(scale);
+  a.softcap = static_cast<float>(softcap);
+  a.window = sliding_window;
+  kernels().attention(a);
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> select(
+    const Tensor& hidden, const Tensor& head_weight, std::optional<Tensor> head_bias,
+    const Tensor& logprobs, const Tensor& w, const Tensor& temperature, const Tensor& noise) {
+  const int64_t B = hidden.size(0), k = hidden.size(1), H = hidden.size(2);
+  check_rows(hidden, "hidden");
+  check_rows(noise, "noise");
+  for (const Tensor* tensor : {&logprobs, &w, &temperature, &noise})
+    check_type(*tensor, ScalarType::Float, "logprobs, w, temperature or noise");
+  STD_TORCH_CHECK(
+      logprobs.is_contiguous() && w.is_contiguous() && temperature.is_contiguous(),
+      "args_fast: logprobs, w and temperature must be contiguous");
+  STD_TORCH_CHECK(head_weight.numel() == H, "args_fast: head_weight must be [H]");
+  const std::vector<float> weight = floats_of(head_weight);
+  const float bias = head_bias.has_value() ? floats_of(*head_bias)[0] : 0.0f;
+  Tensor branch = empty(hidden, {B}, ScalarType::Long);
+  Tensor reward = empty(hidden, {B}, ScalarType::Float);
+  Tensor score = empty(hidden, {B}, ScalarType::Float);
+  Select a{};
+  a.type = type_of(hidden);
+  a.hidden = hidden.data_ptr();
+  a.weight = weight.data();
+  a.bias = bias;
+  a.logprobs = static_cast<const float*>(logprobs.data_ptr());
+  a.w = static_cast<const float*>(w.data_ptr());
+  a.temperature = static_cast<const float*>(temperature.data_ptr());
+  a.noise = static_cast<const float*>(noise.data_ptr());
+  a.branch = static_cast<int64_t*>(branch.data_ptr());
+  a.reward = static_cast<float*>(reward.data_ptr());
+  a.score = static_cast<float*>(score.data_ptr());
+  a.B = B;
+  a.k = k;
+  a.H = H;
+  strides_of(hidden, 2, a.hidden_stride);
+  a.noise_stride = noise.stride(0);
+  kernels().select(a);
+  return {branch, reward, score};
+}
+
+// Moves bytes only, so it is the same for every type and instruction set.
+void commit(
+    const Tensor& tail_k, const Tensor& tail_v, const Tensor& branch, const Tensor& k_pages,
+    const Tensor& v_pages, const Tensor& page_table, const Tensor& lengths) {
+  const int64_t L = tail_k.size(0), B = tail_k.size(1), N = tail_k.size(2);
+  const int64_t page_size = k_pages.size(2), P = page_table.size(1);
+  for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages})
+    STD_TORCH_CHECK(
+        tensor->is_contiguous() && tensor->scalar_type() == tail_k.scalar_type(),
+        "args_fast: tail and pages must be contiguous and of one dtype");
+  check_type(branch, ScalarType::Long, "branch");
+  check_type(page_table, ScalarType::Int, "page_table");
+  check_type(lengths, ScalarType::Int, "lengths");
+  check_rows(page_table, "page_table");
+  STD_TORCH_CHECK(
+      branch.is_contiguous() && lengths.is_contiguous(),
+      "args_fast: branch and lengths must be contiguous");
+  const int64_t itemsize = tail_k.scalar_type() == ScalarType::Float ? 4 : 2;
+  type_of(tail_k);
+  const int64_t row = tail_k.size(3) * tail_k.size(4) * itemsize;
+  const auto* table = static_cast<const int32_t*>(page_table.data_ptr());
+  const auto* winner = static_cast<const int64_t*>(branch.data_ptr());
+  auto* length = static_cast<int32_t*>(lengths.data_ptr());
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t at = length[b];
+    STD_TORCH_CHECK(
+        0 <= at && at < P * page_size && 0 <= winner[b] && winner[b] < N,
+        "args_fast: commit is outside the page table or the tail");
+    const int64_t page = table[b * page_table.stride(0) + at / page_size];
+    for (int64_t layer = 0; layer < L; ++layer) {
+      const int64_t from = ((layer * B + b) * N + winner[b]) * row;
+      const int64_t to = ((layer * k_pages.size(1) + page) * page_size + at % page_size) * row;
+      std::memcpy(
+          static_cast<char*>(k_pages.data_ptr()) + to,
+          static_cast<const char*>(tail_k.data_ptr()) + from, row);
+      std::memcpy(
+          static_cast<char*>(v_pages.data_ptr()) + to,
+          static_cast<const char*>(tail_v.data_ptr()) + from, row);
+    }
+    length[b] = static_cast<int32_t>(at + 1);
+  }
+}
+
+}  // namespace
+}  // namespace args_fast
+
+STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
+  m.impl("topk_logprobs", TORCH_BOX(&args_fast::topk_logprobs));
+  m.impl("branch_attention", TORCH_BOX(&args_fast::branch_attention));
+  m.impl("select", TORCH_BOX(&args_fast::select));
+  m.impl("commit", TORCH_BOX(&args_fast::commit));
+}

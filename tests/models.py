@@ -1,0 +1,118 @@
+"""Tiny random models of many architectures, with weights so large that every part matters."""
+
+import functools
+
+import torch
+import transformers as t
+
+VOCABULARY = 61
+LENGTH = 96
+
+IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def _llama_like(config, layers=2, heads=4, kv_heads=2, hidden=32, **more):
+    return config(
+        **IDS,
+        hidden_size=hidden,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=LENGTH,
+        initializer_range=0.3,
+        num_labels=1,
+        **more,
+    )
+
+
+def _gpt_like(config, layers=2, heads=4, hidden=32, **more):
+    names = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_positions": LENGTH}
+    return config(**IDS, **names, initializer_range=0.3, num_labels=1, **more)
+
+
+# Every entry takes layers and hidden (a multiple of 16); what hurts in an architecture is set here.
+CONFIGS = {
+    "llama": functools.partial(_llama_like, t.LlamaConfig),
+    "llama_mqa": functools.partial(_llama_like, t.LlamaConfig, kv_heads=1),
+    "mistral": functools.partial(_llama_like, t.MistralConfig, sliding_window=7),
+    "mixtral": functools.partial(_llama_like, t.MixtralConfig, num_local_experts=4),
+    "qwen2": functools.partial(_llama_like, t.Qwen2Config),
+    "qwen3": functools.partial(_llama_like, t.Qwen3Config, head_dim=16),
+    "gemma2": functools.partial(
+        _llama_like,
+        t.Gemma2Config,
+        head_dim=16,
+        sliding_window=6,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=8.0,
+    ),
+    "gemma3": functools.partial(_llama_like, t.Gemma3TextConfig, head_dim=16, sliding_window=5),
+    "phi3": functools.partial(_llama_like, t.Phi3Config),
+    "phi": functools.partial(_llama_like, t.PhiConfig),
+    "olmo2": functools.partial(_llama_like, t.Olmo2Config),
+    "granite": functools.partial(_llama_like, t.GraniteConfig),
+    "cohere": functools.partial(_llama_like, t.CohereConfig),
+    "starcoder2": functools.partial(_llama_like, t.Starcoder2Config, sliding_window=6),
+    "gpt_oss": functools.partial(
+        _llama_like,
+        t.GptOssConfig,
+        head_dim=16,
+        sliding_window=6,
+        num_local_experts=4,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+    "gpt2": functools.partial(_gpt_like, t.GPT2Config),
+    "gptj": functools.partial(_gpt_like, t.GPTJConfig, rotary_dim=4),
+    "opt": lambda layers=2, hidden=32: t.OPTConfig(
+        **IDS,
+        hidden_size=hidden,
+        ffn_dim=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        word_embed_proj_dim=16,
+        init_std=0.3,
+        num_labels=1,
+    ),
+    "gpt_neox": lambda layers=2, hidden=32: t.GPTNeoXConfig(
+        **IDS,
+        hidden_size=hidden,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        initializer_range=0.3,
+        num_labels=1,
+    ),
+}
+WITHOUT_CLASSIFIER = {"granite", "cohere"}
+REWARD_CONFIGS = sorted(set(CONFIGS) - WITHOUT_CLASSIFIER)
+
+
+@functools.cache
+def language_model(name="llama", layers=2, hidden=32, seed=1):
+    torch.manual_seed(seed)
+    return t.AutoModelForCausalLM.from_config(CONFIGS[name](layers=layers, hidden=hidden)).eval()
+
+
+@functools.cache
+def reward_model(name="llama", layers=2, hidden=32, seed=2):
+    torch.manual_seed(seed)
+    config = CONFIGS[name](layers=layers, hidden=hidden)
+    return t.AutoModelForSequenceClassification.from_config(config).eval()
+
+
+@functools.cache
+def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32)):
+    from args_fast import ArgsDecoder
+
+    return ArgsDecoder(
+        language_model(lm, layers[0], hidden[0]), reward_model(rm, layers[1], hidden[1])
+    )
+
+
+def tokens(length, seed=0):
+    """A prompt of this many ids, without the special ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()

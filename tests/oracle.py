@@ -1,0 +1,59 @@
+"""A second naive decoder, which shares no code with the package and tells how close choices were."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass
+class Decode:
+    tokens: list
+    logprobs: list
+    rewards: list
+    scores: list
+    margin: float  # smallest gap between two alternatives at any step, between tokens or candidates
+
+
+@torch.no_grad()
+def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=()):
+    """Whole-text forwards, numpy in float64 from the logits and rewards on."""
+    noise = np.zeros((steps, k))
+    if temperature is not None:
+        generator = torch.Generator().manual_seed(seed)
+        exponential = torch.empty(steps, k).exponential_(generator=generator)
+        noise = -np.log(exponential.numpy())
+    text, out = list(prompt), Decode([], [], [], [], np.inf)
+    for t in range(steps):
+        logits = lm(torch.tensor([text])).logits[0, -1].double().numpy()
+        shifted = logits - logits.max()
+        logprobs = shifted - np.log(np.exp(shifted).sum())
+        order = sorted(range(len(logits)), key=lambda v: (-logits[v], v))
+        # Sampling gives each place in the order a draw of its own, so the whole order matters then.
+        compared = order[: k + 1] if temperature is not None else order[k - 1 : k + 1]
+        out.margin = min(out.margin, *-np.diff(logits[compared]), np.inf)
+        candidates = order[:k]
+        if k == 1 or w == 0:
+            rewards = np.full(k, np.nan)
+        else:
+            rewards = np.array([_reward(rm, [*text, v]) for v in candidates])
+        lm_scores = logprobs[candidates]
+        scores = lm_scores if w == 0 else lm_scores + w * rewards
+        keys = lm_scores if k == 1 else scores / (temperature or 1.0) + noise[t]
+        choice = int(np.argmax(keys))
+        if k > 1:
+            second, best = sorted(keys)[-2:]
+            out.margin = min(out.margin, best - second)
+        text.append(candidates[choice])
+        out.tokens.append(candidates[choice])
+        out.logprobs.append(lm_scores[choice])
+        out.rewards.append(rewards[choice])
+        out.scores.append(scores[choice])
+        if text[-1] in eos:
+            break
+    return out
+
+
+def _reward(rm, text):
+    hidden = rm.base_model(torch.tensor([text])).last_hidden_state
+    return rm.score(hidden[0, -1]).double().item()

@@ -1,0 +1,57 @@
+"""The published implementation's tokens (float32, no EOS stop), by the engine and by the oracle."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from args_fast import ArgsDecoder, DecodingConfig, reference
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = json.loads((GOLDEN / "cases.json").read_text())
+FAMILIES = sorted({case["family"] for case in CASES})
+
+
+@pytest.fixture(scope="module")
+def decoders():
+    folders = {family: GOLDEN / family for family in FAMILIES}
+    return {
+        family: ArgsDecoder.from_pretrained(folder / "lm", folder / "rm", device="cpu")
+        for family, folder in folders.items()
+    }
+
+
+def config(case):
+    steps = len(case["continuation"])
+    return DecodingConfig(k=case["k"], w=case["w"], max_new_tokens=steps, eos_token_ids=[])
+
+
+def test_there_are_48_cases():
+    assert len(CASES) == 48
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['family']}-k{c['k']}-w{c['w']}")
+def test_engine_gives_the_published_tokens(decoders, case):
+    (result,) = decoders[case["family"]].generate(case["prompt"], config(case))
+    assert result.token_ids == case["continuation"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['family']}-k{c['k']}-w{c['w']}")
+def test_oracle_gives_the_published_tokens(decoders, case):
+    decoder = decoders[case["family"]]
+    models = decoder.language_model, decoder.reward_model
+    result = reference.decode(*models, case["prompt"], config(case))
+    assert result.token_ids == case["continuation"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_engine_gives_the_published_tokens_in_batches(decoders, family):
+    groups = {}
+    for case in CASES:
+        if case["family"] == family:
+            key = (case["k"], case["w"], len(case["continuation"]))
+            groups.setdefault(key, []).append(case)
+    for cases in groups.values():
+        prompts = [case["prompt"] for case in cases]
+        results = decoders[family].generate(prompts, config(cases[0]))
+        assert [r.token_ids for r in results] == [case["continuation"] for case in cases]
