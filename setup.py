@@ -1,9 +1,9 @@
 """The parts of the build that need code: the package map (kernels/triton is installed as
 args_fast.kernels) and the C++ ops, which are optional.
 
-The ops are built against the torch that is importable here (so: pip install --no-build-isolation) on
-its stable ABI, and work with every later torch. Without torch or a compiler the package installs
-without them and says so.
+The ops are built against the torch that is importable here (so: pip install --no-build-isolation)
+on its stable ABI, and work with every later torch. Without torch or a compiler the package installs
+without them; `args-fast doctor` tells.
 """
 
 import importlib.util

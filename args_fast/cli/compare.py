@@ -50,7 +50,7 @@ def _measured(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") 
 
 def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig") -> Table:
     """The two texts side by side, and below them what was measured."""
-    heading = f"ARGS  k={config.k} w={config.w:g}"
+    heading = f"ARGS k={config.k} w={config.w:g}"
     if config.temperature is not None:
         heading += f" temperature={config.temperature:g} seed={config.seed}"
     shown = Table(
@@ -58,7 +58,7 @@ def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig"
         title=plain(prompt, "bold"),
         title_justify="left",
         width=min(results.width, WIDEST),
-        pad_edge=False,
+        show_edge=False,
     )
     shown.add_column(style="dim")
     shown.add_column("greedy", ratio=1)

@@ -5,12 +5,10 @@ import os
 import platform
 from collections.abc import Iterable
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -34,8 +32,8 @@ def doctor(
 ) -> None:
     """Versions, devices, which op runs on what, and what is missing.
 
-    Each op of a decode step has several implementations. For every kind of device, the table shows
-    those that work here, the one that runs first in line.
+    Each op of a decode step has several implementations; the table of ops names, for each kind of
+    device, those that work on this machine, with the one that runs in front.
     """
     with errors_in_a_line():
         facts = examine()
@@ -67,6 +65,8 @@ def examine() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -121,7 +121,6 @@ def _missing() -> dict[str, str]:
         status = import_module(f"args_fast.ops.{module}").status()
         if status != "built":
             missing[name] = status
-    missing |= backends.MISSING
     if torch.version.cuda is None:
         missing["CUDA"] = f"torch {torch.__version__} is a CPU build; decoding runs on the CPU"
     elif not torch.cuda.is_available():
@@ -138,9 +137,11 @@ def _show(facts: dict[str, Any]) -> None:
     _section("Devices", ((entry["device"], _describe(entry)) for entry in facts["devices"]))
 
     forced = facts["forced_backend"]
-    rule = f"ARGS_FAST_BACKEND={forced} forces" if forced else "the first one runs"
+    rule = f"ARGS_FAST_BACKEND={forced} is set" if forced else "the first one runs"
     results.print(Text.assemble(("Ops", "bold"), ("  " + rule, "dim")))
-    results.print(_ops(facts["ops"], {entry["device"].split(":")[0] for entry in facts["devices"]}))
+    present = {entry["device"].split(":")[0] for entry in facts["devices"]}
+    results.print(_ops(facts["ops"], present, forced))
+    results.print()
 
     pair = str(tiny_pair.LM.parent) if facts["embedded_pair"] else "not there"
     _section("Models", [("embedded pair", pair)])
@@ -165,21 +166,20 @@ def _describe(device: dict[str, Any]) -> str:
     return f"{device['name']}, capability {device['capability']}, {device['memory_gib']} GiB"
 
 
-def _ops(ops: dict[str, Any], present: set[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("op", style="dim", min_width=16)
+def _ops(ops: dict[str, Any], present: set[str], forced: str | None) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(style="dim", min_width=16)
     for device in ops:
         table.add_column(device if device in present else f"{device} (no device)")
     for op in ops["cpu"]:
-        table.add_row(op, *(_cell(ops[device][op], device in present) for device in ops))
+        table.add_row(op, *(_cell(ops[d][op], forced, d in present) for d in ops))
     return table
 
 
-def _cell(entry: dict[str, Any], present: bool) -> Text:
-    """The chosen backend in green, then the others; in red where a forced one is missing."""
-    chosen = entry["chosen"]
+def _cell(entry: dict[str, Any], forced: str | None, present: bool) -> Text:
+    """The chosen backend in green, then the others; in red where the forced one is missing."""
+    chosen, backends = entry["chosen"], entry["backends"]
     if chosen is None:
-        return plain("none: not " + ", ".join(entry["backends"]), "red")
-    others = [name for name in entry["backends"] if name != chosen]
-    cell = Text(chosen, "green" if present else "dim")
-    return cell.append("".join(f", {name}" for name in others), "dim")
+        return plain(f"no {forced}, only {', '.join(backends)}", "red" if present else "dim")
+    others = "".join(f", {name}" for name in backends if name != chosen)
+    return Text.assemble((chosen, "green" if present else "dim"), (others, "dim"))

@@ -5,7 +5,6 @@ import sys
 import time
 from dataclasses import asdict
 from enum import Enum
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,37 +42,42 @@ class Dtype(str, Enum):
     float16 = "float16"
 
 
-MODELS, DECODING, OUTPUT = "Models", "Decoding", "Output"
+MODELS, DECODING = "Models", "Decoding"
 
 
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="The prompt; standard input if absent or '-'.", show_default=False),
+        typer.Argument(help="The prompt; standard input if absent or '-'.", metavar="PROMPT"),
     ] = None,
     lm: Annotated[
         str | None,
-        typer.Option(help="Language model: a folder or hub id.", rich_help_panel=MODELS),
+        typer.Option(
+            help="Language model: a folder or hub id.", metavar="MODEL", rich_help_panel=MODELS
+        ),
     ] = None,
     rm: Annotated[
         str | None,
         typer.Option(
             help="Reward model: a folder or hub id; one label, and the same tokenizer. "
             "Without --lm and --rm, a tiny pair that is part of the package is used.",
+            metavar="MODEL",
             rich_help_panel=MODELS,
         ),
     ] = None,
     device: Annotated[
         str,
         typer.Option(
-            help="auto (CUDA where there is one), cpu, cuda or cuda:N.", rich_help_panel=MODELS
+            help="auto (CUDA where there is one), cpu, cuda or cuda:N.",
+            metavar="NAME",
+            rich_help_panel=MODELS,
         ),
     ] = "auto",
     dtype: Annotated[
         Dtype,
         typer.Option(
             help="auto (as saved; on the CPU float32), float32, bfloat16 or float16.",
-            metavar="TYPE",
+            metavar="NAME",
             show_choices=False,
             rich_help_panel=MODELS,
         ),
@@ -92,6 +96,7 @@ def generate(
             min=1,
             max=128,
             help="Candidates per step, the k most likely tokens; 1 is greedy decoding.",
+            metavar="N",
             rich_help_panel=DECODING,
         ),
     ] = 10,
@@ -100,6 +105,7 @@ def generate(
         typer.Option(
             help="Weight of the reward in log p + w * r; 0 leaves the reward model out. "
             "Useful values depend on the scale of the rewards; the paper's are 0.5 to 2.",
+            metavar="X",
             rich_help_panel=DECODING,
         ),
     ] = 1.5,
@@ -108,22 +114,31 @@ def generate(
         typer.Option(
             help="Above 0: draw from softmax(score / temperature) over the candidates. "
             "Without it the best candidate is taken.",
+            metavar="X",
             rich_help_panel=DECODING,
         ),
     ] = None,
     seed: Annotated[
         int,
         typer.Option(
-            min=0, help="Of the draws; the same seed, the same text.", rich_help_panel=DECODING
+            min=0,
+            help="Of the draws; the same seed, the same text.",
+            metavar="N",
+            rich_help_panel=DECODING,
         ),
     ] = 0,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Upper bound on new tokens.", rich_help_panel=DECODING)
+        int,
+        typer.Option(
+            min=1, help="Upper bound on new tokens.", metavar="N", rich_help_panel=DECODING
+        ),
     ] = 128,
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="End at this text and cut before it; may be repeated.", rich_help_panel=DECODING
+            help="End at this text and cut before it; may be repeated.",
+            metavar="TEXT",
+            rich_help_panel=DECODING,
         ),
     ] = None,
     raw: Annotated[
@@ -138,8 +153,7 @@ def generate(
         bool,
         typer.Option(
             "--compare-greedy",
-            help="Show greedy decoding and ARGS side by side.",
-            rich_help_panel=OUTPUT,
+            help="Show greedy decoding and ARGS side by side, with their rewards.",
         ),
     ] = False,
     as_json: Annotated[
@@ -147,7 +161,6 @@ def generate(
         typer.Option(
             "--json",
             help="One JSON object on standard output: text, ids, scores, time, versions.",
-            rich_help_panel=OUTPUT,
         ),
     ] = False,
 ) -> None:
@@ -236,6 +249,6 @@ def _stream(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") ->
         f"ended by {ENDINGS[tokens[-1].finish_reason or 'length']}",
     ]
     if config.consults_reward:
-        mean = fmean(token.reward for token in tokens)
+        mean = sum(token.reward for token in tokens) / len(tokens)
         summary.insert(1, f"reward {tokens[-1].reward:+.2f}, mean {mean:+.2f}")
     note(" · ".join(summary))

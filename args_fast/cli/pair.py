@@ -30,7 +30,11 @@ def load_pair(
             for name in names.values():
                 _find(name)
             decoder = ArgsDecoder.from_pretrained(
-                **names, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+                names["lm"],
+                names["rm"],
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
             )
         except ArgsError:
             raise

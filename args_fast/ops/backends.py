@@ -17,9 +17,6 @@ TABLE: dict[str, dict[str, dict[str, Callable]]] = {
     device: {op: {"torch": getattr(plain, op)} for op in SCHEMAS} for device in ("cpu", "cuda")
 }
 
-# What is not there: name -> why, and how to get it. `args-fast doctor` prints it.
-MISSING: dict[str, str] = {}
-
 _forced: ContextVar[str | None] = ContextVar("args_fast_backend", default=None)
 
 

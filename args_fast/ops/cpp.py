@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from args_fast.ops.backends import MISSING, offer
+from args_fast.ops.backends import offer
 from args_fast.ops.schemas import SCHEMAS
 
 LIBRARY = Path(__file__).parent.parent / "_cpu.so"
@@ -13,13 +13,19 @@ LIBRARY = Path(__file__).parent.parent / "_cpu.so"
 _library = torch.library.Library("args_fast_cpp", "DEF")
 
 
+def status() -> str:
+    """ "built", or why there are no C++ ops and how to get them."""
+    if LIBRARY.exists():
+        return "built"
+    return (
+        "not built: the CPU runs plain torch, which is slower. Reinstall with torch and a C++ "
+        "compiler present: pip install --no-build-isolation args-fast"
+    )
+
+
 def load() -> None:
-    """Load the library and offer its ops, or note why there are none."""
+    """Load the library and offer its ops, if it was built."""
     if not LIBRARY.exists():
-        MISSING["C++ ops"] = (
-            "the CPU runs plain torch, which is slower. Reinstall with a C++ compiler and torch "
-            "present: pip install --no-build-isolation args-fast"
-        )
         return
     for op, schema in SCHEMAS.items():
         _library.define(op + schema)

@@ -38,7 +38,7 @@ from transformers import (
 SEED = 20240117
 VOCABULARY = 1536
 LM_DIALOGUES, RM_PAIRS, HELDOUT = 14_000, 6_000, 200
-DISPREFERRED = 0.45
+DISPREFERRED = 0.6
 LM_BATCH, RM_BATCH = 32, 16
 LM_RATE, RM_RATE = 3e-3, 5e-4
 PACKAGE = Path(__file__).parents[2] / "args_fast" / "tiny_pair"
