@@ -1,4 +1,4 @@
-"""A second naive decoder, which shares no code with the package and tells how close choices were."""
+"""A second naive decoder: no code of the package, and it tells how close its choices were."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,9 @@ class Decode:
     logprobs: list
     rewards: list
     scores: list
-    margin: float  # smallest gap between two alternatives at any step, between tokens or candidates
+    # The smallest gap between two alternatives at any step, of logits or of choices; the latter in
+    # units of what an error in the reward does to them.
+    margin: float
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=()):
         choice = int(np.argmax(keys))
         if k > 1:
             second, best = sorted(keys)[-2:]
-            out.margin = min(out.margin, best - second)
+            out.margin = min(out.margin, (best - second) * (temperature or 1.0) / max(1, abs(w)))
         text.append(candidates[choice])
         out.tokens.append(candidates[choice])
         out.logprobs.append(lm_scores[choice])

@@ -6,6 +6,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.padding import Padding
 from rich.table import Table
 
 from args_fast.cli.console import plain, results
@@ -48,7 +49,7 @@ def _measured(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") 
     }
 
 
-def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig") -> Table:
+def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig") -> Padding:
     """The two texts side by side, and below them what was measured."""
     heading = f"ARGS k={config.k} w={config.w:g}"
     if config.temperature is not None:
@@ -59,6 +60,7 @@ def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig"
         title_justify="left",
         width=min(results.width, WIDEST),
         show_edge=False,
+        pad_edge=False,
     )
     shown.add_column(style="dim")
     shown.add_column("greedy", ratio=1)
@@ -75,4 +77,4 @@ def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig"
     shown.add_row("tokens", *(str(len(record["token_ids"])) for record in both.values()))
     row("tokens/s", "tokens_per_second", ".0f")
     row("ended by", "finish_reason", "")
-    return shown
+    return Padding(shown, (0, 0, 1, 0))

@@ -50,6 +50,17 @@ def errors_in_a_line() -> Iterator[None]:
         fail(f"{first}. Use smaller models, --dtype bfloat16, fewer --max-new-tokens or --k.")
 
 
+def quiet_transformers() -> None:
+    """Progress bars and notices of the libraries are not ours to show."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
 def read_prompt(prompt: str | None, example: str) -> str:
     """The argument, or standard input (less its final newline) where it is absent or "-"."""
     if prompt is None or prompt == "-":

@@ -112,8 +112,6 @@ def _missing() -> dict[str, str]:
     """What is not here -> why, and how to get it."""
     import torch
 
-    from args_fast.ops import backends
-
     missing = {}
     for module, name in NATIVE.items():
         if find_spec(f"args_fast.ops.{module}") is None:
@@ -162,7 +160,8 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> None:
 
 def _describe(device: dict[str, Any]) -> str:
     if device["device"] == "cpu":
-        return f"{device['name']}, {device['threads']} threads"
+        threads = device["threads"]
+        return f"{device['name']}, {threads} thread{'' if threads == 1 else 's'}"
     return f"{device['name']}, capability {device['capability']}, {device['memory_gib']} GiB"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from args_fast.cli.console import fail, note, notes
+from args_fast.cli.console import fail, note, notes, quiet_transformers
 
 if TYPE_CHECKING:
     from args_fast import ArgsDecoder
@@ -24,11 +24,9 @@ def load_pair(
 
         from args_fast import ArgsDecoder, ArgsError, tiny_pair
 
-        _quiet()
-        names = {"lm": lm or str(tiny_pair.LM), "rm": rm or str(tiny_pair.RM)}
+        quiet_transformers()
         try:
-            for name in names.values():
-                _find(name)
+            names = {"lm": _find(lm or str(tiny_pair.LM)), "rm": _find(rm or str(tiny_pair.RM))}
             decoder = ArgsDecoder.from_pretrained(
                 names["lm"],
                 names["rm"],
@@ -65,27 +63,20 @@ def encode_prompt(decoder: "ArgsDecoder", prompt: str, *, raw: bool) -> list[int
     return tokenizer(text, add_special_tokens=False).input_ids  # the template wrote them
 
 
-def _find(name: str) -> None:
-    """Ask for a model's config.json first: what is misspelt fails here in words of one line, and
-    without a network once, not once for each file that a model may have."""
+def _find(name: str) -> str:
+    """A model's folder or hub id, once its config.json is there. So what is misspelt fails in words
+    that say so, and without a network after one try, not one for each file a model may have."""
     from transformers.utils import cached_file
 
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             fail(f"{name} holds no config.json; a model's folder is what save_pretrained writes")
-    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         fail(f"there is no folder {name}; give a model's folder, or a hub id such as org/name")
-    else:
+    try:
         cached_file(name, "config.json")
-
-
-def _quiet() -> None:
-    """Progress bars and notices of the libraries are not ours to show."""
-    import logging
-
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    except (OSError, ValueError) as error:
+        fail(f"{name} is no folder here, nor can it be had from the hub: {error}")
+    return name

@@ -43,12 +43,13 @@ LM_BATCH, RM_BATCH = 32, 16
 LM_RATE, RM_RATE = 3e-3, 5e-4
 PACKAGE = Path(__file__).parents[2] / "args_fast" / "tiny_pair"
 
+# The line breaks stand in expressions: transformers drops the one that follows a block.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}\n\nHuman: {{ message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}\n\nAssistant: {{ message['content'] }}"
+    "{% if message['role'] == 'user' %}{{ '\\n\\nHuman: ' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '\\n\\nAssistant: ' + message['content'] }}"
     "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
 )
 
 

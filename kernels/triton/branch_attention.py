@@ -1,0 +1,381 @@
+"""Attention of a tail of N rows to one shared prefix and to their ancestors in the tail.
+
+    s_ij  = scale * q_i . k_j                     or  softcap * tanh(scale * q_i . k_j / softcap)
+    out_i = sum_j exp(s_ij) v_j / (sum_j exp(s_ij) + exp(sink))
+
+over the keys j that row i sees: the t rows of the prefix, and the rows of the tail that tail_mask
+gives it. Row i has position t + (its number of ancestors), and with a sliding window sees positions
+above its own - window only. What the pages hold at and past row t is never read.
+
+The N * G query rows that share a key/value head are the rows of one tile (up to 64; more are
+several tiles), so a prefix byte is read once for all of them. A tile of fewer than 16 rows is
+padded to 16, the least that the tensor cores take: at one to 64 rows the kernel waits for memory,
+not for them. The prefix of a sequence is divided among ``splits`` programs, the last of which also
+takes the tail. Each leaves its rows' maximum m, sum of exp(s - m) and sum acc of exp(s - m) v, and
+a second kernel merges them; with one split the first writes the result itself. The grid comes from
+shapes alone and the division from the length on the device, so a captured CUDA graph stays right
+while prefixes grow. Exponentials are of base 2, with log2(e) folded into the scores.
+
+Floor: 2 * t * Hkv * D * itemsize bytes per sequence, once, and 4 * N * t * Hq * D flops. On top,
+with more than one split: B * N * Hq * splits * (D + 2) * 4 bytes written and read back (they stay
+in L2).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+# By compute capability, the highest that the device has. "resident": programs that one
+# multiprocessor is to have at once. "blocks": by bytes of an element and head size (padded to a
+# power of two): keys per block, warps, stages of the pipeline.
+# Not measured: chosen from the occupancy in docs/compile_report.md, so that no kernel spills, and
+# that two programs and at least 32 KB of keys and values under way fit a multiprocessor.
+TUNING = {
+    (8, 0): {
+        "resident": 2,
+        "blocks": {
+            (2, 16): (128, 4, 3),
+            (2, 32): (128, 4, 3),
+            (2, 64): (64, 4, 3),
+            (2, 128): (64, 4, 2),
+            (2, 256): (32, 8, 2),
+            (4, 16): (64, 4, 2),
+            (4, 32): (64, 4, 2),
+            (4, 64): (32, 4, 2),
+            (4, 128): (32, 4, 2),
+            (4, 256): (16, 8, 2),
+        },
+    },
+}
+TUNING[9, 0] = TUNING[8, 0]
+CHUNK = tl.constexpr(32)
+ROWS = 64  # of a tile, at most
+SPLITS = 128  # at most
+MERGED = (8, 32, 128)  # splits that a merging program has room for
+
+
+@triton.jit
+def _tanh(x):
+    """Exact to the last few bits near 0 too, where 1 - 2 / (exp(2 x) + 1) is not."""
+    square = x * x
+    series = 62.0 / 2835 - square * (1382.0 / 155925)
+    series = -17.0 / 315 + square * series
+    series = 2.0 / 15 + square * series
+    series = x + x * square * (-1.0 / 3 + square * series)
+    size = tl.abs(x)
+    far = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
+    return tl.where(size < 0.3, series, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def _add(q, k, v, seen, m, total, acc, scale, softcap):
+    """The state of a tile's rows after one more block of keys and values."""
+    if q.dtype == tl.float32 and q.shape[1] > CHUNK:
+        # Without tensor cores a thread holds its operands in registers along the whole inner
+        # dimension, and they would not fit.
+        q = tl.reshape(q, [q.shape[0], q.shape[1] // CHUNK, CHUNK])
+        k = tl.reshape(k, [k.shape[0], k.shape[1] // CHUNK, CHUNK])
+        q = tl.permute(q, [1, 0, 2])
+        k = tl.permute(k, [1, 2, 0])
+        s = tl.sum(tl.dot(q, k, input_precision="ieee"), 0) * scale
+    else:
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    if softcap is not None:
+        s = softcap * _tanh(s / softcap)
+    s = tl.where(seen, s * LOG2E, float("-inf"))
+    higher = tl.maximum(m, tl.max(s, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+    p = tl.exp2(s - base[:, None])
+    shrink = tl.exp2(m - base)
+    total = total * shrink + tl.sum(p, 1)
+    acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+    return higher, total, acc
+
+
+# Not specialised: what changes while a text grows, so that nothing is compiled in the middle of it.
+@triton.jit(do_not_specialize=["table_stride", "N", "splits", "sliding_window"])
+def _attend(
+    q_ptr,  # [B, N, Hq, D] f32 | bf16 | f16
+    tail_k_ptr,  # [B, N, Hkv, D] as q
+    tail_v_ptr,  # [B, N, Hkv, D] as q
+    k_pages_ptr,  # [pages, PAGE_SIZE, Hkv, D] as q
+    v_pages_ptr,  # [pages, PAGE_SIZE, Hkv, D] as q
+    page_table_ptr,  # [B, P] i32
+    lengths_ptr,  # [B] i32
+    tail_mask_ptr,  # [N, N] u8, contiguous
+    depth_ptr,  # [N] i32, the ancestors of each row; None without a window
+    sinks_ptr,  # [Hq] or None
+    out_ptr,  # [B, N, Hq, D] as q, contiguous; or with SPLIT acc [B, N, Hq, splits, D] f32
+    state_ptr,  # [B, N, Hq, splits, 2] f32: m and total; None without SPLIT
+    scale,
+    softcap,  # or None
+    sliding_window,
+    N,
+    splits,
+    q_stride_b,
+    q_stride_n,
+    q_stride_h,
+    tail_k_stride_b,
+    tail_k_stride_n,
+    tail_k_stride_h,
+    tail_v_stride_b,
+    tail_v_stride_n,
+    tail_v_stride_h,
+    k_stride_page,
+    k_stride_row,
+    k_stride_h,
+    v_stride_page,
+    v_stride_row,
+    v_stride_h,
+    table_stride,
+    Hkv: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    TAIL_N: tl.constexpr,
+):
+    tiles = tl.cdiv(N * G, BLOCK_M)
+    tile = tl.program_id(0) % tiles
+    h = tl.program_id(0) // tiles % Hkv
+    b = tl.program_id(0) // tiles // Hkv
+    split = tl.program_id(1)
+
+    length = tl.load(lengths_ptr + b)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = row // G
+    head = h * G + row % G
+    real = n < N
+    out_row = (b.to(tl.int64) * N + n) * (Hkv * G) + head
+
+    first = 0
+    if depth_ptr is not None:
+        depth = tl.load(depth_ptr + n, mask=real, other=N)
+        lowest = depth + 1 - sliding_window  # the lowest position in each window, less length
+        first = tl.maximum(length + tl.min(lowest, 0), 0)
+    blocks = tl.cdiv(tl.maximum(length - first, 0), BLOCK_N)
+    share = tl.cdiv(blocks, splits) * BLOCK_N
+    start = first + split * share
+    stop = tl.minimum(start + share, length)
+    tail_rows = N
+    if SPLIT:  # noqa: SIM102 (Triton folds away a branch on a constexpr, not half of a condition)
+        if split < splits - 1:
+            tail_rows = 0
+            if start >= stop:
+                state = state_ptr + (out_row * splits + split) * 2
+                tl.store(state, float("-inf"), mask=real)
+                return
+
+    d = tl.arange(0, BLOCK_D)
+    whole = d < D
+    q_at = b.to(tl.int64) * q_stride_b + n * q_stride_n + head * q_stride_h
+    q = tl.load(q_ptr + q_at[:, None] + d, mask=real[:, None] & whole, other=0.0)
+    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    table = page_table_ptr + b.to(tl.int64) * table_stride
+    k_head = k_pages_ptr + h * k_stride_h
+    v_head = v_pages_ptr + h * v_stride_h
+    # Page numbers are read one block ahead of the keys that they lead to: as loads of the same
+    # iteration they would take half of the pipeline's stages.
+    position = start + tl.arange(0, BLOCK_N)
+    page = tl.load(table + position // PAGE_SIZE, mask=position < stop, other=0)
+    for _ in range(start, stop, BLOCK_N):
+        stored = position < stop
+        slot = position % PAGE_SIZE
+        k_at = page.to(tl.int64) * k_stride_page + slot * k_stride_row
+        v_at = page.to(tl.int64) * v_stride_page + slot * v_stride_row
+        within = stored[:, None] & whole
+        k = tl.load(k_head + k_at[:, None] + d, mask=within, other=0.0)
+        v = tl.load(v_head + v_at[:, None] + d, mask=within, other=0.0)
+        seen = stored[None, :]
+        if depth_ptr is not None:
+            seen = seen & (position >= length + lowest[:, None])
+        m, total, acc = _add(q, k, v, seen, m, total, acc, scale, softcap)
+        position += BLOCK_N
+        page = tl.load(table + position // PAGE_SIZE, mask=position < stop, other=0)
+
+    tail_k = tail_k_ptr + b.to(tl.int64) * tail_k_stride_b + h * tail_k_stride_h
+    tail_v = tail_v_ptr + b.to(tl.int64) * tail_v_stride_b + h * tail_v_stride_h
+    for at in tl.range(0, tail_rows, TAIL_N, num_stages=1):
+        j = at + tl.arange(0, TAIL_N)
+        there = j < N
+        seen = tl.load(tail_mask_ptr + n[:, None] * N + j, mask=real[:, None] & there, other=0) != 0
+        if depth_ptr is not None:
+            seen = seen & (tl.load(depth_ptr + j, mask=there, other=0) >= lowest[:, None])
+        if tl.max(tl.max(seen.to(tl.int32), 1), 0) > 0:  # half of the blocks of a chain are not
+            within = there[:, None] & whole
+            k = tl.load(tail_k + (j * tail_k_stride_n)[:, None] + d, mask=within, other=0.0)
+            v = tl.load(tail_v + (j * tail_v_stride_n)[:, None] + d, mask=within, other=0.0)
+            m, total, acc = _add(q, k, v, seen, m, total, acc, scale, softcap)
+
+    within = real[:, None] & whole
+    if SPLIT:
+        at = out_row * splits + split
+        tl.store(state_ptr + at * 2, m, mask=real)
+        tl.store(state_ptr + at * 2 + 1, total, mask=real)
+        tl.store(out_ptr + (at * D)[:, None] + d, acc, mask=within)
+    else:
+        if sinks_ptr is not None:
+            sink = tl.load(sinks_ptr + head, mask=real, other=0.0).to(tl.float32) * LOG2E
+            higher = tl.maximum(m, sink)
+            shrink = tl.exp2(m - higher)
+            total = total * shrink + tl.exp2(sink - higher)
+            acc = acc * shrink[:, None]
+        total = tl.where(real, total, 1.0)
+        out = acc / total[:, None]
+        tl.store(out_ptr + (out_row * D)[:, None] + d, out.to(q.dtype), mask=within)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def _merge(
+    acc_ptr,  # [B, N, Hq, splits, D] f32
+    state_ptr,  # [B, N, Hq, splits, 2] f32: m, -inf for a split that has nothing, and total
+    sinks_ptr,  # [Hq] or None
+    out_ptr,  # [B, N, Hq, D]
+    splits,
+    Hq: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    out_row = tl.program_id(0).to(tl.int64)
+    split = tl.arange(0, BLOCK_S)
+    d = tl.arange(0, BLOCK_D)
+    whole = d < D
+    at = out_row * splits + split
+    # All loads before anything waits for one: what a split without keys left unwritten is dropped.
+    m = tl.load(state_ptr + at * 2, mask=split < splits, other=float("-inf"))
+    total = tl.load(state_ptr + at * 2 + 1, mask=split < splits, other=0.0)
+    within = (split < splits)[:, None] & whole
+    acc = tl.load(acc_ptr + (at * D)[:, None] + d, mask=within, other=0.0)
+
+    highest = tl.max(m, 0)
+    if sinks_ptr is not None:
+        sink = tl.load(sinks_ptr + out_row % Hq).to(tl.float32) * LOG2E
+        highest = tl.maximum(highest, sink)
+    weight = tl.exp2(m - highest)
+    used = m > float("-inf")
+    total = tl.sum(tl.where(used, total * weight, 0.0), 0)
+    if sinks_ptr is not None:
+        total += tl.exp2(sink - highest)
+    out = tl.sum(tl.where(used[:, None], acc * weight[:, None], 0.0), 0) / total
+    tl.store(out_ptr + out_row * D + d, out.to(out_ptr.dtype.element_ty), mask=whole)
+
+
+def _machine(device: torch.device) -> tuple[tuple[int, int], int]:
+    """The compute capability and the multiprocessors of a device; of a small GPU for the
+    interpreter."""
+    if device.type == "cpu":
+        return (8, 0), 8
+    properties = torch.cuda.get_device_properties(device)
+    return (properties.major, properties.minor), properties.multi_processor_count
+
+
+def branch_attention(
+    q: Tensor,
+    tail_k: Tensor,
+    tail_v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    prefix_lengths: Tensor,
+    tail_mask: Tensor,
+    scale: float,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """See args_fast.ops.plain.branch_attention. Any strides, but a row of D in one piece: pages
+    that do not have it are refused, other tensors are copied. page_size is a power of two, D is up
+    to 256."""
+    B, N, Hq, D = q.shape
+    page_size, Hkv = k_pages.shape[1:3]
+    G = Hq // Hkv
+    if page_size & (page_size - 1) or D > 256:
+        raise ValueError(
+            "the Triton branch_attention takes pages of a power of two rows and heads of up to 256 "
+            f"elements, not pages of {page_size} rows and heads of {D}; use another backend"
+        )
+    if k_pages.stride(3) != 1 or v_pages.stride(3) != 1:
+        raise ValueError("k_pages and v_pages must have the elements of a head side by side")
+    q, tail_k, tail_v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, tail_k, tail_v))
+
+    capability, multiprocessors = _machine(q.device)
+    tuning = TUNING[max(known for known in TUNING if known <= capability)]
+    block_d = max(16, triton.next_power_of_2(D))
+    block_n, warps, stages = tuning["blocks"][q.element_size(), block_d]
+    block_m = min(ROWS, max(16, triton.next_power_of_2(N * G)))
+    programs = B * Hkv * triton.cdiv(N * G, block_m)
+    keys = page_table.shape[1] * page_size
+    if sliding_window:
+        keys = min(keys, sliding_window)
+    wanted = tuning["resident"] * multiprocessors // programs
+    splits = max(1, min(wanted, triton.cdiv(keys, block_n), SPLITS))
+
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    acc, state = out, None
+    if splits > 1:
+        acc = out.new_empty((B, N, Hq, splits, D), dtype=torch.float32)
+        state = out.new_empty((B, N, Hq, splits, 2), dtype=torch.float32)
+    depth = None
+    if sliding_window:
+        depth = tail_mask.sum(1, dtype=torch.int32) - 1
+    _attend[programs, splits](
+        q,
+        tail_k,
+        tail_v,
+        k_pages,
+        v_pages,
+        page_table,
+        prefix_lengths,
+        tail_mask.contiguous().view(torch.uint8),
+        depth,
+        sinks,
+        acc,
+        state,
+        scale,
+        softcap or None,
+        sliding_window,
+        N,
+        splits,
+        *q.stride()[:3],
+        *tail_k.stride()[:3],
+        *tail_v.stride()[:3],
+        *k_pages.stride()[:3],
+        *v_pages.stride()[:3],
+        page_table.stride(0),
+        Hkv=Hkv,
+        G=G,
+        D=D,
+        PAGE_SIZE=page_size,
+        SPLIT=splits > 1,
+        BLOCK_D=block_d,
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+        TAIL_N=min(block_n, max(16, triton.next_power_of_2(N))),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    if splits > 1:
+        block_s = min(size for size in MERGED if size >= splits)
+        _merge[(B * N * Hq,)](
+            acc,
+            state,
+            sinks,
+            out,
+            splits,
+            Hq=Hq,
+            D=D,
+            BLOCK_D=block_d,
+            BLOCK_S=block_s,
+            num_warps=min(8, max(1, block_s * block_d // 1024)),
+        )
+    return out

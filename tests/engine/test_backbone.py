@@ -1,0 +1,117 @@
+"""One model under the engine: chunks of a prompt, rows that are run, a forward that compiles."""
+
+import copy
+
+import pytest
+import torch
+from models import CONFIGS, decoder, language_model, reward_model, tokens
+
+from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.engine import backbone as backbone_module
+from args_fast.engine.attention import CONTEXT, driven
+from args_fast.engine.backbone import Backbone
+from args_fast.engine.cache import PAGE_SIZE
+from args_fast.engine.tail import Tail
+
+CONFIG = DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[])
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "mistral", "gemma3", "starcoder2"])
+@pytest.mark.parametrize("chunk", [1, 7, PAGE_SIZE])
+def test_a_prompt_stored_in_chunks_is_the_same_prompt(monkeypatch, name, chunk):
+    prompts = [tokens(n) for n in (1, 16, 17, 45)]
+    pair = decoder(name, name)
+    expected = pair.generate(prompts, CONFIG)
+    monkeypatch.setattr(backbone_module, "PREFILL_CHUNK", chunk)
+    for result, wanted in zip(pair.generate(prompts, CONFIG), expected, strict=True):
+        assert result.token_ids == wanted.token_ids
+        assert result.rewards == pytest.approx(wanted.rewards, abs=1e-4)
+
+
+def rows(model):
+    """A list that receives the number of rows of every forward pass, and the hook to remove."""
+    counted = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: counted.append(args[0].numel())
+    )
+    return counted, hook
+
+
+@pytest.mark.parametrize("prompt", [1, 15, 16, 17, 40])
+@pytest.mark.parametrize("k", [2, 9])
+def test_a_step_costs_one_row_and_k_rows_and_a_prompt_is_stored_once(prompt, k):
+    # Prefix caches that work on blocks run the last, partial block again for every candidate.
+    pair = decoder()
+    (lm, lm_hook), (rm, rm_hook) = rows(pair.language_model), rows(pair.reward_model)
+    try:
+        pair.generate(tokens(prompt), DecodingConfig(k=k, max_new_tokens=20, eos_token_ids=[]))
+    finally:
+        lm_hook.remove()
+        rm_hook.remove()
+    assert rm == [prompt] + [k] * 20
+    assert lm == [prompt - 1] * (prompt > 1) + [1] * 20
+
+
+def test_the_models_stay_usable_while_the_engine_has_them():
+    pair = ArgsDecoder(copy.deepcopy(language_model()), copy.deepcopy(reward_model()))
+    text = torch.tensor([tokens(9)])
+    stream = pair.stream(tokens(9), CONFIG)
+    next(stream)
+    for mine, untouched in (
+        (pair.language_model, language_model()),
+        (pair.reward_model, reward_model()),
+    ):
+        assert mine.config._attn_implementation == untouched.config._attn_implementation
+        assert torch.equal(mine(text).logits, untouched(text).logits)
+    stream.close()
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_layout_is_what_the_attention_sends(name):
+    lm = Backbone(language_model(name), "language model")
+    config = lm.model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    assert lm.cache.layout.layers == config.num_hidden_layers == 2
+    assert lm.cache.layout.kv_heads == heads
+    assert lm.cache.layout.dtype == torch.float32
+
+
+# ---- torch.compile -------------------------------------------------------------------------------
+
+COMPILED = [
+    ("llama", "eager"),
+    ("llama", "aot_eager"),
+    ("opt", "aot_eager"),
+    ("gpt2", "aot_eager"),
+    ("gpt_neox", "eager"),
+    ("gemma2", "aot_eager"),
+    ("gpt_oss", "eager"),
+]
+
+
+@pytest.mark.parametrize(("name", "backend"), COMPILED)
+def test_a_branched_forward_compiles_as_one_graph(name, backend):
+    torch._dynamo.reset()
+    rm = decoder(name, name)._rm
+    pages = rm.cache.allocate(2)
+    with torch.inference_mode():
+        rm.prefill(tokens(17), pages)
+    tail = Tail(rm.cache, [pages], [17], 3)
+
+    def hidden(ids):
+        out = rm.model.base_model(
+            input_ids=ids, position_ids=tail.positions(), use_cache=False, **{CONTEXT: tail}
+        )
+        return out.last_hidden_state
+
+    compiled = torch.compile(hidden, fullgraph=True, backend=backend)
+    try:
+        with torch.no_grad(), driven(rm.model):
+            for ids in (torch.tensor([[5, 6, 7]]), torch.tensor([[50, 6, 9]])):
+                expected, keys = hidden(ids), tail.k.clone()
+                tail.k.zero_()
+                torch.testing.assert_close(compiled(ids), expected)
+                torch.testing.assert_close(tail.k, keys)  # the rows to commit are stored as well
+    finally:
+        rm.cache.release(pages)
+        torch._dynamo.reset()

@@ -1,0 +1,126 @@
+"""DecodingConfig: what is accepted, and what is said where it is not."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from args_fast import ArgsError, DecodingConfig
+from args_fast.config import MAX_K
+
+INF, NAN = math.inf, math.nan
+
+BAD = {
+    "k": [0, -1, MAX_K + 1, 2.0, "10", None, True],
+    "w": [NAN, INF, -INF, "1.5", None, True, [1.5]],
+    "temperature": [0, 0.0, -0.5, NAN, INF, "0.7", True],
+    "max_new_tokens": [0, -3, 1.5, None, 2**31, True],
+    "seed": [-1, 2**63, 0.5, None, "0", True],
+    "eos_token_ids": [2, "2", [-1], [2.0], ["</s>"], [None], [True], [2**31]],
+    "stop": ["", [""], ["a", ""], [b"a"], [3]],
+}
+ALLOWED = {
+    "k": "1 to 128",
+    "w": "a finite number",
+    "temperature": "a finite number above 0, or None",
+    "max_new_tokens": "1 to 2147483647",
+    "seed": "0 to 9223372036854775807",
+    "eos_token_ids": "",
+    "stop": "non-empty strings",
+}
+GOOD = {
+    "k": [1, 128],
+    "w": [0, 0.0, -2, 1e6, 1e-9],
+    "temperature": [None, 1, 1e-3, 100.0],
+    "max_new_tokens": [1, 10_000],
+    "seed": [0, 2**63 - 1],
+    "eos_token_ids": [None, (), [], [0], (2, 5), {7}, range(3)],
+    "stop": ["x", [], (), ["a", "bc"], ("\n\n",)],
+}
+
+
+def each(table):
+    return [(field, value) for field, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize(("field", "value"), each(BAD), ids=lambda x: repr(x))
+def test_a_bad_value_is_named_with_the_allowed_range(field, value):
+    with pytest.raises(ValueError, match=field) as caught:
+        DecodingConfig(**{field: value})
+    assert isinstance(caught.value, ArgsError)
+    shown = value[-1] if field == "eos_token_ids" and isinstance(value, list) else value
+    assert repr(shown) in str(caught.value) or field == "stop"
+    assert ALLOWED[field] in str(caught.value)
+
+
+@pytest.mark.parametrize(("field", "value"), each(GOOD), ids=lambda x: repr(x))
+def test_a_good_value_is_kept(field, value):
+    config = DecodingConfig(**{field: value})
+    kept = getattr(config, field)
+    if field == "eos_token_ids" and value is not None:
+        assert kept == tuple(value)
+    elif field == "stop":
+        assert kept == ((value,) if isinstance(value, str) else tuple(value))
+    else:
+        assert kept == value
+
+
+def test_the_defaults_are_the_papers():
+    config = DecodingConfig()
+    assert (config.k, config.w, config.temperature) == (10, 1.5, None)
+    assert (config.max_new_tokens, config.seed) == (128, 0)
+    assert (config.eos_token_ids, config.stop) == (None, ())
+
+
+def test_it_is_a_value():
+    one, other = DecodingConfig(eos_token_ids=[2]), DecodingConfig(eos_token_ids=(2,))
+    assert one == other
+    assert hash(one) == hash(other)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.k = 3
+    assert dataclasses.replace(one, k=3).k == 3
+    with pytest.raises(ValueError, match="k is 0"):
+        dataclasses.replace(one, k=0)
+
+
+@pytest.mark.parametrize(
+    ("k", "w", "consults"), [(1, 1.5, False), (10, 0, False), (10, 1.5, True), (2, -1e-9, True)]
+)
+def test_the_reward_model_is_consulted_only_where_it_can_matter(k, w, consults):
+    assert DecodingConfig(k=k, w=w).consults_reward is consults
+
+
+def test_noise_is_zero_for_the_argmax():
+    noise = DecodingConfig(k=3, max_new_tokens=4, seed=5).noise()
+    assert torch.equal(noise, torch.zeros(4, 3))
+
+
+def test_noise_depends_on_the_seed_alone():
+    config = DecodingConfig(k=3, max_new_tokens=4, temperature=0.7, seed=2**63 - 1)
+    noise = config.noise()
+    torch.rand(17)
+    assert torch.equal(config.noise(), noise)
+    assert torch.equal(dataclasses.replace(config, temperature=9.0, w=-1).noise(), noise)
+    assert not torch.equal(dataclasses.replace(config, seed=1).noise(), noise)
+    assert noise.dtype == torch.float32
+    assert noise.device.type == "cpu"
+
+
+def test_noise_leaves_torchs_own_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    DecodingConfig(temperature=1.0).noise()
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_noise_is_standard_gumbel():
+    noise = DecodingConfig(k=100, max_new_tokens=500, temperature=1.0).noise().flatten().double()
+    # Its distribution function is exp(-exp(-x)): the largest distance from it is of the order of
+    # 1 / sqrt(50,000), and the mean is Euler's constant.
+    empirical = torch.arange(1, noise.numel() + 1) / noise.numel()
+    exact = torch.exp(-torch.exp(-noise.sort().values))
+    assert (empirical - exact).abs().max() < 1.95 / math.sqrt(noise.numel())
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
+    assert noise.isfinite().all()
