@@ -1,5 +1,5 @@
 """The parts of the build that need code: the package map (kernels/triton is installed as
-args_fast.kernels) and the C++ ops, which are optional.
+args_fast.kernels, bench as args_fast.bench) and the C++ ops, which are optional.
 
 The ops are built against the torch that is importable here (so: pip install --no-build-isolation)
 on its stable ABI, and work with every later torch. Without torch or a compiler the package installs
@@ -51,8 +51,16 @@ def extensions() -> dict:
 
 
 setup(
-    packages=[*find_packages(include=["args_fast", "args_fast.*"]), "args_fast.kernels"],
-    package_dir={"args_fast": "args_fast", "args_fast.kernels": "kernels/triton"},
+    packages=[
+        *find_packages(include=["args_fast", "args_fast.*"]),
+        "args_fast.kernels",
+        "args_fast.bench",
+    ],
+    package_dir={
+        "args_fast": "args_fast",
+        "args_fast.kernels": "kernels/triton",
+        "args_fast.bench": "bench",
+    },
     package_data={
         "args_fast": ["py.typed"],
         "args_fast.tiny_pair": ["*.json", "*.jsonl", "lm/*", "rm/*"],

@@ -7,9 +7,9 @@ greedies. With --benchmark-json=FILE the same figures are kept, with machine and
 
 import pytest
 import torch
-from models import random_pair
 
 from args_fast import DecodingConfig
+from args_fast.bench.models import random_pair
 
 NEW_TOKENS = 32
 K = 10
