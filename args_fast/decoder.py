@@ -163,14 +163,21 @@ class ArgsDecoder:
     ) -> list[float]:
         """r([x, y]) of finished texts, read at the last token of each prompt with its continuation
         (ids): what greedy generations are judged by, which carry no rewards of their own."""
-        values = []
-        for prompt, continuation in zip(self._encode(prompts), continuations, strict=True):
-            ids = [*prompt, *continuation]
-            self._check_length(self._rm, len(prompt), len(continuation))
-            text = torch.tensor([ids], device=self.device)
-            hidden = self._rm.model.base_model(input_ids=text, use_cache=False).last_hidden_state
-            values.append(self._rm.reward(hidden[0, -1]).item())
-        return values
+        encoded = zip(self._encode(prompts), continuations, strict=True)
+        return [self._rewards_along(x, y)[-1] for x, y in encoded]
+
+    @torch.inference_mode()
+    def token_rewards(self, prompt: Prompt, continuation: Sequence[int]) -> list[float]:
+        """r([x, y]) after every token of a continuation (ids)."""
+        (ids,) = self._encode(prompt)
+        return self._rewards_along(ids, continuation)[len(ids) :]
+
+    def _rewards_along(self, prompt: list[int], continuation: Sequence[int]) -> list[float]:
+        """The reward model is causal: its head at a token judges the text that ends there."""
+        self._check_length(self._rm, len(prompt), len(continuation))
+        text = torch.tensor([[*prompt, *continuation]], device=self.device)
+        hidden = self._rm.model.base_model(input_ids=text, use_cache=False).last_hidden_state
+        return self._rm.reward(hidden[0]).tolist()
 
     # ---- prompts ---------------------------------------------------------------------------------
 

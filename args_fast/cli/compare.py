@@ -25,7 +25,8 @@ def compare(
     """Both decodes of one prompt by one engine, as plain JSON values: "greedy" and "args".
 
     ``seconds`` runs from the prompt's ids to the last token, after a short decode to warm up.
-    ``reward`` is r([prompt, text]), which greedy decoding does not ask for by itself.
+    ``reward`` is r([prompt, text]), which greedy decoding does not ask for by itself, and
+    ``mean_reward`` the mean of r after each token.
     """
     # ARGS first: it needs the longer list of things, and so finds what is missing before any wait.
     args = _measured(decoder, ids, config)
@@ -38,15 +39,20 @@ def _measured(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") 
     began = time.perf_counter()
     (result,) = decoder.generate(ids, config)
     seconds = time.perf_counter() - began
-    (reward,) = decoder.rewards([ids], [result.token_ids])
+    rewards = decoder.token_rewards(ids, result.token_ids)
     return {
         "config": asdict(config),
         **result.as_json(),
-        "reward": reward if isfinite(reward) else None,
+        "reward": _finite(rewards[-1]),
+        "mean_reward": _finite(sum(rewards) / len(rewards)),
         "diversity": diversity(result.text or ""),
         "seconds": seconds,
         "tokens_per_second": len(result.token_ids) / seconds,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig") -> Padding:
@@ -73,6 +79,7 @@ def table(prompt: str, both: dict[str, dict[str, Any]], config: "DecodingConfig"
     texts = (record["text"].strip() for record in both.values())
     shown.add_row("text", *map(plain, texts), end_section=True)
     row("reward", "reward", "+.2f")
+    row("mean reward", "mean_reward", "+.2f")
     row("diversity", "diversity", ".2f")
     shown.add_row("tokens", *(str(len(record["token_ids"])) for record in both.values()))
     row("tokens/s", "tokens_per_second", ".0f")

@@ -161,6 +161,9 @@ def test_compare_greedy_measures_both_alike(cli_json, pair, wrapped):
     assert record["args"]["reward"] == pytest.approx(args.rewards[-1], abs=1e-4)
     rewards = pair.rewards([wrapped], [greedy.token_ids])
     assert record["greedy"]["reward"] == pytest.approx(rewards[0], abs=1e-4)
+    assert record["args"]["mean_reward"] == pytest.approx(sum(args.rewards) / 12, abs=1e-4)
+    every = [pair.rewards([wrapped], [greedy.token_ids[: i + 1]])[0] for i in range(12)]
+    assert record["greedy"]["mean_reward"] == pytest.approx(sum(every) / 12, abs=1e-4)
     for side in ("greedy", "args"):
         assert 0 <= record[side]["diversity"] <= 1
         assert record[side]["tokens_per_second"] == pytest.approx(12 / record[side]["seconds"])
@@ -174,7 +177,7 @@ def test_compare_greedy_shows_both_texts_on_stdout(cli, pair, wrapped):
         (expected,) = pair.generate(wrapped, config)
         for word in expected.text.split():
             assert word in result.stdout
-    for name in (QUESTION, "greedy", "ARGS k=10 w=1.5", "reward", "diversity", "tokens/s"):
+    for name in (QUESTION, "greedy", "ARGS k=10 w=1.5", "mean reward", "diversity", "tokens/s"):
         assert name in result.stdout
     assert "warm up" in result.stderr
 
