@@ -20,6 +20,10 @@ class LengthError(ArgsError, ValueError):
     """Prompt and new tokens together do not fit one of the models."""
 
 
+class CapacityError(LengthError):
+    """Prompt and new tokens together do not fit the cache, even alone."""
+
+
 class UnsupportedModelError(ArgsError, ValueError):
     """A model cannot be driven: its attention or its state is not ours to store."""
 
