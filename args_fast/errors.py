@@ -44,5 +44,9 @@ class NonFiniteError(ArgsError, ArithmeticError):
     """A model produced a NaN or infinite logit or reward while decoding."""
 
 
+class DecoderClosedError(ArgsError, RuntimeError):
+    """A decoder was asked for something after its end, or closed before it had answered."""
+
+
 class BackendError(ArgsError, RuntimeError):
     """A forced backend does not exist here."""

@@ -15,6 +15,7 @@ from args_fast.errors import (
     BackendError,
     CapacityError,
     ConfigError,
+    DecoderClosedError,
     LengthError,
     NonFiniteError,
     PairMismatchError,
@@ -65,6 +66,7 @@ def own():
         (ProofError, RuntimeError),
         (NonFiniteError, ArithmeticError),
         (BackendError, RuntimeError),
+        (DecoderClosedError, RuntimeError),
     ],
 )
 def test_every_error_is_ours_and_of_the_kind_one_expects(error, kind):
@@ -79,6 +81,7 @@ def test_there_are_no_other_errors():
         "BackendError",
         "CapacityError",
         "ConfigError",
+        "DecoderClosedError",
         "LengthError",
         "NonFiniteError",
         "PairMismatchError",
