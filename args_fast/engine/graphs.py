@@ -2,8 +2,11 @@
 
 import warnings
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
+
+Function = Callable[[], None]
 
 
 class StepGraphs:
@@ -12,7 +15,7 @@ class StepGraphs:
     The function reads and writes tensors that stay where they are, and nothing else. The first call
     of a shape runs as it is, which is the warm-up that a capture needs; the second captures it (a
     capture runs nothing) and replays; all others replay. Where a model cannot be captured (an
-    expert choice that the host looks at, say) that is said once, and its calls go on as they are.
+    expert choice that the host looks at, say) that is said once, and all calls run as they are.
 
     Args:
         enabled: False runs every call as it is, as on the CPU.
@@ -20,36 +23,38 @@ class StepGraphs:
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
-        # The functions are kept, because what they hold must live as long as the graph.
-        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Callable[[], None]] | None] = {}
-        self._pool = torch.cuda.graph_pool_handle() if enabled else None
+        # Each with the function, because what that holds must live as long as the graph.
+        self._replays: dict[Hashable, tuple[Function, Function] | None] = {}
+        self._pool: Any = None  # memory that all the graphs work in, in turn
 
-    def run(self, key: Hashable, function: Callable[[], None]) -> None:
+    def run(self, key: Hashable, function: Function) -> None:
         """Call the function; ``key`` names all that it depends on but the values in its tensors."""
-        if not self.enabled or key not in self._graphs:
+        if not self.enabled or key not in self._replays:
             function()
             if self.enabled:
-                self._graphs[key] = None
+                self._replays[key] = None
             return
-        if self._graphs[key] is None:
-            graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph, pool=self._pool):
-                    function()
-            except RuntimeError as error:
-                self.enabled = False
-                warnings.warn(
-                    f"a decode step cannot be captured as a CUDA graph ({error}); it runs without, "
-                    "slower. cuda_graphs=False says so from the start.",
-                    stacklevel=2,
-                )
-                function()
-                return
-            self._graphs[key] = (graph, function)
-        entry = self._graphs[key]
-        assert entry is not None
-        entry[0].replay()
+        entry = self._replays[key]
+        if entry is None:
+            entry = self._replays[key] = (self._capture(function), function)
+        entry[0]()
 
     def clear(self) -> None:
         """Forget all graphs: the tensors that they use are about to move."""
-        self._graphs.clear()
+        self._replays.clear()
+
+    def _capture(self, function: Function) -> Function:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                function()
+        except RuntimeError as error:
+            self.enabled = False
+            warnings.warn(
+                f"a decode step cannot be captured as a CUDA graph ({error}); it runs without, "
+                "slower. cuda_graphs=False says so from the start.",
+                stacklevel=2,
+            )
+            return function
+        self._pool = graph.pool()
+        return graph.replay
