@@ -1,7 +1,7 @@
 """Every knob of a decode, validated once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
@@ -24,11 +24,14 @@ class DecodingConfig:
         temperature: None takes the argmax (ARGS-greedy); tau > 0 draws from softmax(s / tau) over
             the candidates (ARGS-stochastic, eq. 3).
         max_new_tokens: upper bound on the new tokens per prompt.
-        seed: of the draws; 0 to 2**63 - 1. Each prompt draws from a generator of its own with this
-            seed, so it gets the same tokens alone and in a batch.
+        seed: of the draws; 0 to 2**63 - num_return_sequences. Each prompt draws from a generator of
+            its own with this seed, so it gets the same tokens alone and in a batch.
         eos_token_ids: ids that end a sequence (the end token is kept in ``token_ids``); None for
             the language model's own, () for none.
         stop: strings that end a sequence; ``text`` is cut before the first of them.
+        num_return_sequences: samples per prompt. Sample i draws with seed + i, so sample 0 is the
+            one that a single sample would be; they share the prompt's keys and values. Without a
+            temperature all are the same.
 
     Raises:
         ConfigError: (a ValueError) naming the field, the value and the allowed range.
@@ -41,11 +44,13 @@ class DecodingConfig:
     seed: int = 0
     eos_token_ids: Sequence[int] | None = None
     stop: Sequence[str] = ()
+    num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
         _whole("k", self.k, 1, MAX_K)
         _whole("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1)
-        _whole("seed", self.seed, 0, 2**63 - 1)
+        _whole("num_return_sequences", self.num_return_sequences, 1, 2**31 - 1)
+        _whole("seed", self.seed, 0, 2**63 - self.num_return_sequences)
         if not _is_number(self.w) or not isfinite(self.w):
             raise ConfigError(f"w is {self.w!r}; it must be a finite number, such as 1.5")
         if self.temperature is not None and not (
@@ -73,6 +78,15 @@ class DecodingConfig:
     def consults_reward(self) -> bool:
         """Whether the choice depends on the reward model at all."""
         return self.k > 1 and self.w != 0
+
+    def samples(self) -> "list[DecodingConfig]":
+        """One config for each of the ``num_return_sequences``."""
+        if self.num_return_sequences == 1:
+            return [self]
+        return [
+            replace(self, seed=self.seed + i, num_return_sequences=1)
+            for i in range(self.num_return_sequences)
+        ]
 
     def noise(self) -> Tensor:
         """The draws of one request: standard Gumbel noise [max_new_tokens, k], float32, on the CPU.

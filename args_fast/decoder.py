@@ -1,42 +1,49 @@
 """The public decoder: prompts in, reward-guided generations out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast import loading
 from args_fast.config import DecodingConfig
+from args_fast.encoding import Encoder, Prompt, check_length
 from args_fast.engine.backbone import Backbone
+from args_fast.engine.cache import PAGE_SIZE
+from args_fast.engine.memory import CacheUse, pages_within
 from args_fast.engine.proof import prove
-from args_fast.engine.run import run
+from args_fast.engine.scheduler import Scheduler
 from args_fast.engine.sequence import Sequence as Decoding
-from args_fast.errors import ConfigError, LengthError, PairMismatchError, PromptError
+from args_fast.errors import ArgsError, ConfigError, PairMismatchError, PromptError
 from args_fast.generation import Generation, Token
+from args_fast.progress import Progress
 from args_fast.rewards import BranchedClassifier
-from args_fast.text import TextStream
-
-Prompt = str | Sequence[int]
 
 
 class ArgsDecoder:
     """Decodes with a language model guided by a reward model.
 
     Both models stay usable outside: their attention is the engine's only inside its own forward
-    passes. A decoder is not safe to use from two threads at once.
+    passes. Everything that is under way in one decoder (lists, streams) is decoded together. A
+    decoder is not safe to use from two threads at once; ``AsyncArgsDecoder`` is for that.
 
     Args:
         lm: a causal language model of transformers.
         rm: a ``*ForSequenceClassification`` of transformers with one label, on the same device,
             that shares the language model's tokens.
         tokenizer: of both; None for ids in, ids out.
-        max_batch_size: prompts decoded together at most; longer lists are decoded in turns.
+        max_batch_size: prompts decoded together at most; of longer lists others join as some end.
+        memory_fraction: of a CUDA device's memory that models and caches may take.
+        cache_bytes: of both models' caches, instead; None on the CPU is a quarter of the RAM that
+            is available, of which only what is used becomes resident.
+        cuda_graphs: replay decode steps as CUDA graphs (on CUDA only).
 
     Raises:
         UnsupportedModelError, RewardHeadError: a model cannot be driven by the engine.
         PairMismatchError: the two models cannot work on the same ids.
+        ConfigError: an argument is outside its range.
         ProofError: a branched forward disagrees with a recomputed one.
     """
 
@@ -47,6 +54,9 @@ class ArgsDecoder:
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_batch_size: int = 64,
+        memory_fraction: float = 0.9,
+        cache_bytes: int | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size is {max_batch_size}; it must be at least 1")
@@ -72,6 +82,14 @@ class ArgsDecoder:
             )
         prove(self._lm, logits=True)
         prove(self._rm, logits=False)
+        self._encoder = Encoder(self._lm, self._rm, tokenizer)
+        self._scheduler = Scheduler(
+            self._lm,
+            self._rm,
+            pages=pages_within(self._lm, self._rm, max_batch_size, memory_fraction, cache_bytes),
+            rows=max_batch_size,
+            graphs=cuda_graphs,
+        )
 
     @classmethod
     def from_pretrained(
@@ -83,6 +101,9 @@ class ArgsDecoder:
         dtype: str | torch.dtype = "auto",
         trust_remote_code: bool = False,
         max_batch_size: int = 64,
+        memory_fraction: float = 0.9,
+        cache_bytes: int | None = None,
+        cuda_graphs: bool = True,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
 
@@ -92,6 +113,7 @@ class ArgsDecoder:
             dtype: "auto" (the checkpoint's on CUDA, float32 on the CPU), "float32", "bfloat16",
                 "float16", or a torch.dtype.
             trust_remote_code: run code that comes with the models; off unless asked for.
+            max_batch_size, memory_fraction, cache_bytes, cuda_graphs: as for the constructor.
 
         Raises:
             ConfigError, and what the constructor raises.
@@ -108,44 +130,87 @@ class ArgsDecoder:
             loading.load_rm(rm, at, kind, **options),
             tokenizer=tokenizer,
             max_batch_size=max_batch_size,
+            memory_fraction=memory_fraction,
+            cache_bytes=cache_bytes,
+            cuda_graphs=cuda_graphs,
         )
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], config: DecodingConfig | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        config: DecodingConfig | Sequence[DecodingConfig] | None = None,
+        *,
+        progress: bool = False,
     ) -> list[Generation]:
         """Decode one prompt or many.
 
         Args:
             prompts: str, list of str, list of ids, or list of lists of ids.
-            config: the options; None for ``DecodingConfig()``.
+            config: the options, of all prompts or one for each; None for ``DecodingConfig()``.
+            progress: show a bar on standard error, with tokens per second and the mean reward.
 
         Returns:
-            One Generation per prompt, in order; a list of one for a single prompt. Each prompt gets
-            the tokens it would get alone.
+            One Generation per prompt, in order (a list of one for a single prompt);
+            ``num_return_sequences`` of them per prompt where that is more than one. Each gets the
+            tokens it would get alone.
 
         Raises:
             PromptError, LengthError, ConfigError: before any work is done.
             NonFiniteError: a model produced a NaN or infinite value.
         """
-        config = config or DecodingConfig()
-        sequences = [self._sequence(ids, config) for ids in self._encode(prompts)]
-        for start in range(0, len(sequences), self.max_batch_size):
-            for _ in run(self._lm, self._rm, sequences[start : start + self.max_batch_size]):
-                pass
-        return [sequence.generation() for sequence in sequences]
+        each = self._encoder.split(prompts)
+        configs = self._configs(config, len(each))
+        groups = [self._sequences(*request) for request in zip(each, configs, strict=True)]
+        with Progress(len(groups), shown=progress) as bar, closing(self._run(groups, bar)) as run:
+            for _, result in run:
+                if isinstance(result, ArgsError):
+                    raise result
+        return [sequence.generation() for group in groups for sequence in group]
+
+    def complete(
+        self, requests: Iterable[tuple[Prompt, DecodingConfig]]
+    ) -> Iterator[tuple[int, Generation | ArgsError]]:
+        """Decode a stream of requests of any length, in bounded memory.
+
+        Args:
+            requests: prompts with their options; taken as there is room for them, never more than
+                ``max_batch_size`` ahead of those that decode.
+
+        Yields:
+            (index of the request, its generation), as they come to their ends. Where a request has
+            ``num_return_sequences`` above one there are so many in a row, in the order of their
+            seeds. A request that cannot be decoded gives the error that ``generate`` would raise,
+            and the others go on.
+        """
+        groups = (self._sequences_or_error(*request) for request in requests)
+        with closing(self._run(groups, None)) as run:
+            for index, result in run:
+                if isinstance(result, ArgsError):
+                    yield index, result
+                else:
+                    for sequence in result:
+                        yield index, sequence.generation()
 
     def stream(self, prompt: Prompt, config: DecodingConfig | None = None) -> Iterator[Token]:
         """Decode one prompt and yield its tokens as they are chosen; the pieces of text add up to
-        ``Generation.text``. Arguments and errors as for ``generate``."""
-        config = config or DecodingConfig()
-        encoded = self._encode(prompt)
-        if len(encoded) != 1:
-            raise PromptError(f"stream decodes one prompt, {len(encoded)} were given; use generate")
-        return self._stream(self._sequence(encoded[0], config))
+        ``Generation.text``. Arguments and errors as for ``generate``. Closing the iterator frees
+        its pages."""
+        return self._stream(self._only(prompt, config or DecodingConfig()))
 
-    def _stream(self, sequence: Decoding) -> Iterator[Token]:
-        for _ in run(self._lm, self._rm, [sequence]):
-            yield from sequence.take()
+    @property
+    def cache(self) -> CacheUse:
+        """How much fits, how much is in use, and how much of the prompts was shared."""
+        pool, served = self._scheduler.pool, self._scheduler.served
+        return CacheUse(
+            tokens=pool.size * PAGE_SIZE,
+            bytes=sum(2 * cache.k_pages.nbytes for cache in self._scheduler.caches),
+            pages=pool.size,
+            pages_in_use=pool.pages_in_use,
+            page_size=PAGE_SIZE,
+            prompt_tokens=served.prompt_tokens,
+            shared_tokens=served.shared_tokens,
+            preemptions=served.preemptions,
+        )
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -163,88 +228,118 @@ class ArgsDecoder:
     ) -> list[float]:
         """r([x, y]) of finished texts, read at the last token of each prompt with its continuation
         (ids): what greedy generations are judged by, which carry no rewards of their own."""
-        encoded = zip(self._encode(prompts), continuations, strict=True)
+        encoded = zip(
+            map(self._encoder.ids, self._encoder.split(prompts)), continuations, strict=True
+        )
         return [self._rewards_along(x, y)[-1] for x, y in encoded]
 
     @torch.inference_mode()
     def token_rewards(self, prompt: Prompt, continuation: Sequence[int]) -> list[float]:
         """r([x, y]) after every token of a continuation (ids)."""
-        (ids,) = self._encode(prompt)
+        ids = self._encoder.ids(prompt)
         return self._rewards_along(ids, continuation)[len(ids) :]
 
     def _rewards_along(self, prompt: list[int], continuation: Sequence[int]) -> list[float]:
         """The reward model is causal: its head at a token judges the text that ends there."""
-        self._check_length(self._rm, len(prompt), len(continuation))
+        check_length(self._rm, len(prompt), len(continuation))
         text = torch.tensor([[*prompt, *continuation]], device=self.device)
         hidden = self._rm.model.base_model(input_ids=text, use_cache=False).last_hidden_state
         return self._rm.reward(hidden[0]).tolist()
 
-    # ---- prompts ---------------------------------------------------------------------------------
+    # ---- requests ------------------------------------------------------------------------------
 
-    def _encode(self, prompts: Prompt | Sequence[Prompt]) -> list[list[int]]:
-        if isinstance(prompts, str):
-            return [self._ids(prompts)]
-        if not isinstance(prompts, Sequence):
-            raise PromptError(
-                f"prompts is a {type(prompts).__name__}; it must be a str, a list of str, a list "
-                "of ids, or a list of lists of ids"
-            )
-        if prompts and all(isinstance(item, int) for item in prompts):
-            return [self._ids(cast(Sequence[int], prompts))]
-        return [self._ids(cast(Prompt, prompt)) for prompt in prompts]
-
-    def _ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise PromptError(
-                    "this decoder has no tokenizer, so prompts have to be lists of ids; pass "
-                    "tokenizer= to decode text"
-                )
-            ids = self.tokenizer(prompt).input_ids
-        elif isinstance(prompt, Sequence):
-            ids = list(prompt)
-        else:
-            raise PromptError(
-                f"a prompt is a {type(prompt).__name__}; it must be a str or a list of ids"
-            )
-        if not ids:
-            raise PromptError(f"the prompt {prompt!r} has no tokens; give at least one")
-        for token in ids:
-            if not isinstance(token, int) or not 0 <= token < self._lm.vocabulary:
-                raise PromptError(
-                    f"the prompt holds {token!r}, which is no id of this vocabulary; ids go from 0 "
-                    f"to {self._lm.vocabulary - 1}"
-                )
-        return ids
-
-    def _sequence(self, ids: list[int], config: DecodingConfig) -> Decoding:
-        if config.k > self._lm.vocabulary:
+    def _configs(
+        self, config: DecodingConfig | Sequence[DecodingConfig] | None, count: int
+    ) -> Sequence[DecodingConfig]:
+        if config is None or isinstance(config, DecodingConfig):
+            return [config or DecodingConfig()] * count
+        if len(config) != count:
             raise ConfigError(
-                f"k is {config.k}, but the vocabulary has {self._lm.vocabulary} tokens; k can be "
-                f"at most that"
+                f"config is a list of {len(config)} for {count} prompts; give one for each, or one "
+                "for all"
             )
-        if config.stop and self.tokenizer is None:
-            raise ConfigError("stop strings need a tokenizer; this decoder has none")
-        for model in (self._lm, self._rm) if config.consults_reward else (self._lm,):
-            if model.model.training:
-                raise ConfigError(
-                    f"the {model.role} is in training mode, so its outputs are random; call .eval()"
-                )
-            self._check_length(model, len(ids), config.max_new_tokens)
-        text = None if self.tokenizer is None else TextStream(self.tokenizer, config.stop)
-        return Decoding(ids, config, self._end_tokens(config), text)
+        return config
 
-    def _check_length(self, model: Backbone, prompt: int, new: int) -> None:
-        if prompt + new > model.max_length:
-            raise LengthError(
-                f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
-                f"together; the {model.role} takes {model.max_length:.0f}. Shorten the prompt, or "
-                f"set max_new_tokens to at most {max(0, int(model.max_length) - prompt)}."
+    def _sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Decoding]:
+        """Raises what ``generate`` raises before any work is done."""
+        sequences = self._encoder.sequences(prompt, config)
+        self._scheduler.check(sequences[0])
+        return sequences
+
+    def _sequences_or_error(
+        self, prompt: Prompt, config: DecodingConfig
+    ) -> list[Decoding] | ArgsError:
+        try:
+            return self._sequences(prompt, config)
+        except ArgsError as error:
+            return error
+
+    def _only(self, prompt: Prompt, config: DecodingConfig) -> Decoding:
+        prompts = self._encoder.split(prompt)
+        if len(prompts) != 1:
+            raise PromptError(f"stream decodes one prompt, {len(prompts)} were given; use generate")
+        if config.num_return_sequences != 1:
+            raise ConfigError(
+                f"num_return_sequences is {config.num_return_sequences}; a stream is of one "
+                "sample. Use generate, or several streams with seeds of their own."
             )
+        return self._sequences(prompts[0], config)[0]
 
-    def _end_tokens(self, config: DecodingConfig) -> frozenset[int]:
-        if config.eos_token_ids is not None:
-            return frozenset(config.eos_token_ids)
-        generation = self._lm.model.generation_config
-        eos = (generation or self._lm.model.config).eos_token_id
-        return frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
+    # ---- decoding ------------------------------------------------------------------------------
+
+    def _run(
+        self, groups: Iterable[list[Decoding] | ArgsError], bar: Progress | None
+    ) -> Generator[tuple[int, list[Decoding] | ArgsError], None, None]:
+        """Decode groups of sequences; yields each with its index once all of it is decoded, or once
+        one of it has failed."""
+        under_way: dict[int, list[Decoding]] = {}
+        coming = enumerate(groups)
+        try:
+            while True:
+                while self._scheduler.waiting < self.max_batch_size:
+                    index, group = next(coming, (-1, None))
+                    if group is None:
+                        break
+                    if isinstance(group, ArgsError):
+                        yield index, group
+                        continue
+                    under_way[index] = group
+                    for sequence in group:
+                        self._scheduler.submit(sequence)
+                if not under_way:
+                    return
+                self._scheduler.step()
+                for index, group in list(under_way.items()):
+                    error = next((s.error for s in group if s.error is not None), None)
+                    over = error is not None or all(s.over for s in group)
+                    if bar is not None:
+                        bar.update(group, over=over)
+                    if not over:
+                        continue
+                    self._cancel(under_way.pop(index))
+                    if error is not None and not isinstance(error, ArgsError):
+                        raise error
+                    yield index, group if error is None else error
+        finally:
+            for group in under_way.values():
+                self._cancel(group)
+
+    def _stream(self, sequence: Decoding) -> Iterator[Token]:
+        self._scheduler.submit(sequence)
+        try:
+            while True:
+                # Others who wait for theirs may bring tokens of ours while the caller has control.
+                while new := sequence.take():
+                    yield from new
+                if sequence.error is not None:
+                    raise sequence.error
+                if sequence.over:
+                    return
+                self._scheduler.step()
+        finally:
+            self._cancel([sequence])
+
+    def _cancel(self, sequences: list[Decoding]) -> None:
+        for sequence in sequences:
+            if not sequence.over:
+                self._scheduler.cancel(sequence)

@@ -20,6 +20,10 @@ class LengthError(ArgsError, ValueError):
     """Prompt and new tokens together do not fit one of the models."""
 
 
+class CapacityError(LengthError):
+    """Prompt and new tokens together do not fit the cache, even alone."""
+
+
 class UnsupportedModelError(ArgsError, ValueError):
     """A model cannot be driven: its attention or its state is not ours to store."""
 
@@ -38,6 +42,10 @@ class ProofError(ArgsError, RuntimeError):
 
 class NonFiniteError(ArgsError, ArithmeticError):
     """A model produced a NaN or infinite logit or reward while decoding."""
+
+
+class DecoderClosedError(ArgsError, RuntimeError):
+    """A decoder was asked for something after its end, or closed before it had answered."""
 
 
 class BackendError(ArgsError, RuntimeError):

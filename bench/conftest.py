@@ -1,4 +1,4 @@
-"""Prints the slowdown against greedy from the medians that pytest-benchmark collected."""
+"""Prints what the medians that pytest-benchmark collected say: slowdown, throughput."""
 
 import torch
 import transformers
@@ -8,19 +8,45 @@ from args_fast.machine import processor
 
 def pytest_terminal_summary(terminalreporter, config):
     session = getattr(config, "_benchmarksession", None)
-    cases = {}
-    for result in session.benchmarks if session else []:
-        info = result.extra_info
-        if result.stats.rounds and "prompt_length" in info:
-            cases.setdefault(info["prompt_length"], {})[info["case"]] = result.stats
-    if not cases:
-        return
-    write = terminalreporter.write_line
-    terminalreporter.section("slowdown")
-    write(
+    results = [result for result in session.benchmarks if result.stats.rounds] if session else []
+    slowdown(terminalreporter, [r for r in results if "prompt_length" in r.extra_info])
+    throughput(terminalreporter, [r for r in results if "throughput" in r.extra_info])
+
+
+def heading(reporter, title, more):
+    reporter.section(title)
+    reporter.write_line(
         f"{processor()}, {torch.get_num_threads()} threads; torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; float32, batch 1, random weights"
+        f"transformers {transformers.__version__}; float32, random weights, {more}"
     )
+
+
+def throughput(reporter, results):
+    if not results:
+        return
+    cases = {}
+    for result in results:
+        info = result.extra_info
+        speed = info["tokens"] / result.stats.median
+        cases.setdefault(info["throughput"], {})[info["together"]] = speed
+    heading(reporter, "throughput", f"{results[0].extra_info['requests']} requests")
+    reporter.write_line(f"{'tokens/s':22} {'alone':>9} {'together':>9} {'ratio':>7}")
+    for name, speed in cases.items():
+        alone, together = speed.get(False), speed.get(True)
+        ratio = f"{together / alone:.2f}" if alone and together else "-"
+        shown = (f"{value:.1f}" if value else "-" for value in (alone, together))
+        reporter.write_line(f"{name:22} {next(shown):>9} {next(shown):>9} {ratio:>7}")
+
+
+def slowdown(reporter, results):
+    if not results:
+        return
+    cases = {}
+    for result in results:
+        info = result.extra_info
+        cases.setdefault(info["prompt_length"], {})[info["case"]] = result.stats
+    write = reporter.write_line
+    heading(reporter, "slowdown", "batch 1")
     write(
         f"{'prompt':>6}  {'':22} {'median s':>9} {'IQR s':>7} {'x transformers':>15} {'x own':>7}"
     )

@@ -35,7 +35,7 @@ def assert_same(results, expected):
 
 
 def in_use(pair):
-    return pair._lm.cache.pages_in_use, pair._rm.cache.pages_in_use
+    return pair.cache.pages_in_use
 
 
 @pytest.mark.parametrize("config", [CONFIG, SAMPLED], ids=["argmax", "sampled"])
@@ -47,7 +47,7 @@ def test_batch_gives_each_prompt_its_own_tokens(names, config):
     assert len({tuple(e.token_ids) for e in expected}) == len(PROMPTS)
     assert_same(pair.generate(PROMPTS, config), expected)
     assert_same(pair.generate(PROMPTS[::-1], config), expected[::-1])
-    assert in_use(pair) == (0, 0)
+    assert in_use(pair) == 0
 
 
 def test_one_prompt_in_a_batch_twice_gives_the_same_tokens_twice():
@@ -133,16 +133,16 @@ def test_options_left_out_are_the_defaults():
 def test_a_second_request_equals_the_first(names):
     pair = ArgsDecoder(language_model(names[0]), reward_model(names[1]))
     first = pair.generate(PROMPTS, CONFIG)
-    size = pair._lm.cache.k_pages.shape
+    size = pair.cache.bytes
     pair.generate([tokens(50, seed=8)], SAMPLED)  # leaves its keys and values in the pages
     assert pair.generate(PROMPTS, CONFIG) == first
-    assert pair._lm.cache.k_pages.shape == size  # pages are used again
+    assert pair.cache.bytes == size  # pages are used again
 
 
 def test_pages_that_hold_rubbish_change_nothing():
     pair = ArgsDecoder(language_model(), reward_model())
     expected = pair.generate(PROMPTS, CONFIG)
-    for cache in (pair._lm.cache, pair._rm.cache):
+    for cache in pair._scheduler.caches:
         with torch.inference_mode():
             cache.k_pages.fill_(float("nan"))
             cache.v_pages.fill_(float("nan"))
@@ -155,10 +155,10 @@ def test_an_abandoned_stream_gives_its_pages_back(seen):
     stream = pair.stream(PROMPTS[3], CONFIG)
     for _ in range(seen):
         next(stream)
-    assert (in_use(pair) != (0, 0)) == (seen > 0)
+    assert (in_use(pair) > 0) == (seen > 0)
     del stream
     gc.collect()
-    assert in_use(pair) == (0, 0)
+    assert in_use(pair) == 0
 
 
 def test_a_failure_inside_a_model_gives_the_pages_back():
@@ -174,7 +174,7 @@ def test_a_failure_inside_a_model_gives_the_pages_back():
     with pytest.raises(MemoryError):
         pair.generate(PROMPTS, CONFIG)
     hook.remove()
-    assert in_use(pair) == (0, 0)
+    assert in_use(pair) == 0
     assert pair.generate(PROMPTS, CONFIG) == expected
 
 
@@ -198,7 +198,7 @@ def test_a_stream_yields_what_generate_returns(names, config):
 
 
 def test_two_streams_and_a_batch_may_be_interleaved():
-    # The pool grows and its pages change hands while both streams are under way.
+    # Pages change hands while both streams are under way.
     pair = ArgsDecoder(language_model("opt"), reward_model("llama"))
     expected = alone(pair, PROMPTS, CONFIG)
     sampled = alone(pair, PROMPTS, SAMPLED)
@@ -214,7 +214,7 @@ def test_two_streams_and_a_batch_may_be_interleaved():
     twos += two
     assert [piece.token_id for piece in ones] == expected[4].token_ids
     assert [piece.token_id for piece in twos] == sampled[1].token_ids
-    assert in_use(pair) == (0, 0)
+    assert in_use(pair) == 0
 
 
 def test_the_callers_grad_mode_is_left_alone():

@@ -116,7 +116,7 @@ def test_engine_equals_both_oracles():
             printed = reference.decode(pair.language_model, pair.reward_model, prompt, config)
             assert_equal(printed, wanted, eos)
         ended_apart += len({len(result.token_ids) for result in results}) > 1
-        assert pair._lm.cache.pages_in_use == pair._rm.cache.pages_in_use == 0
+        assert pair.cache.pages_in_use == 0
 
     check()
     print(f"{drawn} cases, {discarded} discarded, in {ended_apart} sequences ended apart")

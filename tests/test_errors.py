@@ -13,7 +13,9 @@ from tokenizers.models import WordLevel
 from args_fast import ArgsDecoder, ArgsError, DecodingConfig, errors, loading, ops, reference
 from args_fast.errors import (
     BackendError,
+    CapacityError,
     ConfigError,
+    DecoderClosedError,
     LengthError,
     NonFiniteError,
     PairMismatchError,
@@ -57,12 +59,14 @@ def own():
         (ConfigError, ValueError),
         (PromptError, ValueError),
         (LengthError, ValueError),
+        (CapacityError, LengthError),
         (UnsupportedModelError, ValueError),
         (RewardHeadError, UnsupportedModelError),
         (PairMismatchError, ValueError),
         (ProofError, RuntimeError),
         (NonFiniteError, ArithmeticError),
         (BackendError, RuntimeError),
+        (DecoderClosedError, RuntimeError),
     ],
 )
 def test_every_error_is_ours_and_of_the_kind_one_expects(error, kind):
@@ -75,7 +79,9 @@ def test_there_are_no_other_errors():
     assert ours == {
         "ArgsError",
         "BackendError",
+        "CapacityError",
         "ConfigError",
+        "DecoderClosedError",
         "LengthError",
         "NonFiniteError",
         "PairMismatchError",
@@ -361,11 +367,11 @@ def test_nan_left_in_pages_does_not_leak_into_the_next_request(own, damaged):
     clean = embedding.detach().clone()
     with torch.no_grad():
         embedding[:] = NAN
-    backbone = own._lm if damaged == "lm" else own._rm
+    cache = own._scheduler.caches[damaged == "rm"]
     with pytest.raises(NonFiniteError):
         own.generate([tokens(40), tokens(50)], CONFIG)
-    assert backbone.cache.pages_in_use == 0
-    assert backbone.cache.k_pages.isnan().any()  # the test would show nothing otherwise
+    assert own.cache.pages_in_use == 0
+    assert cache.k_pages.isnan().any()  # the test would show nothing otherwise
     with torch.no_grad():
         embedding[:] = clean
     assert own.generate(prompts, CONFIG) == expected
@@ -402,5 +408,5 @@ def test_a_backend_that_is_not_there(monkeypatch):
     with ops.use_backend("torch"):  # what is asked for in code wins
         decoder().generate([5], CONFIG)
     monkeypatch.delenv("ARGS_FAST_BACKEND")
-    assert decoder()._lm.cache.pages_in_use == 0
+    assert decoder().cache.pages_in_use == 0
     decoder().generate([5], CONFIG)

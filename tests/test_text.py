@@ -230,7 +230,7 @@ def test_generation_stops_at_a_stop_string_in_each_prompt_on_its_own(pair, lengt
             assert result.text == unbound.text
         reasons.append(result.finish_reason)
     assert "stop" in reasons
-    assert pair._lm.cache.pages_in_use == pair._rm.cache.pages_in_use == 0
+    assert pair.cache.pages_in_use == 0
 
 
 @pytest.mark.parametrize("stop", [(), "half"])

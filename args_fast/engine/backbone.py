@@ -1,4 +1,4 @@
-"""One Hugging Face model, driven by the engine: its forward passes, its cache, its limits."""
+"""One Hugging Face model, driven by the engine: its forward passes and its limits."""
 
 import math
 
@@ -11,13 +11,13 @@ from args_fast.engine.cache import PagedCache
 from args_fast.engine.probe import probe
 from args_fast.engine.tail import Prefill
 
-# Rows per prefill chunk where torch's own attention cannot serve (softcap, sinks, a window shorter
-# than the prompt): it bounds the scores that the general op holds at once.
+# Rows per prefill chunk where torch's own attention cannot serve (behind a stored prefix, softcap,
+# sinks, a window shorter than the prompt): it bounds the scores that the general op holds at once.
 PREFILL_CHUNK = 512
 
 
 class Backbone:
-    """A transformer whose attention and cache are ours.
+    """A transformer whose attention and keys and values are ours.
 
     Args:
         model: in eval mode; only ``model.base_model`` and ``model.config`` are relied on.
@@ -31,7 +31,7 @@ class Backbone:
         self.model = model
         self.role = role
         traits = probe(model, role)
-        self.cache = PagedCache(traits.layout)
+        self.layout = traits.layout
         self.plain_up_to = traits.plain_up_to
         self.device = traits.layout.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore
@@ -54,12 +54,13 @@ class Backbone:
             )
         return out.logits
 
-    def prefill(self, ids: list[int], pages: list[int]) -> None:
-        """Store the K/V of a prompt: once, whatever k is."""
-        chunk = max(1, len(ids)) if len(ids) <= self.plain_up_to else PREFILL_CHUNK
-        for start in range(0, len(ids), chunk):
-            piece = torch.tensor([ids[start : start + chunk]], device=self.device)
-            context = Prefill(self.cache, pages, start, piece.shape[1])
+    def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
+        """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""
+        in_one = start == 0 and len(ids) <= self.plain_up_to
+        chunk = max(1, len(ids)) if in_one else PREFILL_CHUNK
+        for at in range(0, len(ids), chunk):
+            piece = torch.tensor([ids[at : at + chunk]], device=self.device)
+            context = Prefill(cache, pages, start + at, piece.shape[1])
             self.hidden(piece, context.position[None], context)
 
 

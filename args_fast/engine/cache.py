@@ -1,4 +1,4 @@
-"""The paged K/V cache of one model: a fixed pool of pages and the list of those that are free."""
+"""The paged K/V cache of one model: a fixed pool of pages on the device."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,11 @@ import torch
 
 PAGE_SIZE = 16
 SCRATCH_PAGE = 0  # belongs to no sequence: rows that nobody reads may be written there
+
+
+def pages_for(tokens: int, page_size: int = PAGE_SIZE) -> int:
+    """Pages that hold this many tokens."""
+    return -(-tokens // page_size)
 
 
 @dataclass(frozen=True)
@@ -24,47 +29,17 @@ class CacheLayout:
 
 
 class PagedCache:
-    """Pages of keys and values, [L, pages, page_size, Hkv, D] each, shared by many sequences.
+    """Pages of keys and values, [L, 1 + pages, page_size, Hkv, D] each, shared by many sequences.
 
-    Token j of a sequence is row j % page_size of its page j // page_size. Pages are zeroed when
-    they come into being; what a finished sequence leaves in them is never read, because every
-    reader masks rows at or past the prefix length.
+    Token j of a sequence is row j % page_size of its page j // page_size; which pages those are,
+    ``args_fast.engine.pages`` knows. The pool never moves and never grows. It is not cleared: every
+    reader masks rows at or past the prefix length, whatever they hold; and on the CPU memory that
+    nobody has touched is not resident yet.
     """
 
-    def __init__(self, layout: CacheLayout, page_size: int = PAGE_SIZE) -> None:
+    def __init__(self, layout: CacheLayout, pages: int, page_size: int = PAGE_SIZE) -> None:
         self.layout = layout
         self.page_size = page_size
-        self.k_pages = self._pages(1)  # the scratch page
-        self.v_pages = self._pages(1)
-        self._free: list[int] = []
-
-    def _pages(self, count: int) -> torch.Tensor:
-        at = self.layout
-        shape = (at.layers, count, self.page_size, at.kv_heads, at.head_size)
-        return torch.zeros(shape, dtype=at.dtype, device=at.device)
-
-    @property
-    def pages_in_use(self) -> int:
-        return self.k_pages.shape[1] - 1 - len(self._free)
-
-    def pages_for(self, tokens: int) -> int:
-        """Pages that hold this many tokens."""
-        return -(-tokens // self.page_size)
-
-    def allocate(self, count: int) -> list[int]:
-        """Take pages from the pool; it grows where it is short, which moves no page's number."""
-        if count > len(self._free):
-            self._grow(count - len(self._free))
-        return [self._free.pop() for _ in range(count)]
-
-    def release(self, pages: list[int]) -> None:
-        # Popped from the end, so a sequence that takes them again gets them in ascending order.
-        self._free.extend(reversed(pages))
-
-    def _grow(self, count: int) -> None:
-        before = self.k_pages.shape[1]
-        for name in ("k_pages", "v_pages"):  # in turn, so that the peak is one copy and not two
-            grown = self._pages(before + count)
-            grown[:, :before] = getattr(self, name)
-            setattr(self, name, grown)
-        self._free = [*range(before + count - 1, before - 1, -1), *self._free]
+        shape = (layout.layers, 1 + pages, page_size, layout.kv_heads, layout.head_size)
+        self.k_pages = torch.empty(shape, dtype=layout.dtype, device=layout.device)
+        self.v_pages = torch.empty(shape, dtype=layout.dtype, device=layout.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from args_fast.engine.backbone import Backbone
+from args_fast.engine.cache import PagedCache, pages_for
 from args_fast.engine.tail import Tail
 from args_fast.errors import ProofError
 
@@ -30,7 +31,6 @@ def prove(backbone: Backbone, *, logits: bool) -> None:
     Raises:
         ProofError: they disagree.
     """
-    cache = backbone.cache
     longest = min(backbone.max_length, LONGEST_WINDOW + 5)
     wanted = backbone.plain_up_to + 3 if 5 <= backbone.plain_up_to <= LONGEST_WINDOW else 5
     T = int(max(1, min(wanted, longest - 2)))
@@ -40,21 +40,22 @@ def prove(backbone: Backbone, *, logits: bool) -> None:
         backbone.vocabulary, (T + 2, BRANCHES), generator=torch.Generator().manual_seed(0)
     )
     prompt = ids[:T, 0].tolist()
-    pages = cache.allocate(cache.pages_for(T + 2))
+    at, device = backbone.layout, backbone.device
+    pages = list(range(1, 1 + pages_for(T + 2)))
+    cache = PagedCache(at, len(pages))
+    backbone.prefill(cache, prompt, pages)
+    rows = (at.layers, 1, BRANCHES, at.kv_heads, at.head_size)
+    k, v = (torch.zeros(rows, dtype=at.dtype, device=device) for _ in range(2))
+    table = torch.tensor([pages], dtype=torch.int32, device=device)
+    tail = Tail(cache, table, torch.tensor([T], dtype=torch.int32, device=device), k, v)
     run = backbone.logits if logits else backbone.hidden
-    try:
-        backbone.prefill(prompt, pages)
-        tail = Tail(cache, [pages], [T], BRANCHES)
-        text = prompt
-        for candidates in ids[T:].tolist():
-            row = torch.tensor([candidates], device=backbone.device)
-            branched = run(row, tail.positions(), tail)[0]
-            whole = torch.tensor([[*text, v] for v in candidates], device=backbone.device)
-            _compare(backbone, branched, _recompute(backbone, whole, logits))
-            tail.commit(torch.tensor([1], device=backbone.device))
-            text = [*text, candidates[1]]
-    finally:
-        cache.release(pages)
+    text = prompt
+    for candidates in ids[T:].tolist():
+        branched = run(torch.tensor([candidates], device=device), tail.positions(), tail)[0]
+        whole = torch.tensor([[*text, v] for v in candidates], device=device)
+        _compare(backbone, branched, _recompute(backbone, whole, logits))
+        tail.commit(torch.tensor([1], device=device))
+        text = [*text, candidates[1]]
 
 
 def _recompute(backbone: Backbone, texts: Tensor, logits: bool) -> Tensor:

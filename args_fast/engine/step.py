@@ -11,50 +11,47 @@ from args_fast.engine.tail import Tail
 from args_fast.rewards.classifier import BranchedClassifier
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
-    """The device's side of B sequences that are decoded together. Nothing in it grows.
+    """The device's side of B sequences for a burst of up to S steps. Nothing in it grows or moves.
 
     Attributes:
         token: [B, 1] i64, the last token, which the language model has not seen yet.
         lm: the language model's tail of one row.
         rm: the reward model's tail of k rows; None where the choice does not depend on it.
+        first: [B] i64, zeros: the only row of the language model's tail.
         w, temperature: [B] f32; temperature 1 with noise 0 is the argmax.
-        noise: [B, S, k] f32, the draws of all S steps to come.
-        step: [B, 1] i64, tokens decoded so far.
-        tokens: [B, S] i64; logprobs, rewards, scores: [B, S] f32: what has been decoded.
+        places: [B, k] i64, the candidate that stands in each place where sequences have fewer than
+            k of them; None where all have k.
+        noise: [B, S, k] f32, the draws of the burst; -inf where a sequence has no candidate.
+        column: [1] i64, steps of the burst that are done.
+        tokens: [B, S] i64, what has been chosen.
+        numbers: [B, S, 3] f32, its logprob, reward and score.
     """
 
     token: Tensor
     lm: Tail
     rm: Tail | None
+    first: Tensor
     w: Tensor
     temperature: Tensor
+    places: Tensor | None
     noise: Tensor
-    step: Tensor
+    column: Tensor
     tokens: Tensor
-    logprobs: Tensor
-    rewards: Tensor
-    scores: Tensor
-
-    def keep(self, rows: list[int]) -> None:
-        """Leave the batch to these sequences, in ascending order."""
-        index = torch.tensor(rows, device=self.token.device)
-        self.lm.keep(index)
-        if self.rm is not None:
-            self.rm.keep(index)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value[index])
+    numbers: Tensor
 
 
 def step(lm: Backbone, rm: BranchedClassifier, batch: Batch) -> None:
-    """Choose and commit one token for every sequence (design: eq. 2 and 3 of the paper)."""
+    """Choose and commit one token for every sequence (design: eq. 2 and 3 of the paper). Shapes
+    depend on nothing but the batch's, and the host is not asked: it can be captured as a graph."""
     k = batch.noise.shape[2]
     logits = lm.logits(batch.token, batch.lm.positions(), batch.lm)[:, -1]
-    batch.lm.commit(torch.zeros_like(batch.token[:, 0]))
+    batch.lm.commit(batch.first)
     logprobs, ids = ops.topk_logprobs(logits, k)
-    noise = batch.noise.gather(1, batch.step[:, :, None].expand(-1, 1, k))[:, 0]
+    if batch.places is not None:
+        logprobs, ids = logprobs.gather(1, batch.places), ids.gather(1, batch.places)
+    noise = batch.noise.index_select(1, batch.column)[:, 0]
 
     if batch.rm is None:
         branch = torch.argmax(logprobs / batch.temperature[:, None] + noise, dim=1)
@@ -71,8 +68,7 @@ def step(lm: Backbone, rm: BranchedClassifier, batch: Batch) -> None:
 
     chosen = branch[:, None]
     batch.token.copy_(ids.gather(1, chosen))
-    batch.tokens.scatter_(1, batch.step, batch.token)
-    batch.logprobs.scatter_(1, batch.step, logprobs.gather(1, chosen))
-    batch.rewards.scatter_(1, batch.step, reward[:, None])
-    batch.scores.scatter_(1, batch.step, score[:, None])
-    batch.step += 1
+    batch.tokens.index_copy_(1, batch.column, batch.token)
+    numbers = torch.stack([logprobs.gather(1, chosen)[:, 0], reward, score], dim=1)
+    batch.numbers.index_copy_(1, batch.column, numbers[:, None])
+    batch.column.add_(1)

@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from args_fast import ops
 from args_fast.engine.attention import AttentionOptions
-from args_fast.engine.cache import SCRATCH_PAGE, PagedCache
+from args_fast.engine.cache import PagedCache, pages_for
 
 
 class Tail:
@@ -14,37 +14,24 @@ class Tail:
 
     The language model's single row, and the k candidates of the reward model, are tails with an
     identity mask: siblings that see the prefix and themselves. A chain or a tree of tokens is the
-    same with another mask.
+    same with another mask. Shapes and memory stay as they are for the tail's life.
 
-    lengths [B] i32 is the stored prefix of each sequence, on the device; ``longest`` is the host's
-    upper bound of it, known without asking the device.
+    Args:
+        cache: where the prefixes are.
+        page_table: [B, P] i32, wide enough for every prefix and the rows to be committed.
+        lengths: [B] i32, the stored prefix of each sequence; a commit advances them.
+        k, v: [L, B, N, Hkv, D], the rows themselves.
     """
 
     def __init__(
-        self, cache: PagedCache, pages: list[list[int]], lengths: list[int], rows: int
+        self, cache: PagedCache, page_table: Tensor, lengths: Tensor, k: Tensor, v: Tensor
     ) -> None:
-        device = cache.layout.device
-        widest = max(map(len, pages))
-        table = [row + [SCRATCH_PAGE] * (widest - len(row)) for row in pages]
         self.cache = cache
-        self.page_table = torch.tensor(table, dtype=torch.int32, device=device)
-        self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
-        self.longest = max(lengths)
-        self.mask = torch.eye(rows, dtype=torch.bool, device=device)
-        self._make_rows()
-
-    def _make_rows(self) -> None:
-        at = self.cache.layout
-        B, N = self.page_table.shape[0], self.mask.shape[0]
-        shape = (at.layers, B, N, at.kv_heads, at.head_size)
-        self.k = torch.zeros(shape, dtype=at.dtype, device=at.device)
-        self.v = torch.zeros(shape, dtype=at.dtype, device=at.device)
-        self._cut_table()
-
-    def _cut_table(self) -> None:
-        """Only the pages that hold a prefix are handed to the op."""
-        used = max(1, self.cache.pages_for(self.longest))
-        self._table = self.page_table[:, :used].contiguous()
+        self.page_table = page_table
+        self.lengths = lengths
+        self.k = k
+        self.v = v
+        self.mask = torch.eye(k.shape[2], dtype=torch.bool, device=k.device)
 
     def positions(self) -> Tensor:
         """[B, N]: siblings share the position behind the prefix."""
@@ -61,7 +48,7 @@ class Tail:
             self.v[layer],
             self.cache.k_pages[layer],
             self.cache.v_pages[layer],
-            self._table,
+            self.page_table,
             self.lengths,
             self.mask,
             options.scale,
@@ -72,24 +59,15 @@ class Tail:
 
     def commit(self, branch: Tensor) -> None:
         """Make row branch[b] of each sequence the next row of its prefix, in every layer."""
-        self.longest += 1
-        if self.longest > self._table.shape[1] * self.cache.page_size:
-            self._cut_table()
         ops.commit(
             self.k,
             self.v,
             branch,
             self.cache.k_pages,
             self.cache.v_pages,
-            self._table,
+            self.page_table,
             self.lengths,
         )
-
-    def keep(self, rows: Tensor) -> None:
-        """Leave the batch to these sequences, [B'] i64 in ascending order."""
-        self.page_table = self.page_table[rows]
-        self.lengths = self.lengths[rows]
-        self._make_rows()
 
 
 class Prefill:
@@ -97,11 +75,13 @@ class Prefill:
 
     def __init__(self, cache: PagedCache, pages: list[int], start: int, rows: int) -> None:
         device = cache.layout.device
+        table = torch.tensor([pages], dtype=torch.int32, device=device)
         self.cache = cache
         self.start = start
-        self.table = torch.tensor([pages], dtype=torch.int32, device=device)
+        self.table = table[:, : max(1, pages_for(start, cache.page_size))].contiguous()
+        self.lengths = torch.tensor([start], dtype=torch.int32, device=device)
         self.position = torch.arange(start, start + rows, device=device)
-        page = self.table[0].long()[self.position // cache.page_size]
+        page = table[0].long()[self.position // cache.page_size]
         self.slots = page * cache.page_size + self.position % cache.page_size
 
     def attend(
@@ -127,8 +107,8 @@ class Prefill:
             value.transpose(1, 2),
             self.cache.k_pages[layer],
             self.cache.v_pages[layer],
-            self.table[:, : max(1, self.cache.pages_for(self.start))].contiguous(),
-            torch.tensor([self.start], dtype=torch.int32, device=query.device),
+            self.table,
+            self.lengths,
             causal,
             options.scale,
             options.sliding_window,

@@ -10,7 +10,7 @@ from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.engine import backbone as backbone_module
 from args_fast.engine.attention import CONTEXT, driven
 from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PAGE_SIZE
+from args_fast.engine.cache import PAGE_SIZE, PagedCache
 from args_fast.engine.tail import Tail
 
 CONFIG = DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[])
@@ -71,9 +71,9 @@ def test_the_layout_is_what_the_attention_sends(name):
     lm = Backbone(language_model(name), "language model")
     config = lm.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    assert lm.cache.layout.layers == config.num_hidden_layers == 2
-    assert lm.cache.layout.kv_heads == heads
-    assert lm.cache.layout.dtype == torch.float32
+    assert lm.layout.layers == config.num_hidden_layers == 2
+    assert lm.layout.kv_heads == heads
+    assert lm.layout.dtype == torch.float32
 
 
 # ---- torch.compile -------------------------------------------------------------------------------
@@ -93,10 +93,13 @@ COMPILED = [
 def test_a_branched_forward_compiles_as_one_graph(name, backend):
     torch._dynamo.reset()
     rm = decoder(name, name)._rm
-    pages = rm.cache.allocate(2)
+    at, pages = rm.layout, [1, 2]
+    cache = PagedCache(at, len(pages))
     with torch.inference_mode():
-        rm.prefill(tokens(17), pages)
-    tail = Tail(rm.cache, [pages], [17], 3)
+        rm.prefill(cache, tokens(17), pages)
+    table, lengths = (torch.tensor(x, dtype=torch.int32) for x in ([pages], [17]))
+    k, v = (torch.zeros(at.layers, 1, 3, at.kv_heads, at.head_size) for _ in range(2))
+    tail = Tail(cache, table, lengths, k, v)
 
     def hidden(ids):
         out = rm.model.base_model(
@@ -113,5 +116,4 @@ def test_a_branched_forward_compiles_as_one_graph(name, backend):
                 torch.testing.assert_close(compiled(ids), expected)
                 torch.testing.assert_close(tail.k, keys)  # the rows to commit are stored as well
     finally:
-        rm.cache.release(pages)
         torch._dynamo.reset()

@@ -1,0 +1,107 @@
+"""Prompts and options, checked against the models once, become sequences for the engine."""
+
+from collections.abc import Sequence as Many
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from args_fast.config import DecodingConfig
+from args_fast.engine.backbone import Backbone
+from args_fast.engine.sequence import Sequence
+from args_fast.errors import ConfigError, LengthError, PromptError
+from args_fast.text import TextStream
+
+Prompt = str | Many[int]
+
+
+class Encoder:
+    """What a pair of models accepts.
+
+    Args:
+        lm, rm: the models.
+        tokenizer: of both; None for ids in, ids out.
+    """
+
+    def __init__(
+        self, lm: Backbone, rm: Backbone, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._lm = lm
+        self._rm = rm
+
+    def split(self, prompts: Prompt | Many[Prompt]) -> list[Prompt]:
+        """One prompt or many -> a list of them. Raises PromptError where it is neither."""
+        if isinstance(prompts, str):
+            return [prompts]
+        if not isinstance(prompts, Many):
+            raise PromptError(
+                f"prompts is a {type(prompts).__name__}; it must be a str, a list of str, a list "
+                "of ids, or a list of lists of ids"
+            )
+        if prompts and all(isinstance(item, int) for item in prompts):
+            return [cast(Many[int], prompts)]
+        return [cast(Prompt, prompt) for prompt in prompts]
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """The ids of one prompt. Raises PromptError."""
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise PromptError(
+                    "this decoder has no tokenizer, so prompts have to be lists of ids; pass "
+                    "tokenizer= to decode text"
+                )
+            ids = self.tokenizer(prompt).input_ids
+        elif isinstance(prompt, Many):
+            ids = list(prompt)
+        else:
+            raise PromptError(
+                f"a prompt is a {type(prompt).__name__}; it must be a str or a list of ids"
+            )
+        if not ids:
+            raise PromptError(f"the prompt {prompt!r} has no tokens; give at least one")
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < self._lm.vocabulary:
+                raise PromptError(
+                    f"the prompt holds {token!r}, which is no id of this vocabulary; ids go from 0 "
+                    f"to {self._lm.vocabulary - 1}"
+                )
+        return ids
+
+    def sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Sequence]:
+        """One sequence per sample of a prompt. Raises PromptError, ConfigError, LengthError."""
+        ids = self.ids(prompt)
+        if config.k > self._lm.vocabulary:
+            raise ConfigError(
+                f"k is {config.k}, but the vocabulary has {self._lm.vocabulary} tokens; k can be "
+                f"at most that"
+            )
+        if config.stop and self.tokenizer is None:
+            raise ConfigError("stop strings need a tokenizer; this decoder has none")
+        for model in (self._lm, self._rm) if config.consults_reward else (self._lm,):
+            if model.model.training:
+                raise ConfigError(
+                    f"the {model.role} is in training mode, so its outputs are random; call .eval()"
+                )
+            check_length(model, len(ids), config.max_new_tokens)
+        ends = self._end_tokens(config)
+        return [Sequence(list(ids), each, ends, self._text(each)) for each in config.samples()]
+
+    def _text(self, config: DecodingConfig) -> TextStream | None:
+        return None if self.tokenizer is None else TextStream(self.tokenizer, config.stop)
+
+    def _end_tokens(self, config: DecodingConfig) -> frozenset[int]:
+        if config.eos_token_ids is not None:
+            return frozenset(config.eos_token_ids)
+        generation = self._lm.model.generation_config
+        eos = (generation or self._lm.model.config).eos_token_id
+        return frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
+
+
+def check_length(model: Backbone, prompt: int, new: int) -> None:
+    """Raises LengthError where a model cannot take a prompt with so many new tokens."""
+    if prompt + new > model.max_length:
+        raise LengthError(
+            f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
+            f"together; the {model.role} takes {model.max_length:.0f}. Shorten the prompt, or "
+            f"set max_new_tokens to at most {max(0, int(model.max_length) - prompt)}."
+        )

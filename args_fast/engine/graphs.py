@@ -1,0 +1,60 @@
+"""CUDA graphs of a step, one per shape, captured when a shape comes for the second time."""
+
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+Function = Callable[[], None]
+
+
+class StepGraphs:
+    """Replays a function on the device without the host's work in between.
+
+    The function reads and writes tensors that stay where they are, and nothing else. The first call
+    of a shape runs as it is, which is the warm-up that a capture needs; the second captures it (a
+    capture runs nothing) and replays; all others replay. Where a model cannot be captured (an
+    expert choice that the host looks at, say) that is said once, and all calls run as they are.
+
+    Args:
+        enabled: False runs every call as it is, as on the CPU.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled
+        # Each with the function, because what that holds must live as long as the graph.
+        self._replays: dict[Hashable, tuple[Function, Function] | None] = {}
+        self._pool: Any = None  # memory that all the graphs work in, in turn
+
+    def run(self, key: Hashable, function: Function) -> None:
+        """Call the function; ``key`` names all that it depends on but the values in its tensors."""
+        if not self.enabled or key not in self._replays:
+            function()
+            if self.enabled:
+                self._replays[key] = None
+            return
+        entry = self._replays[key]
+        if entry is None:
+            entry = self._replays[key] = (self._capture(function), function)
+        entry[0]()
+
+    def clear(self) -> None:
+        """Forget all graphs: the tensors that they use are about to move."""
+        self._replays.clear()
+
+    def _capture(self, function: Function) -> Function:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                function()
+        except RuntimeError as error:
+            self.enabled = False
+            warnings.warn(
+                f"a decode step cannot be captured as a CUDA graph ({error}); it runs without, "
+                "slower. cuda_graphs=False says so from the start.",
+                stacklevel=2,
+            )
+            return function
+        self._pool = graph.pool()
+        return graph.replay

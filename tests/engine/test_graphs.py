@@ -1,0 +1,119 @@
+"""Graphs by their rules, on a machine that has none: a replay is the captured call, made again.
+
+What a device does on a replay is what the captured function did to the tensors that it held. So a
+stand-in that keeps the captured function and calls it shows whether the engine's buffers are where
+a graph would look for them; it does not show that the models can be captured.
+"""
+
+import warnings
+
+import pytest
+from models import tokens
+from test_scheduler import assert_as_alone, run, scheduler, sequence
+
+from args_fast.engine.graphs import StepGraphs
+from args_fast.ops import use_backend
+
+
+class Recorded(StepGraphs):
+    """Notes what is captured, and replays it by calling it."""
+
+    def __init__(self):
+        super().__init__(enabled=True)
+        self.captured = []
+        self.replays = 0
+
+    def _capture(self, function):
+        self.captured.append(function)
+
+        def replay():
+            self.replays += 1
+            function()
+
+        return replay
+
+
+def test_the_first_call_runs_the_second_captures_and_all_others_replay():
+    graphs, calls = Recorded(), []
+    for i in range(4):
+        graphs.run("a", lambda i=i: calls.append(i))
+        assert len(graphs.captured) == (i > 0)
+    assert calls == [0, 1, 1, 1]  # the captured one, whatever is handed in later
+    graphs.run("b", lambda: calls.append("b"))
+    assert calls[-1] == "b"
+    assert len(graphs.captured) == 1
+    graphs.clear()
+    graphs.run("a", lambda: calls.append("again"))
+    assert calls[-1] == "again"
+
+
+def test_without_graphs_every_call_runs():
+    graphs, calls = StepGraphs(enabled=False), []
+    for i in range(3):
+        graphs.run("a", lambda i=i: calls.append(i))
+    assert calls == [0, 1, 2]
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch):
+    class Refusing:
+        def __init__(self, *_, **__): ...
+
+        def __enter__(self): ...
+
+        def __exit__(self, *_):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("torch.cuda.CUDAGraph", Refusing)
+    monkeypatch.setattr("torch.cuda.graph", Refusing)
+    graphs, calls = StepGraphs(enabled=True), []
+    graphs.run("a", lambda: calls.append("warm"))
+    with pytest.warns(UserWarning, match="cannot be captured.*not permitted.*cuda_graphs=False"):
+        graphs.run("a", lambda: calls.append("twice"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for i in range(3):
+            graphs.run("a", lambda i=i: calls.append(i))
+            graphs.run("b", lambda: None)
+    assert calls[-3:] == [0, 1, 2]
+
+
+KINDS = ({"k": 9}, {"k": 9, "temperature": 0.7}, {"k": 4}, {"k": 1}, {"w": 0.0, "k": 3})
+
+
+def recorded_scheduler(**options):
+    engine = scheduler(padded=True, steps=4, **options)
+    for lane in engine.lanes:
+        lane._graphs = Recorded()
+    return engine
+
+
+@pytest.mark.parametrize("pages", [5, 40])
+def test_what_was_captured_for_one_request_serves_the_next(pages):
+    engine = recorded_scheduler(pages=pages)
+    for wave in range(4):
+        requests = [
+            sequence(tokens(3 + 9 * i, seed=wave), max_new_tokens=20, seed=wave, **KINDS[i % 5])
+            for i in range(5)
+        ]
+        run(engine, *requests)
+        for one in requests:
+            assert_as_alone(one)
+    assert sum(lane._graphs.replays for lane in engine.lanes) > 100
+
+
+def test_memory_that_moves_takes_the_graphs_with_it():
+    engine = recorded_scheduler(pages=40)
+    for k in (2, 3, 9, 3, 2):  # a larger k than ever needs larger tails
+        one = sequence(tokens(20), k=k, max_new_tokens=20)
+        run(engine, one)
+        assert_as_alone(one)
+
+
+def test_a_graph_belongs_to_the_backend_that_it_was_captured_with():
+    engine = recorded_scheduler(pages=40)
+    graphs = engine.lanes[0]._graphs
+    for expected in (1, 2, 2):
+        with use_backend("torch" if expected == 2 else None):
+            run(engine, sequence(tokens(20), k=3, max_new_tokens=10))
+        shapes = {key[1] for key in graphs._replays}
+        assert len(shapes) <= expected

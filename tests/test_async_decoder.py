@@ -1,0 +1,259 @@
+"""Many tasks, one engine: each gets its own tokens, and whoever leaves leaves nothing behind."""
+
+import asyncio
+import copy
+import threading
+import time
+
+import pytest
+from models import decoder, language_model, reward_model, tokens
+from refusals import refuses
+
+from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig, ops
+from args_fast.errors import (
+    BackendError,
+    ConfigError,
+    DecoderClosedError,
+    NonFiniteError,
+    PromptError,
+)
+
+CONFIG = DecodingConfig(k=7, w=1.5, max_new_tokens=20, eos_token_ids=[])
+SAMPLED = DecodingConfig(k=5, temperature=0.7, seed=3, max_new_tokens=15, eos_token_ids=[])
+GREEDY = DecodingConfig(k=1, max_new_tokens=25, eos_token_ids=[])
+LONG = DecodingConfig(k=5, max_new_tokens=60, eos_token_ids=[])
+REQUESTS = [
+    (tokens(length, seed=i), (CONFIG, SAMPLED, GREEDY)[i % 3])
+    for i, length in enumerate([1, 15, 16, 17, 32, 3, 40, 8, 21])
+]
+
+
+def run(work):
+    """Every test has an end, also when the engine hangs."""
+    return asyncio.run(asyncio.wait_for(work, 120))
+
+
+def own(**options):
+    return ArgsDecoder(language_model(), reward_model(), **options)
+
+
+async def collect(engine, prompt, config):
+    return [token async for token in engine.stream(prompt, config)]
+
+
+async def idle(pair):
+    while pair.cache.pages_in_use:
+        await asyncio.sleep(0.01)
+
+
+def test_streams_and_lists_at_once_get_what_they_get_alone():
+    expected = [decoder().generate(*request)[0] for request in REQUESTS]
+
+    async def work():
+        async with AsyncArgsDecoder(own()) as engine:
+            streams = [collect(engine, *request) for request in REQUESTS]
+            lists = [engine.generate(*request) for request in REQUESTS]
+            return await asyncio.gather(*streams), await asyncio.gather(*lists)
+
+    streams, lists = run(work())
+    for stream, (result,), wanted in zip(streams, lists, expected, strict=True):
+        assert [token.token_id for token in stream] == result.token_ids == wanted.token_ids
+        assert stream[-1].finish_reason == wanted.finish_reason
+        assert result.rewards == pytest.approx(wanted.rewards, abs=1e-4, nan_ok=True)
+
+
+def test_a_list_comes_in_order_with_all_its_samples():
+    config = DecodingConfig(
+        k=5, temperature=2.0, max_new_tokens=9, eos_token_ids=[], num_return_sequences=3
+    )
+    prompts = [tokens(20), tokens(5)]
+    expected = decoder().generate(prompts, config)
+
+    async def work():
+        async with AsyncArgsDecoder(own()) as engine:
+            return await engine.generate(prompts, config)
+
+    assert [r.token_ids for r in run(work())] == [e.token_ids for e in expected]
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_whoever_leaves_frees_the_pages_and_the_others_go_on(how):
+    (expected,) = decoder().generate(*REQUESTS[0])
+
+    async def leave(engine):
+        stream = engine.stream(tokens(30), LONG)
+        await anext(stream)
+        if how == "close":
+            await stream.aclose()
+            return
+        task = asyncio.ensure_future(collect(engine, tokens(30), LONG))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await stream.aclose()
+
+    async def work():
+        pair = own()
+        async with AsyncArgsDecoder(pair) as engine:
+            _, (result,) = await asyncio.gather(leave(engine), engine.generate(*REQUESTS[0]))
+            await idle(pair)
+            assert not pair._scheduler.busy
+            return result
+
+    assert run(work()).token_ids == expected.token_ids
+
+
+def test_a_cancelled_list_is_called_off():
+    async def work():
+        pair = own()
+        async with AsyncArgsDecoder(pair) as engine:
+            task = asyncio.ensure_future(engine.generate([tokens(30), tokens(9)], LONG))
+            while not pair.cache.pages_in_use:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await idle(pair)
+
+    run(work())
+
+
+def test_back_pressure_holds_calls_that_would_wait_too_long():
+    async def work():
+        pair = own(max_batch_size=2)
+        async with AsyncArgsDecoder(pair, max_waiting=1) as engine:
+            tasks = [asyncio.ensure_future(engine.generate(*request)) for request in REQUESTS]
+            most = 0
+            while not all(task.done() for task in tasks):
+                most = max(most, len(engine._under_way))
+                await asyncio.sleep(0.001)
+            return most, [task.result()[0].token_ids for task in tasks]
+
+    most, results = run(work())
+    assert 0 < most <= 3
+    assert results == [decoder().generate(*request)[0].token_ids for request in REQUESTS]
+
+
+def test_a_bad_request_is_the_callers_alone():
+    async def work():
+        async with AsyncArgsDecoder(own()) as engine:
+            good = asyncio.ensure_future(engine.generate(*REQUESTS[0]))
+            with refuses(PromptError, "at least one"):
+                await engine.generate([[]], CONFIG)
+            with refuses(PromptError, "no tokenizer"):
+                await anext(engine.stream("text", CONFIG))
+            with refuses(ConfigError, "num_return_sequences is 2"):
+                await anext(engine.stream([5], DecodingConfig(num_return_sequences=2)))
+            return await good
+
+    assert run(work())[0].token_ids == decoder().generate(*REQUESTS[0])[0].token_ids
+
+
+def test_a_broken_reward_fails_those_that_it_concerns():
+    async def work():
+        pair = ArgsDecoder(language_model(), copy.deepcopy(reward_model()))
+        pair._rm.head_weight[:] = float("nan")
+        async with AsyncArgsDecoder(pair) as engine:
+            greedy = asyncio.ensure_future(engine.generate([5, 6], GREEDY))
+            with refuses(NonFiniteError, "reward model"):
+                await engine.generate([5, 6], CONFIG)
+            with refuses(NonFiniteError, "reward model"):
+                await collect(engine, [5, 6], CONFIG)
+            assert len((await greedy)[0].token_ids) == 25
+            await idle(pair)
+
+    run(work())
+
+
+def test_a_model_that_fails_fails_all_under_way_and_none_that_come_later():
+    async def work():
+        pair = ArgsDecoder(copy.deepcopy(language_model()), reward_model())
+
+        def fail(*_):
+            raise MemoryError("made up")
+
+        async with AsyncArgsDecoder(pair) as engine:
+            hook = pair.language_model.lm_head.register_forward_pre_hook(fail)
+            tasks = [engine.generate(*REQUESTS[0]), collect(engine, *REQUESTS[1])]
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(result) for result in results] == [MemoryError, MemoryError]
+            hook.remove()
+            await idle(pair)
+            return await engine.generate(*REQUESTS[0])
+
+    assert run(work())[0].token_ids == decoder().generate(*REQUESTS[0])[0].token_ids
+
+
+def test_beginnings_are_kept_while_it_is_open():
+    async def work():
+        pair = own()
+        async with AsyncArgsDecoder(pair) as engine:
+            await engine.generate(tokens(40), CONFIG)
+            await engine.generate([*tokens(40), 7], CONFIG)
+            assert pair.cache.shared_tokens == 32
+        await pair_is_as_before(pair)
+
+    async def pair_is_as_before(pair):
+        before = pair.cache.shared_tokens
+        pair.generate(tokens(40), CONFIG)
+        assert pair.cache.shared_tokens == before
+
+    run(work())
+
+
+def test_the_end_calls_off_what_is_under_way():
+    async def work():
+        pair = own()
+        engine = AsyncArgsDecoder(pair)
+        waiting = asyncio.ensure_future(engine.generate(tokens(30), LONG))
+        stream = engine.stream(tokens(9), LONG)
+        await anext(stream)
+        await engine.close()
+        with refuses(DecoderClosedError, "has been closed"):
+            await waiting
+        with refuses(DecoderClosedError, "has been closed"):
+            async for _ in stream:
+                pass
+        with refuses(DecoderClosedError, "has been closed"):
+            await engine.generate([5], CONFIG)
+        await engine.close()  # once more does no harm
+        assert pair.cache.pages_in_use == 0
+        assert not engine._thread.is_alive()
+        assert len(pair.generate([5], CONFIG)[0].token_ids) == 20
+
+    run(work())
+
+
+def test_the_event_loop_is_free_while_the_engine_works():
+    async def work():
+        pair = own()
+        hook = pair.language_model.lm_head.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+        async with AsyncArgsDecoder(pair) as engine:
+            task = asyncio.ensure_future(engine.generate([5], CONFIG))
+            ticks = 0
+            while not task.done():
+                await asyncio.sleep(0.005)
+                ticks += 1
+            hook.remove()
+            return ticks
+
+    assert run(work()) > 20
+
+
+def test_a_forced_backend_is_forced_in_the_thread_too():
+    async def work():
+        pair = own()
+        with ops.use_backend("abacus"):
+            engine = AsyncArgsDecoder(pair)
+        with refuses(BackendError, "'abacus'"):
+            await engine.generate([5], CONFIG)
+        await engine.close()
+
+    run(work())
+
+
+def test_no_room_for_those_who_wait():
+    with refuses(ConfigError, "max_waiting is -1", "at least 0"):
+        AsyncArgsDecoder(decoder(), max_waiting=-1)
+    assert not [t for t in threading.enumerate() if t.name == "args-fast" and not t.daemon]
