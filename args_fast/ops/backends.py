@@ -16,8 +16,8 @@ ENVIRONMENT = "ARGS_FAST_BACKEND"
 # follows from one launch against several, and a measurement is to replace it.
 ORDER = {"cpu": ("cpp", "torch"), "cuda": ("cuda", "triton", "torch")}
 
-# device type -> op -> backend -> implementation, in that order: the first is the automatic choice. A
-# backend is listed only where it runs on this machine.
+# device type -> op -> backend -> implementation, in that order: the first is the automatic choice.
+# A backend is listed only where it runs on this machine.
 TABLE: dict[str, dict[str, dict[str, Callable]]] = {
     device: {op: {"torch": getattr(plain, op)} for op in SCHEMAS} for device in ("cpu", "cuda")
 }

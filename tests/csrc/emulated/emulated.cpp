@@ -1,0 +1,123 @@
+// The scheduler of cuda_runtime.h.
+#include "cuda_runtime.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace emulated {
+namespace {
+
+constexpr size_t STACK = 64 << 10;
+constexpr int WARP = 32;
+
+struct Group {
+  int size = 0, arrived = 0;
+  unsigned generation = 0;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[STACK]};
+  bool done = false;
+};
+
+std::mt19937 random_source;
+std::vector<Fiber> fibers;
+ucontext_t scheduler;
+int running;
+bool progress;
+Group block;
+std::vector<Group> warps;
+std::vector<uint64_t> slots;
+int any;
+Thread thread_of_launch;
+const void* arguments_of_launch;
+
+void start() {
+  thread_of_launch(arguments_of_launch);
+  fibers[running].done = true;
+  progress = true;
+  swapcontext(&fibers[running].context, &scheduler);
+}
+
+void wait(Group& group) {
+  const unsigned generation = group.generation;
+  if (++group.arrived == group.size) {
+    group.arrived = 0;
+    ++group.generation;
+    progress = true;
+  }
+  // The last one to arrive gives way as well, so that it is not always the first to go on.
+  do swapcontext(&fibers[running].context, &scheduler);
+  while (group.generation == generation);
+}
+
+void run_block(int threads) {
+  if (threads % WARP != 0) std::abort();
+  if (fibers.size() < size_t(threads)) fibers.resize(threads);
+  block = {threads};
+  warps.assign(threads / WARP, Group{WARP});
+  slots.assign(threads, 0);
+  for (int i = 0; i < threads; ++i) {
+    Fiber& fiber = fibers[i];
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start, 0);
+  }
+  std::vector<int> order(threads);
+  std::iota(order.begin(), order.end(), 0);
+  while (!order.empty()) {
+    std::shuffle(order.begin(), order.end(), random_source);
+    progress = false;
+    for (const int i : order) {
+      running = i;
+      threadIdx = dim3(i, 0, 0);
+      swapcontext(&scheduler, &fibers[i].context);
+    }
+    std::erase_if(order, [](int i) { return fibers[i].done; });
+    if (!progress) {
+      std::fprintf(stderr, "emulated: %zu threads wait for ever\n", order.size());
+      std::abort();
+    }
+  }
+}
+
+}  // namespace
+
+void wait_for_block() { wait(block); }
+void wait_for_warp() { wait(warps[running / WARP]); }
+int multiprocessors = 132;
+uint64_t* lane_slots() { return &slots[running / WARP * WARP]; }
+int& block_or() { return any; }
+
+void run(dim3 grid, dim3 threads, Thread thread, const void* arguments) {
+  thread_of_launch = thread;
+  arguments_of_launch = arguments;
+  gridDim = grid;
+  blockDim = threads;
+  std::vector<dim3> order;
+  for (unsigned y = 0; y < grid.y; ++y)
+    for (unsigned x = 0; x < grid.x; ++x) order.push_back(dim3(x, y, 0));
+  std::shuffle(order.begin(), order.end(), random_source);
+  for (const dim3 at : order) {
+    blockIdx = at;
+    run_block(threads.x);
+  }
+}
+
+}  // namespace emulated
+
+extern "C" void emulate(uint32_t seed, int multiprocessors) {
+  emulated::random_source.seed(seed);
+  emulated::multiprocessors = multiprocessors;
+}
