@@ -1,6 +1,7 @@
 // The scheduler of cuda_runtime.h.
 #include "cuda_runtime.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -22,15 +23,17 @@ struct Group {
   unsigned generation = 0;
 };
 
+// Entered by its context, and from then on by jumps, which save no signals and are ten times as fast.
 struct Fiber {
   ucontext_t context;
+  jmp_buf place;
   std::unique_ptr<char[]> stack{new char[STACK]};
-  bool done = false;
+  bool started = false, done = false;
 };
 
 std::mt19937 random_source;
 std::vector<Fiber> fibers;
-ucontext_t scheduler;
+jmp_buf scheduler;
 int running;
 bool progress;
 Group block;
@@ -44,7 +47,21 @@ void start() {
   thread_of_launch(arguments_of_launch);
   fibers[running].done = true;
   progress = true;
-  swapcontext(&fibers[running].context, &scheduler);
+  _longjmp(scheduler, 1);
+}
+
+void give_way() {
+  if (_setjmp(fibers[running].place) == 0) _longjmp(scheduler, 1);
+}
+
+void go_on(int thread) {
+  running = thread;
+  threadIdx = dim3(thread, 0, 0);
+  Fiber& fiber = fibers[thread];
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
 }
 
 void wait(Group& group) {
@@ -55,7 +72,7 @@ void wait(Group& group) {
     progress = true;
   }
   // The last one to arrive gives way as well, so that it is not always the first to go on.
-  do swapcontext(&fibers[running].context, &scheduler);
+  do give_way();
   while (group.generation == generation);
 }
 
@@ -67,7 +84,7 @@ void run_block(int threads) {
   slots.assign(threads, 0);
   for (int i = 0; i < threads; ++i) {
     Fiber& fiber = fibers[i];
-    fiber.done = false;
+    fiber.started = fiber.done = false;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = STACK;
@@ -79,11 +96,7 @@ void run_block(int threads) {
   while (!order.empty()) {
     std::shuffle(order.begin(), order.end(), random_source);
     progress = false;
-    for (const int i : order) {
-      running = i;
-      threadIdx = dim3(i, 0, 0);
-      swapcontext(&scheduler, &fibers[i].context);
-    }
+    for (const int thread : order) go_on(thread);
     std::erase_if(order, [](int i) { return fibers[i].done; });
     if (!progress) {
       std::fprintf(stderr, "emulated: %zu threads wait for ever\n", order.size());
