@@ -2,7 +2,7 @@
 // runs them: one fiber per thread of a block, which gives way to the others wherever CUDA's threads
 // wait for each other. Between two such places every order of the threads is allowed, and which one it
 // is comes from a seed: a missing barrier shows as a wrong answer under some seed. Threads of a warp
-// do not run in step. Blocks run one after the other, in an order from the seed; races between blocks
+// do not run in step, and warps may be far apart. Blocks run one after the other, in an order from the seed; races between blocks
 // that run at once are out of its reach. Threads that wait for something that never comes abort.
 #pragma once
 

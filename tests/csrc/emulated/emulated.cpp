@@ -76,6 +76,16 @@ void wait(Group& group) {
   while (group.generation == generation);
 }
 
+// Each of these threads to the next place where it waits, in any order. Drops those that are done.
+// Whether a wait has ended or a thread has.
+bool pass(std::vector<int>& threads) {
+  std::shuffle(threads.begin(), threads.end(), random_source);
+  progress = false;
+  for (const int thread : threads) go_on(thread);
+  std::erase_if(threads, [](int i) { return fibers[i].done; });
+  return progress;
+}
+
 void run_block(int threads) {
   if (threads % WARP != 0) std::abort();
   if (fibers.size() < size_t(threads)) fibers.resize(threads);
@@ -91,15 +101,22 @@ void run_block(int threads) {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, start, 0);
   }
-  std::vector<int> order(threads);
-  std::iota(order.begin(), order.end(), 0);
-  while (!order.empty()) {
-    std::shuffle(order.begin(), order.end(), random_source);
-    progress = false;
-    for (const int thread : order) go_on(thread);
-    std::erase_if(order, [](int i) { return fibers[i].done; });
-    if (!progress) {
-      std::fprintf(stderr, "emulated: %zu threads wait for ever\n", order.size());
+  std::vector<int> all(threads);
+  std::iota(all.begin(), all.end(), 0);
+  while (!all.empty()) {
+    bool any_progress = false;
+    if (random_source() % 2 == 0) {  // all threads a little further
+      any_progress = pass(all);
+    } else {  // one warp after the other, as far as it comes alone
+      std::vector<std::vector<int>> of_warp(warps.size());
+      for (const int thread : all) of_warp[thread / WARP].push_back(thread);
+      std::shuffle(of_warp.begin(), of_warp.end(), random_source);
+      for (auto& own : of_warp)
+        while (!own.empty() && pass(own)) any_progress = true;
+      std::erase_if(all, [](int i) { return fibers[i].done; });
+    }
+    if (!any_progress) {
+      std::fprintf(stderr, "emulated: %zu threads wait for ever\n", all.size());
       std::abort();
     }
   }
