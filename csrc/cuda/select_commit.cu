@@ -58,20 +58,39 @@ __device__ inline float read(const void* from, Type type) {
   }
 }
 
-// One warp, every lane with the result.
 template <typename T, typename W>
-__device__ inline float dot(
-    const T* hidden, const W* weight, int H, bool aligned, bool weight_aligned) {
-  const int lane = threadIdx.x % WARP;
+__device__ inline float dot_eight(const T (&hidden)[EIGHT], const W (&weight)[EIGHT], float sum) {
+#pragma unroll
+  for (int i = 0; i < EIGHT; ++i) sum = fmaf(to_float(hidden[i]), to_float(weight[i]), sum);
+  return sum;
+}
+
+// One warp, every lane with the result. Both ways add the same terms in the same order.
+template <typename T, typename W>
+__device__ inline float dot(const T* hidden, const W* weight, int H, bool aligned) {
+  constexpr int STEP = WARP * EIGHT;
+  constexpr int BATCH = 16 / (sizeof(T) + sizeof(W));  // steps whose loads are on their way at once
+  int at = threadIdx.x % WARP * EIGHT;
   float sum = 0.0f;
-#pragma unroll 4
-  for (int at = lane * EIGHT; at < H; at += WARP * EIGHT) {
+  if (aligned) {
+    T h[BATCH][EIGHT];
+    W v[BATCH][EIGHT];
+    for (; at + (BATCH - 1) * STEP + EIGHT <= H; at += BATCH * STEP) {
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        load_aligned(hidden + at + i * STEP, h[i]);
+        load_aligned(weight + at + i * STEP, v[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) sum = dot_eight(h[i], v[i], sum);
+    }
+  }
+  for (; at < H; at += STEP) {
     T h[EIGHT];
     W v[EIGHT];
     load_eight(hidden, at, H, aligned, T{}, h);
-    load_eight(weight, at, H, weight_aligned, W{}, v);
-#pragma unroll
-    for (int i = 0; i < EIGHT; ++i) sum = fmaf(to_float(h[i]), to_float(v[i]), sum);
+    load_eight(weight, at, H, aligned, W{}, v);
+    sum = dot_eight(h, v, sum);
   }
 #pragma unroll
   for (int offset = WARP / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL, sum, offset);
@@ -90,10 +109,26 @@ __device__ inline bool before(float a, int i, float b, int j) {
   return a > b || (a == b && i < j);
 }
 
+// What the choice needs apart from the rewards: loaded by one warp while the others wait for theirs.
+struct Terms {
+  float w, temperature, logprob[PER_LANE], noise[PER_LANE];
+
+  __device__ void load(const SelectCommit& call, int64_t b) {
+    w = call.w[b];
+    temperature = call.temperature[b];
+#pragma unroll
+    for (int i = 0; i < PER_LANE; ++i) {
+      const int c = i * WARP + threadIdx.x % WARP;
+      logprob[i] = c < call.k ? call.logprobs[b * call.logprobs_stride + c] : 0.0f;
+      noise[i] = c < call.k ? call.noise[b * call.noise_stride + c] : 0.0f;
+    }
+  }
+};
+
 // One warp: the choice among the rewards, which the first block of a sequence also writes out.
-__device__ inline int choose(const SelectCommit& call, int64_t b, const Shared& shared) {
+__device__ inline int choose(
+    const SelectCommit& call, int64_t b, const Shared& shared, const Terms& terms) {
   const int lane = threadIdx.x % WARP, k = call.k;
-  const float w = call.w[b], temperature = call.temperature[b];
   bool bad_reward = false, bad_logprob = false;
   float best = 0.0f, best_score = 0.0f;
   int branch = SELECT_MOST;  // none yet
@@ -102,13 +137,11 @@ __device__ inline int choose(const SelectCommit& call, int64_t b, const Shared& 
     const int c = i * WARP + lane;
     if (c >= k) continue;
     const float reward = shared.reward[c];
-    const float logprob = call.logprobs[b * call.logprobs_stride + c];
     bad_reward |= !isfinite(reward);
-    bad_logprob |= isnan(logprob);
+    bad_logprob |= isnan(terms.logprob[i]);
     // Rounded one by one, as the plain implementation does: a fused one breaks ties differently.
-    const float score = __fadd_rn(logprob, __fmul_rn(w, reward));
-    const float value =
-        __fadd_rn(__fdiv_rn(score, temperature), call.noise[b * call.noise_stride + c]);
+    const float score = __fadd_rn(terms.logprob[i], __fmul_rn(terms.w, reward));
+    const float value = __fadd_rn(__fdiv_rn(score, terms.temperature), terms.noise[i]);
     if (branch == SELECT_MOST || before(value, c, best, branch)) {
       best = value;
       best_score = score;
@@ -159,7 +192,7 @@ __device__ inline void copy(const SelectCommit& call, int64_t b, const Shared& s
 
 struct Arguments {
   SelectCommit call;
-  bool aligned, weight_aligned, wide;
+  bool aligned, wide;
 };
 
 template <typename T, typename W>
@@ -179,17 +212,19 @@ __global__ void __launch_bounds__(THREADS) select_commit_kernel(const Arguments 
       shared.at = length % call.page_size;
     }
   }
+  Terms terms;
+  if (warp == 0) terms.load(call, b);
   const float bias = call.bias == nullptr ? 0.0f : read(call.bias, call.bias_type);
   const T* hidden = static_cast<const T*>(call.hidden) + b * call.hidden_stride[0];
   for (int c = warp; c < k; c += WARPS) {
     const float reward = dot(
         hidden + c * call.hidden_stride[1], static_cast<const W*>(call.weight), int(call.H),
-        arguments.aligned, arguments.weight_aligned);
+        arguments.aligned);
     if (threadIdx.x % WARP == 0) shared.reward[c] = reward + bias;
   }
   __syncthreads();
   if (warp == 0) {
-    const int branch = choose(call, b, shared);
+    const int branch = choose(call, b, shared, terms);
     if (threadIdx.x == 0) shared.branch = branch;
   }
   __syncthreads();
@@ -216,8 +251,8 @@ cudaError_t launch_select_commit(const SelectCommit& call, cudaStream_t stream) 
   const Arguments arguments{
       call,
       aligned_to(call.hidden, 16) && call.hidden_stride[0] * itemsize % 16 == 0 &&
-          call.hidden_stride[1] * itemsize % 16 == 0,
-      aligned_to(call.weight, 16), wide};
+          call.hidden_stride[1] * itemsize % 16 == 0 && aligned_to(call.weight, 16),
+      wide};
 
   const int64_t units = 2 * call.L * call.row / (wide ? sizeof(Wide) : sizeof(uint16_t));
   const int64_t useful = (units + THREADS * COPIES - 1) / (THREADS * COPIES);

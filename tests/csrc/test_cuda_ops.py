@@ -258,7 +258,9 @@ def assert_select_commit(machine, case, *, lead=0, gap=0, **options):
 
 @machines
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("k", "H"), [(1, 1), (5, 8), (10, 264), (16, 33), (17, 40), (128, 16)])
+@pytest.mark.parametrize(
+    ("k", "H"), [(1, 1), (5, 8), (10, 264), (16, 33), (17, 40), (128, 16), (10, 1032), (3, 4096)]
+)
 def test_select_commit_takes_the_best_and_writes_it(machine, k, H, dtype):
     assert_select_commit(machine, select_commit_case([3, 15, 16], k, H, dtype=dtype), seed=k)
 
@@ -278,6 +280,20 @@ def test_rows_of_any_size_at_any_address(machine, Hkv, D, lead):
     # In 16-byte units where size and address permit, else two bytes at a time.
     case = select_commit_case([7, 20], Hkv=Hkv, D=D, dtype=torch.bfloat16)
     assert_select_commit(machine, case, lead=lead, gap=lead)
+
+
+@machines
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("H", [1032, 4096])
+def test_a_reward_has_the_same_bits_alone_and_in_a_batch_at_any_address(machine, H, dtype):
+    case = select_commit_case([3, 4, 5], H=H, dtype=dtype)
+    case[0], case[1] = random(*case[0].shape, dtype=dtype), random(H, seed=1, dtype=dtype)
+    first = machine.run("select_commit", *placed(case, machine), seed=1)
+    others = placed(case, machine, lead=1, gap=1)
+    alone = [x[:, 1:2] if i in (7, 8) else x[1:2] for i, x in enumerate(others)]
+    alone[1:3], alone[9:11] = others[1:3], others[9:11]
+    for x, y in zip(first, machine.run("select_commit", *alone, seed=2), strict=True):
+        assert torch.equal(x[1:2], y)
 
 
 @machines
