@@ -34,8 +34,8 @@ def offer(backend: str, device: str, op: str, implementation: Callable) -> None:
     order = dict.fromkeys((*ORDER[device], *found))
     TABLE[device][op] = {name: found[name] for name in order if name in found}
     for whole, parts in FUSED.items():
-        has = [TABLE[device][part].get(backend) for part in parts]
-        if op in parts and all(has) and backend not in TABLE[device][whole]:
+        has = [TABLE[device][part][backend] for part in parts if backend in TABLE[device][part]]
+        if op in parts and len(has) == len(parts) and backend not in TABLE[device][whole]:
             offer(backend, device, whole, _select_then_commit(*has))
 
 

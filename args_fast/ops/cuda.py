@@ -1,5 +1,6 @@
 """The CUDA C++ ops (csrc/cuda), where the package was built with them and a device can run them."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ CAPABILITY = (8, 0)  # the oldest that setup.py builds for
 
 # Held for the life of the process: the schemas go with it.
 _library = torch.library.Library("args_fast_cuda", "DEF")
+_refused = ""  # why a library that is there could not be loaded
 
 
 def status() -> str:
@@ -29,15 +31,24 @@ def status() -> str:
         return "built, but torch sees no device"
     if torch.cuda.get_device_capability() < CAPABILITY:
         return "built, but the device is older than compute capability 8.0"
-    return "built"
+    return _refused or "built"
 
 
 def load() -> None:
-    """Load the library and offer its ops, if it was built and there is a device for it."""
+    """Load the library and offer its ops, if it was built and there is a device for it.
+
+    Built beside another torch or CUDA it may not load any more: that is a warning, because
+    everything works without it."""
+    global _refused
     if status() != "built":
         return
     for op in OPS:
         _library.define(op + SCHEMAS[op])
-    torch.ops.load_library(LIBRARY)
+    try:
+        torch.ops.load_library(LIBRARY)
+    except (OSError, RuntimeError) as error:
+        _refused = f"built, but it cannot be loaded; reinstall args-fast beside this torch: {error}"
+        warnings.warn(f"the CUDA ops were {_refused}", stacklevel=2)
+        return
     for op in OPS:
         offer("cuda", "cuda", op, getattr(torch.ops.args_fast_cuda, op).default)
