@@ -13,6 +13,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <bit>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -38,7 +39,10 @@ class Tickets {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (status != cudaStreamCaptureStatusNone) return next(count);
     Range& range = of_stream_[{device, stream}];
-    if (range.count < count) range = {next(count), count};
+    if (range.count < count) {  // in doubles: what is given up adds to no more than what is in use
+      const int64_t more = std::bit_ceil(uint64_t(count));
+      range = {next(more), more};
+    }
     return range.first;
   }
 

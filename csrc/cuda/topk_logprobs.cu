@@ -11,7 +11,8 @@
 // shared memory as one integer key that orders by (logit descending, id ascending). When the buffer
 // is too full for another tile, a radix selection leaves the best k in it, and its threshold turns
 // away what comes later: after n logits in no special order that is all but k / n of them. The last
-// block of a row passes the winners of all chunks through the same buffer, sorts them and writes.
+// block of a row to finish passes the winners of all chunks through the same buffer, sorts them and
+// writes.
 //
 // Floor: B * V * itemsize bytes, read once (257 KB for one row of 128,256 in 16 bits, a tenth of a
 // microsecond of an H100's memory, so a single row costs the latency of one load, of two selections
@@ -25,9 +26,9 @@
 namespace args_fast::cuda {
 namespace {
 
-// Tuning: not measured. More chunks than 64 per row would give each less than one tile up to V =
-// 131,072 and the last block more to merge; a buffer larger than 1.5 tiles would cost blocks per
-// multiprocessor (26 KB each as it is).
+// Tuning: not measured. With 64 chunks a block has one tile up to V = 131,072: smaller ones would leave
+// the last block more to merge, and larger ones fewer blocks for a single row. The buffer takes a tile
+// beside half a tile of earlier keys; one of 26 KB leaves room for four blocks per multiprocessor.
 constexpr int THREADS = 256;
 constexpr int BLOCKS = 4;  // per multiprocessor at least: bounds the registers
 constexpr int CHUNKS = 64;
