@@ -1,53 +1,93 @@
 """The parts of the build that need code: the package map (kernels/triton is installed as
-args_fast.kernels, bench as args_fast.bench) and the C++ ops, which are optional.
+args_fast.kernels, bench as args_fast.bench) and the C++ and CUDA ops, which are optional.
 
 The ops are built against the torch that is importable here (so: pip install --no-build-isolation)
-on its stable ABI, and work with every later torch. Without torch or a compiler the package installs
-without them; `args-fast doctor` tells.
+on its stable ABI, and work with every later torch. The C++ ops want a compiler, the CUDA ops also
+nvcc and a CUDA build of torch. What is not there, or fails, is left out and said so; the package
+installs in any case, and `args-fast doctor` tells what it has.
 """
 
+import copy
 import importlib.util
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
-STABLE_ABI = "0x020b000000000000"  # torch 2.11, the oldest that is supported
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11, the oldest that is supported
+CUDA_CODE = [  # A100, H100, and what later devices translate for themselves
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_90,code=compute_90",
+]
+
+
+def say(message: str) -> None:
+    print(f"args-fast: {message}", file=sys.stderr)
+
+
+def cpu_ops() -> Extension:
+    """args_fast/_cpu.so"""
+    from torch.utils.cpp_extension import CppExtension
+
+    return CppExtension(
+        "args_fast._cpu",
+        [f"csrc/cpu/{name}.cpp" for name in ("ops", "kernels_baseline", "kernels_avx2")],
+        depends=[f"csrc/cpu/{name}.h" for name in ("kernels", "kernels_headers", "kernels_impl")],
+        extra_compile_args=["-O3", "-std=c++20", "-fno-math-errno", "-Wno-psabi", STABLE_ABI],
+        py_limited_api=True,
+        optional=True,
+    )
+
+
+def cuda_ops() -> Extension | None:
+    """args_fast/_cuda.so, where it can be built."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, CUDAExtension
+
+    if torch.version.cuda is None:
+        return say("torch is not a CUDA build, so no CUDA ops")
+    if CUDA_HOME is None:
+        return say(f"no nvcc (CUDA {torch.version.cuda}; set CUDA_HOME), so no CUDA ops")
+    return CUDAExtension(
+        "args_fast._cuda",
+        ["csrc/cuda/ops.cpp", "csrc/cuda/topk_logprobs.cu", "csrc/cuda/select_commit.cu"],
+        depends=["csrc/cuda/kernels.h", "csrc/cuda/device.cuh"],
+        extra_compile_args={
+            "cxx": ["-O2", "-std=c++20", STABLE_ABI],
+            "nvcc": ["-O3", "-std=c++20", *CUDA_CODE],
+        },
+        py_limited_api=True,
+        optional=True,
+    )
 
 
 def extensions() -> dict:
-    """The arguments of setup() that build args_fast/_cpu.so."""
+    """The arguments of setup() that build the ops."""
     if importlib.util.find_spec("torch") is None:
-        print("args-fast: no torch at build time, so no C++ ops", file=sys.stderr)
+        say("no torch at build time, so no C++ ops and no CUDA ops")
         return {}
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension
 
     class Build(BuildExtension):
         def build_extensions(self) -> None:
-            try:
-                super().build_extensions()
-            except Exception as error:  # whatever a compiler can do wrong
-                print(f"args-fast: installing without the C++ ops: {error}", file=sys.stderr)
+            # One by one, each with a fresh compiler object: torch checks all of them before it
+            # builds the first, and one that cannot be built must not take the others along.
+            extensions, compiler = self.extensions, self.compiler
+            for extension in extensions:
+                self.extensions, self.compiler = [extension], copy.copy(compiler)
+                try:
+                    super().build_extensions()
+                except Exception as error:  # whatever a compiler can do wrong
+                    say(f"installing without {extension.name}: {error}")
+            self.extensions = extensions
 
         def get_ext_filename(self, fullname: str) -> str:
             # Not a Python module, so it carries no Python version: torch loads it.
             return str(Path(*fullname.split("."))) + ".so"
 
-    cpu = CppExtension(
-        "args_fast._cpu",
-        [f"csrc/cpu/{name}.cpp" for name in ("ops", "kernels_baseline", "kernels_avx2")],
-        depends=[f"csrc/cpu/{name}.h" for name in ("kernels", "kernels_headers", "kernels_impl")],
-        extra_compile_args=[
-            "-O3",
-            "-std=c++20",
-            "-fno-math-errno",
-            "-Wno-psabi",
-            f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
-        ],
-        py_limited_api=True,
-        optional=True,
-    )
-    return {"ext_modules": [cpu], "cmdclass": {"build_ext": Build}}
+    found = [extension for extension in (cpu_ops(), cuda_ops()) if extension is not None]
+    return {"ext_modules": found, "cmdclass": {"build_ext": Build}}
 
 
 setup(

@@ -1,4 +1,4 @@
-"""The four ops of a decode step, registered as ``torch.ops.args_fast.*``.
+"""The ops of a decode step, registered as ``torch.ops.args_fast.*``.
 
 Each op is opaque to torch.compile (a schema and a fake implementation); what runs inside is chosen
 by the table in ``backends`` at every call.
@@ -9,11 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from args_fast.ops import cpp
+from args_fast.ops import cpp, cuda
 from args_fast.ops.backends import implementation, use_backend
 from args_fast.ops.schemas import SCHEMAS
 
-__all__ = ["branch_attention", "commit", "select", "topk_logprobs", "use_backend"]
+__all__ = [
+    "branch_attention",
+    "commit",
+    "select",
+    "select_commit",
+    "topk_logprobs",
+    "use_backend",
+]
 
 _library = torch.library.Library("args_fast", "DEF")
 
@@ -31,6 +38,7 @@ def _register(op: str) -> None:
 for _op in SCHEMAS:
     _register(_op)
 cpp.load()
+cuda.load()
 
 
 @torch.library.register_fake("args_fast::topk_logprobs")
@@ -48,6 +56,7 @@ def _(q: Tensor, *rest: object) -> Tensor:
 
 
 @torch.library.register_fake("args_fast::select")
+@torch.library.register_fake("args_fast::select_commit")
 def _(hidden: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
     B = hidden.shape[0]
     return (
@@ -66,3 +75,4 @@ topk_logprobs = torch.ops.args_fast.topk_logprobs
 branch_attention = torch.ops.args_fast.branch_attention
 select = torch.ops.args_fast.select
 commit = torch.ops.args_fast.commit
+select_commit = torch.ops.args_fast.select_commit

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from args_fast.ops.backends import offer
-from args_fast.ops.schemas import SCHEMAS
+from args_fast.ops.schemas import FUSED, SCHEMAS
 
 LIBRARY = Path(__file__).parent.parent / "_cpu.so"
 
@@ -27,8 +27,9 @@ def load() -> None:
     """Load the library and offer its ops, if it was built."""
     if not LIBRARY.exists():
         return
-    for op, schema in SCHEMAS.items():
-        _library.define(op + schema)
+    built = [op for op in SCHEMAS if op not in FUSED]
+    for op in built:
+        _library.define(op + SCHEMAS[op])
     torch.ops.load_library(LIBRARY)
-    for op in SCHEMAS:
-        offer("cpp", "cpu", op, getattr(torch.ops.args_fast_cpp, op).default, best=True)
+    for op in built:
+        offer("cpp", "cpu", op, getattr(torch.ops.args_fast_cpp, op).default)

@@ -1,4 +1,4 @@
-"""The four ops in plain torch: what they mean, on any device. Every other implementation is tested
+"""The ops in plain torch: what they mean, on any device. Every other implementation is tested
 against these. Accumulation is in float32 whatever the inputs are.
 """
 
@@ -149,3 +149,30 @@ def commit(
     k_pages[:, page, at % page_size] = tail_k[:, each, branch]
     v_pages[:, page, at % page_size] = tail_v[:, each, branch]
     lengths += 1
+
+
+def select_commit(
+    hidden: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    logprobs: Tensor,
+    w: Tensor,
+    temperature: Tensor,
+    noise: Tensor,
+    tail_k: Tensor,
+    tail_v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tail of a step: ``select``, then ``commit`` of the branch that it chose.
+
+    The arguments are those of the two; tail row c is candidate c. A row whose score is NaN commits
+    its branch 0 like any other.
+
+    Returns branch [B] i64, and reward and score [B] f32, as ``select`` does.
+    """
+    branch, reward, score = select(hidden, head_weight, head_bias, logprobs, w, temperature, noise)
+    commit(tail_k, tail_v, branch, k_pages, v_pages, page_table, lengths)
+    return branch, reward, score

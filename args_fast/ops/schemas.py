@@ -1,4 +1,4 @@
-"""The signatures of the four ops, in one place: every implementation in every language has these.
+"""The signatures of the ops, in one place: every implementation in every language has these.
 
 Sizes: B sequences, N tail rows, k candidates, V vocabulary, H hidden size, L layers, Hq query
 heads, Hkv key/value heads, D head size, P pages per sequence. What each op
@@ -28,4 +28,14 @@ SCHEMAS = {
         "(Tensor tail_k, Tensor tail_v, Tensor branch, Tensor(a!) k_pages, Tensor(b!) v_pages, "
         "Tensor page_table, Tensor(c!) lengths) -> ()"
     ),
+    # select, then commit of the branch that it chose; the arguments are theirs
+    "select_commit": (
+        "(Tensor hidden, Tensor head_weight, Tensor? head_bias, Tensor logprobs, Tensor w, "
+        "Tensor temperature, Tensor noise, Tensor tail_k, Tensor tail_v, Tensor(a!) k_pages, "
+        "Tensor(b!) v_pages, Tensor page_table, Tensor(c!) lengths) "
+        "-> (Tensor branch, Tensor reward, Tensor score)"
+    ),
 }
+
+# Ops that are others one after the other: whoever has the parts has the whole.
+FUSED = {"select_commit": ("select", "commit")}

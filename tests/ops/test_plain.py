@@ -478,6 +478,77 @@ def test_a_committed_row_is_attended_like_one_that_was_always_there():
         torch.testing.assert_close(out[b, 0].double(), torch.from_numpy(wanted[0, 1]))
 
 
+# ---- select_commit -------------------------------------------------------------------------------
+
+
+def select_commit_case(lengths, k=4):
+    tail_k, tail_v, _, *cache = commit_case(lengths, N=k)
+    return (*select_case(len(lengths), k), tail_k, tail_v, *cache)
+
+
+@pytest.mark.parametrize("lengths", [[0], [15], [17, 0, 31, 32]], ids=str)
+def test_select_commit_is_select_and_then_commit(lengths):
+    case = select_commit_case(lengths)
+    case[0][0, 1, 0] = NAN  # a broken row commits its branch 0
+    apart = [x.clone() for x in case]
+    branch, reward, score = plain.select(*apart[:7])
+    plain.commit(*apart[7:9], branch, *apart[9:])
+    assert branch[0] == 0
+    for op in (plain.select_commit, ops.select_commit):
+        together = [x.clone() for x in case]
+        got = op(*together)
+        for x, wanted in zip((*got, *together), (branch, reward, score, *apart), strict=True):
+            torch.testing.assert_close(x, wanted, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+def with_table(test):
+    def run(*args):
+        before = {op: dict(found) for op, found in backends.TABLE["cpu"].items()}
+        try:
+            test(*args)
+        finally:
+            backends.TABLE["cpu"].update(before)
+
+    return run
+
+
+@with_table
+def test_a_backend_with_both_parts_has_the_whole():
+    called = []
+
+    def part(op):
+        return lambda *args: called.append(op) or getattr(plain, op)(*args)
+
+    backends.offer("spy", "cpu", "commit", part("commit"))
+    assert "spy" not in backends.TABLE["cpu"]["select_commit"]
+    backends.offer("spy", "cpu", "select", part("select"))
+    case = select_commit_case([15, 3])
+    with ops.use_backend("spy"):
+        ops.select_commit(*case)
+    assert called == ["select", "commit"]
+    assert case[-1].tolist() == [16, 4]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_fused_implementation_goes_before_the_composition(first):
+    @with_table
+    def check():
+        offers = [("select", plain.select), ("commit", plain.commit)]
+        offers.insert(0 if first else 2, ("select_commit", plain.select_commit))
+        for op, implementation in offers:
+            backends.offer("spy", "cpu", op, implementation)
+        assert backends.TABLE["cpu"]["select_commit"]["spy"] is plain.select_commit
+
+    check()
+
+
+@with_table
+def test_the_order_of_backends_is_not_the_order_of_their_offers():
+    for backend in ("later", "cpp", "torch"):
+        backends.offer(backend, "cpu", "select", plain.select)
+    assert list(backends.TABLE["cpu"]["select"]) == ["cpp", "torch", "later"]
+
+
 # ---- registration --------------------------------------------------------------------------------
 
 
@@ -489,6 +560,7 @@ def op_cases():
         "branch_attention": [(*attention, 0, 0.0, None), (*attention, 5, 2.0, torch.ones(4))],
         "select": [tuple(select_case()), (*select_case()[:2], None, *select_case()[3:])],
         "commit": [tuple(commit_case([15, 3]))],
+        "select_commit": [select_commit_case([15, 3])],
     }
 
 
@@ -508,7 +580,7 @@ def test_the_registered_op_runs_what_the_table_says(op):
 
     before = dict(backends.TABLE["cpu"][op])
     try:
-        backends.offer("spy", "cpu", op, spy, best=False)
+        backends.offer("spy", "cpu", op, spy)
         with ops.use_backend("spy"):
             getattr(ops, op)(*op_cases()[op][0])
         with ops.use_backend("torch"):
