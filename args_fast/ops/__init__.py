@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from args_fast.ops import cpp
+from args_fast.ops import cpp, triton
 from args_fast.ops.backends import implementation, use_backend
 from args_fast.ops.schemas import SCHEMAS
 
@@ -23,7 +23,7 @@ def _register(op: str) -> None:
     for device in ("cpu", "cuda"):
 
         def run(*args: Any, _device: str = device) -> Any:
-            return implementation(op, _device)(*args)
+            return implementation(op, _device, args)(*args)
 
         _library.impl(op, run, device.upper())
 
@@ -31,6 +31,7 @@ def _register(op: str) -> None:
 for _op in SCHEMAS:
     _register(_op)
 cpp.load()
+triton.load()
 
 
 @torch.library.register_fake("args_fast::topk_logprobs")

@@ -17,11 +17,26 @@ TABLE: dict[str, dict[str, dict[str, Callable]]] = {
     device: {op: {"torch": getattr(plain, op)} for op in SCHEMAS} for device in ("cpu", "cuda")
 }
 
+# (backend, op) -> why it cannot take these arguments, or None. An op that is not here takes all that
+# the plain one takes.
+LIMITS: dict[tuple[str, str], Callable[..., str | None]] = {}
+
 _forced: ContextVar[str | None] = ContextVar("args_fast_backend", default=None)
 
 
-def offer(backend: str, device: str, op: str, implementation: Callable, *, best: bool) -> None:
-    """Enter an implementation into the table, before those already there if it is the best."""
+def offer(
+    backend: str,
+    device: str,
+    op: str,
+    implementation: Callable,
+    *,
+    best: bool,
+    unsupported: Callable[..., str | None] | None = None,
+) -> None:
+    """Enter an implementation into the table, before those already there if it is the best.
+    ``unsupported`` has the op's arguments and says why it cannot take them, or None."""
+    if unsupported is not None:
+        LIMITS[backend, op] = unsupported
     others = TABLE[device][op]
     TABLE[device][op] = (
         {backend: implementation, **others} if best else {**others, backend: implementation}
@@ -39,16 +54,30 @@ def use_backend(name: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
-def implementation(op: str, device: str) -> Callable:
-    """What runs ``op`` on a device type. Raises BackendError where a forced backend does not have
-    it."""
+def implementation(op: str, device: str, arguments: tuple | None = None) -> Callable:
+    """What runs ``op`` on a device type, with these arguments if they are given: the best backend
+    that can take them. Raises BackendError where a forced one does not have it, or cannot."""
     available = TABLE[device][op]
     forced = _forced.get() or os.environ.get(ENVIRONMENT)
     if not forced:
-        return next(iter(available.values()))
+        return next(
+            run
+            for backend, run in available.items()
+            if arguments is None or _why_not(backend, op, arguments) is None
+        )
     if forced not in available:
         raise BackendError(
             f"backend {forced!r} has no {op} on {device} here, but {', '.join(available)} has. "
             f"Unset {ENVIRONMENT} for the automatic choice; `args-fast doctor` says what to do."
         )
+    if arguments is not None and (reason := _why_not(forced, op, arguments)):
+        raise BackendError(
+            f"backend {forced!r} cannot run this {op}: {reason}. Unset {ENVIRONMENT}: the automatic "
+            "choice takes another backend here."
+        )
     return available[forced]
+
+
+def _why_not(backend: str, op: str, arguments: tuple) -> str | None:
+    limit = LIMITS.get((backend, op))
+    return limit(*arguments) if limit else None
