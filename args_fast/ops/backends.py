@@ -17,8 +17,8 @@ TABLE: dict[str, dict[str, dict[str, Callable]]] = {
     device: {op: {"torch": getattr(plain, op)} for op in SCHEMAS} for device in ("cpu", "cuda")
 }
 
-# (backend, op) -> why it cannot take these arguments, or None. An op that is not here takes all that
-# the plain one takes.
+# (backend, op) -> why it cannot take these arguments, or None. What is not here takes all that the
+# plain one takes.
 LIMITS: dict[tuple[str, str], Callable[..., str | None]] = {}
 
 _forced: ContextVar[str | None] = ContextVar("args_fast_backend", default=None)
@@ -72,8 +72,8 @@ def implementation(op: str, device: str, arguments: tuple | None = None) -> Call
         )
     if arguments is not None and (reason := _why_not(forced, op, arguments)):
         raise BackendError(
-            f"backend {forced!r} cannot run this {op}: {reason}. Unset {ENVIRONMENT}: the automatic "
-            "choice takes another backend here."
+            f"backend {forced!r} cannot run this {op}: {reason}. Unset {ENVIRONMENT}, and another "
+            "backend is chosen."
         )
     return available[forced]
 

@@ -32,19 +32,19 @@ from args_fast.kernels.device import machine, too_old, tuned
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
-# By compute capability, the highest that the device has. "warps": that one multiprocessor is to have
-# at once, which says how many programs a prefix is divided among. "blocks": by bytes of an element
-# and head size (padded to a power of two), then by rows of a tile: keys per block, warps, stages of
-# the pipeline.
-# Not measured: chosen from docs/compile_report.md, so that no kernel spills its registers, and that a
-# multiprocessor has at least 16 KB of keys and values under way.
+# By compute capability, the highest that the device has. "warps": how many one multiprocessor is to
+# have at once, which says how many programs a prefix is divided among. "blocks": by bytes of an
+# element and head size (padded to a power of two), then by rows of a tile: keys per block, warps,
+# stages of the pipeline.
+# Not measured: chosen from docs/compile_report.md, so that no kernel spills its registers, and that
+# a multiprocessor has at least 16 KB of keys and values under way.
 TUNING = {
     (8, 0): {
         "warps": 8,
         "blocks": {
             (2, 16): {16: (128, 4, 3), 32: (128, 4, 3), 64: (64, 4, 3)},
             (2, 32): {16: (128, 4, 3), 32: (128, 4, 3), 64: (64, 4, 3)},
-            (2, 64): {16: (64, 4, 3), 32: (64, 4, 3), 64: (64, 4, 3), 128: (64, 8, 3)},
+            (2, 64): {16: (64, 4, 3), 32: (64, 4, 3), 64: (64, 4, 3), 128: (32, 8, 3)},
             (2, 128): {16: (64, 4, 2), 32: (32, 4, 3), 64: (32, 8, 3)},
             (2, 256): {16: (32, 8, 2), 32: (32, 8, 2)},
             (4, 16): {16: (64, 4, 2)},

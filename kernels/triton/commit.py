@@ -16,7 +16,6 @@ holds for any operation that changes them.
 Floor: 2 * L * Hkv * D * itemsize bytes per sequence, read once and written once.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
