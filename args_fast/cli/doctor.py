@@ -24,7 +24,8 @@ args-fast doctor
 ARGS_FAST_BACKEND=torch args-fast doctor  [dim]# what a forced backend changes[/]
 """
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "flash-attn")
-NATIVE = {"cpp": "C++ ops", "cuda": "CUDA ops"}  # the modules of args_fast.ops that are built
+# The modules of args_fast.ops that are built, or compiled when they are used.
+NATIVE = {"cpp": "C++ ops", "cuda": "CUDA ops", "triton": "Triton ops"}
 
 
 def doctor(

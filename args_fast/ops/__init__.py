@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from args_fast.ops import cpp, cuda
+from args_fast.ops import cpp, cuda, triton
 from args_fast.ops.backends import implementation, use_backend
 from args_fast.ops.schemas import SCHEMAS
 
@@ -30,7 +30,7 @@ def _register(op: str) -> None:
     for device in ("cpu", "cuda"):
 
         def run(*args: Any, _device: str = device) -> Any:
-            return implementation(op, _device)(*args)
+            return implementation(op, _device, args)(*args)
 
         _library.impl(op, run, device.upper())
 
@@ -39,6 +39,7 @@ for _op in SCHEMAS:
     _register(_op)
 cpp.load()
 cuda.load()
+triton.load()
 
 
 @torch.library.register_fake("args_fast::topk_logprobs")

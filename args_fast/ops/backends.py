@@ -1,7 +1,7 @@
 """Which implementation of each op runs: one table, one rule, one way to force it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,7 +14,7 @@ ENVIRONMENT = "ARGS_FAST_BACKEND"
 
 # device type -> backends, the best first. On cuda "cuda" before "triton" is not measured yet: it
 # follows from one launch against several, and a measurement is to replace it.
-ORDER = {"cpu": ("cpp", "torch"), "cuda": ("cuda", "triton", "torch")}
+ORDER = {"cpu": ("cpp", "torch", "triton"), "cuda": ("cuda", "triton", "torch")}
 
 # device type -> op -> backend -> implementation, in that order: the first is the automatic choice.
 # A backend is listed only where it runs on this machine.
@@ -22,21 +22,41 @@ TABLE: dict[str, dict[str, dict[str, Callable]]] = {
     device: {op: {"torch": getattr(plain, op)} for op in SCHEMAS} for device in ("cpu", "cuda")
 }
 
+# (backend, op) -> why it cannot take these arguments, or None. What is not here takes all that the
+# plain one takes.
+LIMITS: dict[tuple[str, str], Callable[..., str | None]] = {}
+
 _forced: ContextVar[str | None] = ContextVar("args_fast_backend", default=None)
 
 
-def offer(backend: str, device: str, op: str, implementation: Callable) -> None:
+def offer(
+    backend: str,
+    device: str,
+    op: str,
+    implementation: Callable,
+    *,
+    unsupported: Callable[..., str | None] | None = None,
+) -> None:
     """Enter an implementation into the table, at its backend's place in ORDER; last if it has none.
+    ``unsupported`` has the op's arguments and says why it cannot take them, or None.
 
     A backend that has the parts of a fused op gets the composition of them, unless it offers a
     fused implementation of its own, before or after."""
+    if unsupported is not None:
+        LIMITS[backend, op] = unsupported
     found = {**TABLE[device][op], backend: implementation}
     order = dict.fromkeys((*ORDER[device], *found))
     TABLE[device][op] = {name: found[name] for name in order if name in found}
     for whole, parts in FUSED.items():
         has = [TABLE[device][part][backend] for part in parts if backend in TABLE[device][part]]
         if op in parts and len(has) == len(parts) and backend not in TABLE[device][whole]:
-            offer(backend, device, whole, _select_then_commit(*has))
+            offer(
+                backend,
+                device,
+                whole,
+                _select_then_commit(*has),
+                unsupported=_of_the_parts(backend),
+            )
 
 
 def _select_then_commit(select: Callable, commit: Callable) -> Callable:
@@ -51,6 +71,17 @@ def _select_then_commit(select: Callable, commit: Callable) -> Callable:
     return select_commit
 
 
+def _of_the_parts(backend: str) -> Callable[..., str | None]:
+    """Why select or commit cannot take the arguments of select_commit, or None."""
+
+    def unsupported(*args: Any) -> str | None:
+        *of_select, tail_k, tail_v, k_pages, v_pages, page_table, lengths = args
+        of_commit = tail_k, tail_v, None, k_pages, v_pages, page_table, lengths
+        return _why_not(backend, "select", of_select) or _why_not(backend, "commit", of_commit)
+
+    return unsupported
+
+
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
     """Force one backend ("torch", "cpp", "triton", "cuda") for every op in this context; None frees
@@ -62,16 +93,30 @@ def use_backend(name: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
-def implementation(op: str, device: str) -> Callable:
-    """What runs ``op`` on a device type. Raises BackendError where a forced backend does not have
-    it."""
+def implementation(op: str, device: str, arguments: tuple | None = None) -> Callable:
+    """What runs ``op`` on a device type, with these arguments if they are given: the best backend
+    that can take them. Raises BackendError where a forced one does not have it, or cannot."""
     available = TABLE[device][op]
     forced = _forced.get() or os.environ.get(ENVIRONMENT)
     if not forced:
-        return next(iter(available.values()))
+        return next(
+            run
+            for backend, run in available.items()
+            if arguments is None or _why_not(backend, op, arguments) is None
+        )
     if forced not in available:
         raise BackendError(
             f"backend {forced!r} has no {op} on {device} here, but {', '.join(available)} has. "
             f"Unset {ENVIRONMENT} for the automatic choice; `args-fast doctor` says what to do."
         )
+    if arguments is not None and (reason := _why_not(forced, op, arguments)):
+        raise BackendError(
+            f"backend {forced!r} cannot run this {op}: {reason}. Unset {ENVIRONMENT}, and another "
+            "backend is chosen."
+        )
     return available[forced]
+
+
+def _why_not(backend: str, op: str, arguments: Iterable) -> str | None:
+    limit = LIMITS.get((backend, op))
+    return limit(*arguments) if limit else None

@@ -7,14 +7,16 @@ over the keys j that row i sees: the t rows of the prefix, and the rows of the t
 gives it. Row i has position t + (its number of ancestors), and with a sliding window sees positions
 above its own - window only. What the pages hold at and past row t is never read.
 
-The N * G query rows that share a key/value head are the rows of one tile (up to 64; more are
-several tiles), so a prefix byte is read once for all of them. A tile of fewer than 16 rows is
-padded to 16, the least that the tensor cores take: at one to 64 rows the kernel waits for memory,
-not for them. The prefix of a sequence is divided among ``splits`` programs, the last of which also
-takes the tail. Each leaves its rows' maximum m, sum of exp(s - m) and sum acc of exp(s - m) v, and
-a second kernel merges them; with one split the first writes the result itself. The grid comes from
-shapes alone and the division from the length on the device, so a captured CUDA graph stays right
-while prefixes grow. Exponentials are of base 2, with log2(e) folded into the scores.
+The N * G query rows that share a key/value head are the rows of one tile, so a prefix byte is read
+once for all of them. More rows than the largest tile of TUNING are several tiles, whose programs
+run side by side and share the bytes through L2. A tile of fewer than 16 rows is padded to 16, the
+least that the tensor cores take: at a few dozen rows the kernel waits for memory, not for them.
+
+The prefix of a sequence is divided among ``splits`` programs, the last of which also takes the
+tail. Each leaves its rows' maximum m, sum of exp(s - m) and sum acc of exp(s - m) v, and a second
+kernel merges them; with one split the first writes the result itself. The grid comes from shapes
+alone and the division from the length on the device, so a captured CUDA graph stays right while
+prefixes grow. Exponentials are of base 2, with log2(e) folded into the scores.
 
 Floor: 2 * t * Hkv * D * itemsize bytes per sequence, once, and 4 * N * t * Hq * D flops. On top,
 with more than one split: B * N * Hq * splits * (D + 2) * 4 bytes written and read back (they stay
@@ -26,35 +28,52 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from args_fast.kernels.device import machine, too_old, tuned
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
-# By compute capability, the highest that the device has. "resident": programs that one
-# multiprocessor is to have at once. "blocks": by bytes of an element and head size (padded to a
-# power of two): keys per block, warps, stages of the pipeline.
-# Not measured: chosen from the occupancy in docs/compile_report.md, so that no kernel spills, and
-# that two programs and at least 32 KB of keys and values under way fit a multiprocessor.
+# By compute capability, the highest that the device has. "warps": how many one multiprocessor is to
+# have at once, which says how many programs a prefix is divided among. "blocks": by bytes of an
+# element and head size (padded to a power of two), then by rows of a tile: keys per block, warps,
+# stages of the pipeline.
+# Not measured: chosen from docs/compile_report.md, so that no kernel spills its registers, and that
+# a multiprocessor has at least 16 KB of keys and values under way.
 TUNING = {
     (8, 0): {
-        "resident": 2,
+        "warps": 8,
         "blocks": {
-            (2, 16): (128, 4, 3),
-            (2, 32): (128, 4, 3),
-            (2, 64): (64, 4, 3),
-            (2, 128): (64, 4, 2),
-            (2, 256): (32, 8, 2),
-            (4, 16): (64, 4, 2),
-            (4, 32): (64, 4, 2),
-            (4, 64): (32, 4, 2),
-            (4, 128): (32, 4, 2),
-            (4, 256): (16, 8, 2),
+            (2, 16): {16: (128, 4, 3), 32: (128, 4, 3), 64: (64, 4, 3)},
+            (2, 32): {16: (128, 4, 3), 32: (128, 4, 3), 64: (64, 4, 3)},
+            (2, 64): {16: (64, 4, 3), 32: (64, 4, 3), 64: (64, 4, 3), 128: (32, 8, 3)},
+            (2, 128): {16: (64, 4, 2), 32: (32, 4, 3), 64: (32, 8, 3)},
+            (2, 256): {16: (32, 8, 2), 32: (32, 8, 2)},
+            (4, 16): {16: (64, 4, 2)},
+            (4, 32): {16: (64, 4, 2)},
+            (4, 64): {16: (16, 4, 3)},
+            (4, 128): {16: (16, 4, 2)},
+            (4, 256): {16: (16, 8, 2)},
+        },
+    },
+    (9, 0): {
+        "warps": 8,
+        "blocks": {
+            (2, 16): {16: (128, 4, 3), 32: (128, 4, 3), 64: (64, 4, 3)},
+            (2, 32): {16: (128, 4, 3), 32: (128, 4, 3), 64: (64, 4, 3)},
+            (2, 64): {16: (64, 4, 3), 32: (64, 4, 3), 64: (64, 4, 3), 128: (64, 8, 3)},
+            (2, 128): {16: (64, 4, 2), 32: (64, 4, 2), 64: (64, 8, 2), 128: (32, 8, 3)},
+            (2, 256): {16: (32, 4, 2), 32: (32, 8, 2)},
+            (4, 16): {16: (64, 4, 2)},
+            (4, 32): {16: (64, 4, 2)},
+            (4, 64): {16: (16, 4, 2)},
+            (4, 128): {16: (16, 4, 2)},
+            (4, 256): {16: (16, 8, 2)},
         },
     },
 }
-TUNING[9, 0] = TUNING[8, 0]
 CHUNK = tl.constexpr(32)
-ROWS = 64  # of a tile, at most
+MAX_D = 256
 SPLITS = 128  # at most
-MERGED = (8, 32, 128)  # splits that a merging program has room for
+MERGED, MERGED_D = (8, 32, 128), 64  # splits and elements of a head that a merging program takes
 
 
 @triton.jit
@@ -95,6 +114,18 @@ def _add(q, k, v, seen, m, total, acc, scale, softcap):
     return higher, total, acc
 
 
+@triton.jit
+def _path(tail_mask_ptr, row, N, BLOCK: tl.constexpr):
+    """How many rows each row of the tail sees, itself among them: 0 for a row that is not there."""
+    path = tl.zeros(row.shape, tl.int32)
+    for at in tl.range(0, N, BLOCK, num_stages=1):
+        j = at + tl.arange(0, BLOCK)
+        there = (row < N)[:, None] & (j < N)
+        seen = tl.load(tail_mask_ptr + row[:, None] * N + j, mask=there, other=0)
+        path += tl.sum(seen.to(tl.int32), 1)
+    return path
+
+
 # Not specialised: what changes while a text grows, so that nothing is compiled in the middle of it.
 @triton.jit(do_not_specialize=["table_stride", "N", "splits", "sliding_window"])
 def _attend(
@@ -106,13 +137,12 @@ def _attend(
     page_table_ptr,  # [B, P] i32
     lengths_ptr,  # [B] i32
     tail_mask_ptr,  # [N, N] u8, contiguous
-    depth_ptr,  # [N] i32, the ancestors of each row; None without a window
     sinks_ptr,  # [Hq] or None
     out_ptr,  # [B, N, Hq, D] as q, contiguous; or with SPLIT acc [B, N, Hq, splits, D] f32
     state_ptr,  # [B, N, Hq, splits, 2] f32: m and total; None without SPLIT
     scale,
     softcap,  # or None
-    sliding_window,
+    sliding_window,  # or None
     N,
     splits,
     q_stride_b,
@@ -155,10 +185,10 @@ def _attend(
     out_row = (b.to(tl.int64) * N + n) * (Hkv * G) + head
 
     first = 0
-    if depth_ptr is not None:
-        depth = tl.load(depth_ptr + n, mask=real, other=N)
-        lowest = depth + 1 - sliding_window  # the lowest position in each window, less length
-        first = tl.maximum(length + tl.min(lowest, 0), 0)
+    if sliding_window is not None:
+        path = _path(tail_mask_ptr, n, N, TAIL_N)
+        lowest = path - sliding_window  # the lowest position in each window, less length
+        first = tl.maximum(length + tl.min(tl.where(real, lowest, 0), 0), 0)
     blocks = tl.cdiv(tl.maximum(length - first, 0), BLOCK_N)
     share = tl.cdiv(blocks, splits) * BLOCK_N
     start = first + split * share
@@ -170,6 +200,7 @@ def _attend(
             if start >= stop:
                 state = state_ptr + (out_row * splits + split) * 2
                 tl.store(state, float("-inf"), mask=real)
+                tl.store(state + 1, 0.0, mask=real)
                 return
 
     d = tl.arange(0, BLOCK_D)
@@ -196,7 +227,7 @@ def _attend(
         k = tl.load(k_head + k_at[:, None] + d, mask=within, other=0.0)
         v = tl.load(v_head + v_at[:, None] + d, mask=within, other=0.0)
         seen = stored[None, :]
-        if depth_ptr is not None:
+        if sliding_window is not None:
             seen = seen & (position >= length + lowest[:, None])
         m, total, acc = _add(q, k, v, seen, m, total, acc, scale, softcap)
         position += BLOCK_N
@@ -208,8 +239,8 @@ def _attend(
         j = at + tl.arange(0, TAIL_N)
         there = j < N
         seen = tl.load(tail_mask_ptr + n[:, None] * N + j, mask=real[:, None] & there, other=0) != 0
-        if depth_ptr is not None:
-            seen = seen & (tl.load(depth_ptr + j, mask=there, other=0) >= lowest[:, None])
+        if sliding_window is not None:
+            seen = seen & (_path(tail_mask_ptr, j, N, TAIL_N) > lowest[:, None])
         if tl.max(tl.max(seen.to(tl.int32), 1), 0) > 0:  # half of the blocks of a chain are not
             within = there[:, None] & whole
             k = tl.load(tail_k + (j * tail_k_stride_n)[:, None] + d, mask=within, other=0.0)
@@ -237,7 +268,7 @@ def _attend(
 @triton.jit(do_not_specialize=["splits"])
 def _merge(
     acc_ptr,  # [B, N, Hq, splits, D] f32
-    state_ptr,  # [B, N, Hq, splits, 2] f32: m, -inf for a split that has nothing, and total
+    state_ptr,  # [B, N, Hq, splits, 2] f32: m and total; a split without a key has -inf and 0
     sinks_ptr,  # [Hq] or None
     out_ptr,  # [B, N, Hq, D]
     splits,
@@ -248,35 +279,45 @@ def _merge(
 ):
     out_row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, BLOCK_S)
-    d = tl.arange(0, BLOCK_D)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     whole = d < D
     at = out_row * splits + split
-    # All loads before anything waits for one: what a split without keys left unwritten is dropped.
     m = tl.load(state_ptr + at * 2, mask=split < splits, other=float("-inf"))
     total = tl.load(state_ptr + at * 2 + 1, mask=split < splits, other=0.0)
-    within = (split < splits)[:, None] & whole
-    acc = tl.load(acc_ptr + (at * D)[:, None] + d, mask=within, other=0.0)
+    # A split without a key has left its acc unwritten. One whose keys gave NaN has m = -inf and
+    # total = NaN, and must be seen.
+    used = total != 0
+    acc = tl.load(acc_ptr + (at * D)[:, None] + d, mask=used[:, None] & whole, other=0.0)
 
     highest = tl.max(m, 0)
     if sinks_ptr is not None:
         sink = tl.load(sinks_ptr + out_row % Hq).to(tl.float32) * LOG2E
         highest = tl.maximum(highest, sink)
     weight = tl.exp2(m - highest)
-    used = m > float("-inf")
-    total = tl.sum(tl.where(used, total * weight, 0.0), 0)
+    total = tl.sum(total * weight, 0)
     if sinks_ptr is not None:
         total += tl.exp2(sink - highest)
-    out = tl.sum(tl.where(used[:, None], acc * weight[:, None], 0.0), 0) / total
+    out = tl.sum(acc * weight[:, None], 0) / total
     tl.store(out_ptr + out_row * D + d, out.to(out_ptr.dtype.element_ty), mask=whole)
 
 
-def _machine(device: torch.device) -> tuple[tuple[int, int], int]:
-    """The compute capability and the multiprocessors of a device; of a small GPU for the
-    interpreter."""
-    if device.type == "cpu":
-        return (8, 0), 8
-    properties = torch.cuda.get_device_properties(device)
-    return (properties.major, properties.minor), properties.multi_processor_count
+def unsupported(
+    q: Tensor,
+    tail_k: Tensor,
+    tail_v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    *rest: object,
+) -> str | None:
+    """Why the kernel cannot take these arguments, or None."""
+    D = q.shape[3]
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 or float16, not {q.dtype}"
+    if D > MAX_D:
+        return f"it takes heads of up to {MAX_D} elements, not {D}"
+    if k_pages.stride(3) != 1 or v_pages.stride(3) != 1:
+        return "it takes pages with the elements of a head side by side"
+    return too_old(q.device)
 
 
 def branch_attention(
@@ -293,31 +334,25 @@ def branch_attention(
     softcap: float = 0.0,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """See args_fast.ops.plain.branch_attention. Any strides, but a row of D in one piece: pages
-    that do not have it are refused, other tensors are copied. page_size is a power of two, D is up
-    to 256."""
+    """See args_fast.ops.plain.branch_attention. Any strides, but the elements of a head side by
+    side in the pages; other tensors are copied where theirs are not."""
     B, N, Hq, D = q.shape
     page_size, Hkv = k_pages.shape[1:3]
     G = Hq // Hkv
-    if page_size & (page_size - 1) or D > 256:
-        raise ValueError(
-            "the Triton branch_attention takes pages of a power of two rows and heads of up to 256 "
-            f"elements, not pages of {page_size} rows and heads of {D}; use another backend"
-        )
-    if k_pages.stride(3) != 1 or v_pages.stride(3) != 1:
-        raise ValueError("k_pages and v_pages must have the elements of a head side by side")
     q, tail_k, tail_v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, tail_k, tail_v))
 
-    capability, multiprocessors = _machine(q.device)
-    tuning = TUNING[max(known for known in TUNING if known <= capability)]
+    capability, multiprocessors = machine(q.device)
+    tuning = tuned(TUNING, capability)
     block_d = max(16, triton.next_power_of_2(D))
-    block_n, warps, stages = tuning["blocks"][q.element_size(), block_d]
-    block_m = min(ROWS, max(16, triton.next_power_of_2(N * G)))
-    programs = B * Hkv * triton.cdiv(N * G, block_m)
+    blocks = tuning["blocks"][q.element_size(), block_d]
+    tiles = triton.cdiv(N * G, max(blocks))
+    block_m = min(size for size in blocks if size * tiles >= N * G)
+    block_n, warps, stages = blocks[block_m]
+    programs = B * Hkv * tiles
     keys = page_table.shape[1] * page_size
     if sliding_window:
         keys = min(keys, sliding_window)
-    wanted = tuning["resident"] * multiprocessors // programs
+    wanted = tuning["warps"] // warps * multiprocessors // programs
     splits = max(1, min(wanted, triton.cdiv(keys, block_n), SPLITS))
 
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -325,9 +360,6 @@ def branch_attention(
     if splits > 1:
         acc = out.new_empty((B, N, Hq, splits, D), dtype=torch.float32)
         state = out.new_empty((B, N, Hq, splits, 2), dtype=torch.float32)
-    depth = None
-    if sliding_window:
-        depth = tail_mask.sum(1, dtype=torch.int32) - 1
     _attend[programs, splits](
         q,
         tail_k,
@@ -337,13 +369,12 @@ def branch_attention(
         page_table,
         prefix_lengths,
         tail_mask.contiguous().view(torch.uint8),
-        depth,
         sinks,
         acc,
         state,
         scale,
         softcap or None,
-        sliding_window,
+        sliding_window or None,
         N,
         splits,
         *q.stride()[:3],
@@ -360,13 +391,14 @@ def branch_attention(
         BLOCK_D=block_d,
         BLOCK_M=block_m,
         BLOCK_N=block_n,
-        TAIL_N=min(block_n, max(16, triton.next_power_of_2(N))),
+        TAIL_N=16 if N <= 16 else min(block_n, 32),
         num_warps=warps,
         num_stages=stages,
     )
     if splits > 1:
         block_s = min(size for size in MERGED if size >= splits)
-        _merge[(B * N * Hq,)](
+        part = min(block_d, MERGED_D)
+        _merge[B * N * Hq, triton.cdiv(D, part)](
             acc,
             state,
             sinks,
@@ -374,8 +406,8 @@ def branch_attention(
             splits,
             Hq=Hq,
             D=D,
-            BLOCK_D=block_d,
+            BLOCK_D=part,
             BLOCK_S=block_s,
-            num_warps=min(8, max(1, block_s * block_d // 1024)),
+            num_warps=max(1, block_s * part // 2048),
         )
     return out

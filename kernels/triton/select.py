@@ -16,9 +16,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from args_fast.kernels.device import too_old
+
+K_LIMIT = 128
 # Elements of the tile [k, part of H] that a program has in flight, and its warps.
-# Not measured: chosen for 32 elements per thread, which fit even where H is odd and loads narrow.
-TILE, WARPS = 8192, 8
+# Not measured: chosen for 32 elements per thread, which fit even where H is odd and loads narrow,
+# and for as few turns of the loop as that leaves, because each waits for its loads.
+TILE, WARPS = 16384, 16
 
 
 @triton.jit(do_not_specialize=["k"])
@@ -76,6 +80,16 @@ def _select(
     tl.store(branch_ptr + row, branch.to(tl.int64))
     tl.store(reward_ptr + row, tl.where(bad_reward, float("nan"), reward))
     tl.store(score_ptr + row, tl.where(broken, float("nan"), score))
+
+
+def unsupported(hidden: Tensor, *rest: object) -> str | None:
+    """Why the kernel cannot take these arguments, or None."""
+    k = hidden.shape[1]
+    if hidden.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 or float16, not {hidden.dtype}"
+    if k > K_LIMIT:
+        return f"it takes k up to {K_LIMIT}, not {k}"
+    return too_old(hidden.device)
 
 
 def _rows(x: Tensor) -> Tensor:

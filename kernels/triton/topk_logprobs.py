@@ -25,6 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from args_fast.kernels.device import machine, too_old, tuned
+
 K_LIMIT = 128
 V_LIMIT = 2**21  # a group's number has 16 bits in a key
 
@@ -193,29 +195,27 @@ def _choose(
     tl.store(ids_ptr + row * k + candidate, ids, mask=candidate < k)
 
 
-def _tuning(device: torch.device) -> dict:
-    if device.type == "cpu":
-        return TUNING[min(TUNING)]
-    capability = torch.cuda.get_device_capability(device)
-    return TUNING[max((c for c in TUNING if c <= capability), default=min(TUNING))]
+def unsupported(logits: Tensor, k: int) -> str | None:
+    """Why the kernels cannot take these arguments, or None."""
+    V = logits.shape[1]
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 or float16, not {logits.dtype}"
+    if not 1 <= k <= min(V, K_LIMIT):
+        return f"it takes k from 1 to min(V, {K_LIMIT}), not k = {k} of V = {V} logits"
+    if V > V_LIMIT:
+        return f"it takes up to {V_LIMIT} logits, not {V}"
+    return too_old(logits.device)
 
 
 def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """logits [B, V] f32, bf16 or f16; k from 1 to min(V, 128). Returns logprobs [B, k] f32,
     descending, and ids [B, k] i64. Two launches, whose grids depend on the shape alone."""
     B, V = logits.shape
-    if not (1 <= k <= min(V, K_LIMIT) and V <= V_LIMIT):
-        raise ValueError(
-            f"topk_logprobs got k = {k} of V = {V} logits; this kernel takes k from 1 to "
-            f"min(V, {K_LIMIT}) and V up to {V_LIMIT}. The torch backend has no such limits."
-        )
-    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"topk_logprobs takes float32, bfloat16 or float16, not {logits.dtype}")
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     row_stride = logits.stride(0) if B > 1 else 0  # 0 is a multiple of 16, so loads are wide
 
-    tuning = _tuning(logits.device)
+    tuning = tuned(TUNING, machine(logits.device)[0])
     blocks = triton.cdiv(V, 1024)
     many = tuning["many"]
     per_program = many if B * triton.cdiv(blocks, many) >= tuning["programs"] else 1

@@ -66,3 +66,8 @@ def test_an_embedded_pair_that_is_not_there_is_missing(cli, cli_json, monkeypatc
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is a CUDA build")
 def test_a_cpu_build_of_torch_is_named(cli_json):
     assert "CPU build" in cli_json("doctor")["missing"]["CUDA"]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 0, reason="the Triton ops are here")
+def test_triton_ops_that_do_not_run_here_are_missing_with_the_reason(cli_json):
+    assert "CUDA" in cli_json("doctor")["missing"]["Triton ops"]

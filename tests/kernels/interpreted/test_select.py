@@ -7,7 +7,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from args_fast.kernels.select import select
+from args_fast.kernels.select import select, unsupported
 from args_fast.ops import plain
 
 # numpy's, of infinities and overflows that are part of what is tested
@@ -212,3 +212,9 @@ def test_any_row_of_exact_sums_and_many_ties(data, k, greedy):
     )
     branch, reward, score, _ = naive(0, **arguments)
     assert_is(arguments, [branch], [reward], [score])
+
+
+def test_what_it_cannot_take_it_says():
+    assert unsupported(*inputs(1, 128, 4).values()) is None
+    assert "k up to 128, not 129" in unsupported(*inputs(1, 129, 4).values())
+    assert "float64" in unsupported(*inputs(1, 2, 4, torch.float64).values())

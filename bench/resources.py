@@ -5,8 +5,8 @@ the wanted architecture: exactly the kernels that it would launch are compiled, 
 alignments that they would have, and none is run.
 
 To add a kernel, add a Case to CASES: ``launch`` makes the tensors with ``meta(...)`` and calls the
-launcher. A launcher that asks torch.cuda for the capability or the properties of the tensors'
-device is told those of the architecture.
+launcher. A launcher that asks torch.cuda for the properties of the tensors' device is told those of
+the architecture.
 """
 
 import re
@@ -28,6 +28,9 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from args_fast.kernels.branch_attention import branch_attention
+from args_fast.kernels.commit import commit
+from args_fast.kernels.select import select
+from args_fast.kernels.topk_logprobs import topk_logprobs
 
 
 @dataclass(frozen=True)
@@ -74,36 +77,48 @@ class Kernel:
         return re.findall(line, self.sass, re.M)
 
     @property
-    def global_loads(self) -> dict[int, int]:
-        """Load instructions from global memory by their bytes per thread, those of a bulk copy (a
-        TMA descriptor) under 0."""
+    def loads(self) -> dict[int, int]:
+        """Instructions that load from global memory into registers, by their bytes per thread."""
+        return self._widths("LDG")
+
+    @property
+    def copies(self) -> dict[int, int]:
+        """Instructions that copy from global to shared memory, by their bytes per thread."""
+        return self._widths("LDGSTS")
+
+    def _widths(self, opcode: str) -> dict[int, int]:
         counts: dict[int, int] = {}
-        for opcode in self.opcodes:
-            if re.match(r"(LDG|LDGSTS)\b", opcode):
-                bits = re.search(r"\.(128|64|U?16|[US]?8)\b", opcode)
+        for found in self.opcodes:
+            if found.split(".")[0] == opcode:
+                bits = re.search(r"\.(128|64|U?16|[US]?8)\b", found)
                 width = int(bits[1].strip("US")) // 8 if bits else 4
-            elif opcode.startswith(("UTMALDG", "UBLKCP")):
-                width = 0
-            else:
-                continue
-            counts[width] = counts.get(width, 0) + 1
+                counts[width] = counts.get(width, 0) + 1
         return counts
 
     @property
     def tensor_cores(self) -> int:
-        return self.count(r"(HMMA|HGMMA|IMMA|DMMA)")
+        return self.count(r"H(G?)MMA")
+
+    @property
+    def _room(self) -> dict[str, int]:
+        """Programs that fit a multiprocessor by each of the things that there is a limit to."""
+        machine = MACHINES[self.arch]
+        per_warp = -(-self.registers * 32 // 256) * 256
+        return {
+            "programs": machine.programs,
+            "threads": machine.threads // (32 * self.warps),
+            "registers": machine.registers // (per_warp * self.warps),
+            "shared memory": machine.shared_memory // (self.shared_memory + RESERVED),
+        }
 
     @property
     def programs_per_multiprocessor(self) -> int:
-        """How many programs fit at once, by registers, shared memory and threads."""
-        machine = MACHINES[self.arch]
-        per_warp = -(-self.registers * 32 // 256) * 256
-        return min(
-            machine.programs,
-            machine.threads // (32 * self.warps),
-            machine.registers // (per_warp * self.warps),
-            machine.shared_memory // (self.shared_memory + RESERVED),
-        )
+        return min(self._room.values())
+
+    @property
+    def limit(self) -> str:
+        """What bounds the programs on a multiprocessor."""
+        return min(self._room, key=self._room.__getitem__)
 
     @property
     def occupancy(self) -> float:
@@ -113,13 +128,15 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Case:
-    """One call of a launcher. ``tensor_cores``: a kernel of it must use them; ``wide_loads``: a
-    kernel of it must load 16 bytes at a time (names of the kernels)."""
+    """One call of a launcher, and the kernel of it that reads most bytes. ``wide``: that kernel is
+    to load them 16 bytes at a time; ``tensor_cores``: it is to multiply in them."""
 
+    op: str
     name: str
     launch: Callable[[], object]
-    tensor_cores: tuple[str, ...] = ()
-    wide_loads: tuple[str, ...] = ()
+    main: str
+    wide: bool = True
+    tensor_cores: bool = False
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -181,7 +198,6 @@ def _compiling(arch: int) -> Iterator[list]:
             tempfile.TemporaryDirectory() as cache,
             mock.patch.object(knobs.cache, "dir", cache),
             mock.patch.object(JITFunction, "run", compile_only),
-            mock.patch("torch.cuda.get_device_capability", return_value=machine.capability),
             mock.patch("torch.cuda.get_device_properties", return_value=properties),
         ):
             yield launched
@@ -221,19 +237,19 @@ def _cuobjdump(*arguments: object) -> str:
 
 
 def attention(
-    B: int,
-    N: int,
-    Hkv: int,
-    G: int,
-    D: int,
-    t: int,
+    B: int = 1,
+    N: int = 10,
+    Hkv: int = 8,
+    G: int = 1,
+    D: int = 128,
+    t: int = 4096,
     *,
-    page_size: int = 16,
     dtype: torch.dtype = torch.bfloat16,
     window: int = 0,
     softcap: float = 0.0,
     sinks: bool = False,
-) -> Callable[[], object]:
+    page_size: int = 16,
+) -> Case:
     """branch_attention over prefixes of up to t tokens."""
 
     def launch() -> Tensor:
@@ -254,4 +270,87 @@ def attention(
             meta(Hkv * G, dtype=dtype) if sinks else None,
         )
 
-    return launch
+    options = {"window": window, "softcap": softcap, "sinks": sinks}
+    extra = "".join(f", {name}" for name, value in options.items() if value)
+    name = f"B {B}, N {N}, G {G}, D {D}, {short(dtype)}{extra}"
+    sixteen = dtype != torch.float32
+    return Case("branch_attention", name, launch, "_attend", tensor_cores=sixteen)
+
+
+def topk(V: int, k: int, B: int = 1, dtype: torch.dtype = torch.bfloat16) -> Case:
+    # The rows of a batch are 16 bytes aligned only where V is a multiple of 8 (in 16 bits).
+    wide = B == 1 or V * dtype.itemsize % 16 == 0
+    name = f"B {B}, V {V}, k {k}, {short(dtype)}"
+    return Case(
+        "topk_logprobs", name, lambda: topk_logprobs(meta(B, V, dtype=dtype), k), "_scan", wide
+    )
+
+
+def choice(k: int, H: int, B: int = 1, dtype: torch.dtype = torch.bfloat16) -> Case:
+    def launch() -> object:
+        f32 = torch.float32
+        return select(
+            meta(B, k, H, dtype=dtype),
+            meta(H, dtype=dtype),
+            None,
+            meta(B, k, dtype=f32),
+            meta(B, dtype=f32),
+            meta(B, dtype=f32),
+            meta(B, k, dtype=f32),
+        )
+
+    return Case("select", f"B {B}, k {k}, H {H}, {short(dtype)}", launch, "_select")
+
+
+def committing(L: int, Hkv: int, D: int, B: int = 1, dtype: torch.dtype = torch.bfloat16) -> Case:
+    def launch() -> None:
+        tail, pages = (L, B, 10, Hkv, D), (L, 257, 16, Hkv, D)
+        commit(
+            meta(*tail, dtype=dtype),
+            meta(*tail, dtype=dtype),
+            meta(B, dtype=torch.int64),
+            meta(*pages, dtype=dtype),
+            meta(*pages, dtype=dtype),
+            meta(B, 256, dtype=torch.int32),
+            meta(B, dtype=torch.int32),
+        )
+
+    return Case("commit", f"L {L}, Hkv {Hkv}, D {D}, {short(dtype)}", launch, "_commit")
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+# What the engine launches: every kernel, in each of the ways that make another binary of it.
+CASES = [
+    *(attention(N=N, G=G, D=D) for D in (64, 128) for N in (1, 10, 40) for G in (1, 4, 8)),
+    *(attention(N=10, G=G, D=D) for D in (80, 96, 256) for G in (1, 2, 8)),
+    *(attention(N=10, G=G, D=128, Hkv=1) for G in (16, 32)),
+    *(attention(B=64, N=10, G=G, D=D) for D in (64, 128) for G in (1, 4)),  # not divided
+    *(attention(N=10, D=D, dtype=F16) for D in (64, 128)),
+    *(attention(N=10, D=D, dtype=F32) for D in (32, 64, 80, 128, 256)),
+    attention(N=40, G=4, D=128, dtype=F32),
+    attention(N=10, G=4, D=128, window=4096, t=8192),  # mistral
+    attention(N=10, G=2, D=256, window=4096, softcap=50.0, t=8192),  # gemma 2
+    attention(N=10, G=4, D=256, window=1024, t=8192),  # gemma 3
+    attention(N=10, G=8, D=64, window=128, sinks=True, t=8192),  # gpt-oss
+    attention(N=10, G=8, D=64, sinks=True, t=8192),
+    attention(N=512, G=2, D=256, softcap=50.0, t=8192),  # a chunk of a prefill
+    *(topk(V, 10) for V in (32000, 50272, 128256, 262144)),
+    *(topk(V, k) for V in (50272, 262144) for k in (1, 40, 128)),
+    topk(128256, 10, dtype=F16),
+    topk(128256, 10, dtype=F32),
+    topk(128256, 10, B=64),
+    topk(50257, 10),  # GPT-2: odd
+    topk(50257, 10, B=8),
+    *(choice(k, H) for k in (10, 40, 128) for H in (768, 4096)),
+    choice(10, 4096, dtype=F32),
+    committing(12, 12, 64),  # OPT-125M
+    committing(24, 16, 64),  # OPT-350M
+    committing(32, 8, 128),  # Llama-3-8B
+    committing(32, 32, 80),  # OPT-2.7B
+    committing(32, 32, 128, dtype=F32),
+]
