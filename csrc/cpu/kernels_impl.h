@@ -550,7 +550,8 @@ void select_of(const Select& a) {
     for (int64_t i = 0; i < a.k; ++i) {
       const float s = a.logprobs[b * a.k + i] + a.w[b] * rewards[i];
       const float key = s / a.temperature[b] + a.noise[b * a.noise_stride + i];
-      if (i == 0 || key > best_key) {
+      // A NaN (inf - inf, say) is the largest, as it is for torch.argmax.
+      if (i == 0 || key > best_key || (key != key && best_key == best_key)) {
         best = i;
         best_key = key;
         best_score = s;
