@@ -12,6 +12,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+CPU_SOURCES = ("ops", "kernels_baseline", "kernels_avx2", "kernels_avx512")
 STABLE_ABI = "0x020b000000000000"  # torch 2.11, the oldest that is supported
 
 
@@ -35,7 +36,7 @@ def extensions() -> dict:
 
     cpu = CppExtension(
         "args_fast._cpu",
-        [f"csrc/cpu/{name}.cpp" for name in ("ops", "kernels_baseline", "kernels_avx2")],
+        [f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES],
         depends=[f"csrc/cpu/{name}.h" for name in ("kernels", "kernels_headers", "kernels_impl")],
         extra_compile_args=[
             "-O3",

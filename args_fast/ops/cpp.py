@@ -1,7 +1,7 @@
 """The C++ ops for the CPU (csrc/cpu), where the package was built with them.
 
-ARGS_FAST_CPU_LIBRARY names another build of them (`make asan` has one). ARGS_FAST_CPU=baseline,
-which the library reads at its first call, leaves AVX2 out.
+ARGS_FAST_CPU_LIBRARY names another build of them (`make asan` has one). ARGS_FAST_CPU, which the
+library reads at its first call, takes lesser kernels than the processor has: avx2 or baseline.
 """
 
 import os

@@ -21,26 +21,29 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Asked once in the life of the process. ARGS_FAST_CPU=baseline is there for the tests.
-bool uses_avx2() {
+// The best kernels that the processor has, asked once in the life of the process. For the tests,
+// ARGS_FAST_CPU=avx2 or baseline asks for no better than these.
+struct Choice {
+  const char* name;
+  const Kernels* kernels;
+};
+
+const Choice& choice() {
+  static const Choice best = [] {
 #if defined(__x86_64__)
-  static const bool answer = [] {
-    const char* wanted = std::getenv("ARGS_FAST_CPU");
-    return (wanted == nullptr || std::string(wanted) != "baseline") &&
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  }();
-  return answer;
-#else
-  return false;
+    const char* asked = std::getenv("ARGS_FAST_CPU");
+    const std::string limit = asked == nullptr ? "" : asked;
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && limit != "avx2" && limit != "baseline")
+      return Choice{"avx512", &avx512::kernels};
+    if (has_avx2 && limit != "baseline") return Choice{"avx2", &avx2::kernels};
 #endif
+    return Choice{"baseline", &baseline::kernels};
+  }();
+  return best;
 }
 
-const Kernels& kernels() {
-#if defined(__x86_64__)
-  if (uses_avx2()) return avx2::kernels;
-#endif
-  return baseline::kernels;
-}
+const Kernels& kernels() { return *choice().kernels; }
 
 Type type_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -304,5 +307,5 @@ STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
 
 // Which kernels run, for the tests and for reports.
 extern "C" const char* args_fast_cpu_kernels() {
-  return args_fast::uses_avx2() ? "avx2" : "baseline";
+  return args_fast::choice().name;
 }

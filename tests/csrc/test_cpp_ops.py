@@ -1,7 +1,8 @@
 """The C++ ops against the plain ones, over the shapes that hurt.
 
-The whole module runs once for each set of kernels: the last test starts it again with
-ARGS_FAST_CPU=baseline, and `make asan` runs it against a build with AddressSanitizer.
+The whole module runs once for each set of kernels: the last test starts it again with ARGS_FAST_CPU
+for those that are not the processor's best, and `make asan` runs it against a build with
+AddressSanitizer.
 """
 
 import ctypes
@@ -38,7 +39,7 @@ from args_fast.ops.schemas import SCHEMAS
 
 pytestmark = pytest.mark.skipif(not cpp.LIBRARY.exists(), reason=f"C++ ops: {cpp.status()}")
 
-BASELINE = os.environ.get("ARGS_FAST_CPU") == "baseline"
+ASKED = os.environ.get("ARGS_FAST_CPU")
 
 
 def op(name):
@@ -331,18 +332,24 @@ def test_wrong_arguments_raise_before_any_memory_is_touched(name, why):
         torch.testing.assert_close(arguments[n], x, atol=0, rtol=0, equal_nan=True)
 
 
-# ---- the two sets of kernels ---------------------------------------------------------------------
+# ---- the sets of kernels -------------------------------------------------------------------------
 
 
-def test_the_kernels_are_the_ones_that_were_asked_for():
-    flags = Path("/proc/cpuinfo").read_text().split() if sys.platform == "linux" else []
-    best = "avx2" if {"avx2", "fma"} <= set(flags) else "baseline"
-    assert kernels() == ("baseline" if BASELINE else best)
+def offered():
+    """The kernels that this processor can run, the best first."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if sys.platform == "linux" else set()
+    avx2 = {"avx2", "fma"} <= flags
+    return ["avx512"] * (avx2 and "avx512f" in flags) + ["avx2"] * avx2 + ["baseline"]
 
 
-@pytest.mark.skipif(BASELINE, reason="this is the run with the baseline kernels")
-def test_the_baseline_kernels_pass_the_same_tests():
+def test_the_kernels_are_the_best_or_the_ones_that_were_asked_for():
+    assert kernels() == (ASKED or offered()[0])
+
+
+@pytest.mark.skipif(ASKED is not None, reason="this is one of the runs that it starts")
+@pytest.mark.parametrize("other", offered()[1:])
+def test_the_other_kernels_pass_the_same_tests(other):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "ARGS_FAST_CPU": "baseline"}
+    environment = {**os.environ, "ARGS_FAST_CPU": other}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
