@@ -9,9 +9,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
+ASAN := build/asan/args_fast/_cpu.so
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test asan lint format bench bench-ops gpu-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +33,19 @@ demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
 
+# The sanitizer's library has to come first into a process that was not built with it. Python itself
+# leaks, and torch's pages are not ours, so only reads, writes and undefined behaviour are looked at.
+asan: $(ASAN)  ## the C++ ops' tests under AddressSanitizer and UBSan (GCC)
+	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=print_stacktrace=1 ARGS_FAST_CPU_LIBRARY=$(ASAN) OMP_NUM_THREADS=2 \
+	$(BIN)/python -m pytest -s -p no:cacheprovider tests/csrc/test_cpp_ops.py
+
+$(ASAN): $(INSTALLED) $(wildcard csrc/cpu/*)
+	CXX=$(CXX) CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	LDFLAGS="-fsanitize=address,undefined" \
+	$(BIN)/python setup.py --quiet build_ext --build-lib build/asan --build-temp build/asan/objects
+	test -f $@ && touch $@
+
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +57,13 @@ format: $(INSTALLED)  ## let ruff rewrite the Python files
 
 bench: $(INSTALLED)  ## the slowdown against transformers' greedy decoding, on this machine
 	$(BIN)/python -m pytest bench --benchmark-only
+
+bench-ops: $(INSTALLED)  ## every op against its peers, on this machine
+	$(BIN)/python -m args_fast.bench.ops_bench
+
+# Installs nothing but this package, and that without an index: torch is what the machine has.
+gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU, in 8 minutes
+	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(FLAGS)
 
 clean:  ## everything that make made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
+CPU_SOURCES = ("ops", "kernels_baseline", "kernels_avx2", "kernels_avx512")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11, the oldest that is supported
 CUDA_CODE = [  # A100, H100, and what later devices translate for themselves
     "-gencode=arch=compute_80,code=sm_80",
@@ -32,7 +33,7 @@ def cpu_ops() -> Extension:
 
     return CppExtension(
         "args_fast._cpu",
-        [f"csrc/cpu/{name}.cpp" for name in ("ops", "kernels_baseline", "kernels_avx2")],
+        [f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES],
         depends=[f"csrc/cpu/{name}.h" for name in ("kernels", "kernels_headers", "kernels_impl")],
         extra_compile_args=["-O3", "-std=c++20", "-fno-math-errno", "-Wno-psabi", STABLE_ABI],
         py_limited_api=True,

@@ -1,5 +1,10 @@
-"""The C++ ops for the CPU (csrc/cpu), where the package was built with them."""
+"""The C++ ops for the CPU (csrc/cpu), where the package was built with them.
 
+ARGS_FAST_CPU_LIBRARY names another build of them (`make asan` has one). ARGS_FAST_CPU, which the
+library reads at its first call, takes lesser kernels than the processor has: avx2 or baseline.
+"""
+
+import os
 from pathlib import Path
 
 import torch
@@ -7,7 +12,8 @@ import torch
 from args_fast.ops.backends import offer
 from args_fast.ops.schemas import FUSED, SCHEMAS
 
-LIBRARY = Path(__file__).parent.parent / "_cpu.so"
+_BUILT = Path(__file__).parent.parent / "_cpu.so"
+LIBRARY = Path(os.environ.get("ARGS_FAST_CPU_LIBRARY") or _BUILT)
 
 # Held for the life of the process: the schemas go with it.
 _library = torch.library.Library("args_fast_cpp", "DEF")

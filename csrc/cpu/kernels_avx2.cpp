@@ -11,6 +11,7 @@
 #pragma GCC target("avx2,fma")
 #endif
 #define ARGS_FAST_ISA avx2
+#define ARGS_FAST_WIDTH 8
 #include "kernels_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

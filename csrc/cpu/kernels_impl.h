@@ -13,12 +13,12 @@ namespace {
 
 constexpr int64_t SPLIT = 256;  // tokens per unit: its keys and values stay in the second cache level
 constexpr int64_t BLOCK = 32;   // tokens per softmax update
-constexpr int64_t WIDTH = 8;
+constexpr int64_t WIDTH = ARGS_FAST_WIDTH;  // floats in a vector: 4, 8 or 16
 constexpr int64_t ROWS = 4;  // query rows that share a loaded key or value vector
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
-typedef float Vector __attribute__((vector_size(32)));
-typedef int32_t Integers __attribute__((vector_size(32)));
+typedef float Vector __attribute__((vector_size(4 * ARGS_FAST_WIDTH)));
+typedef int32_t Integers __attribute__((vector_size(4 * ARGS_FAST_WIDTH)));
 
 inline Vector load(const float* from) {
   Vector v;
@@ -30,9 +30,51 @@ inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
 inline Vector splat(float x) { return Vector{} + x; }
 
-inline float sum(Vector v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+// Four lanes at a time, then one at a time: f takes vectors of four, and floats.
+typedef float Four __attribute__((vector_size(16)));
+template <typename F>
+inline float reduce(Vector v, F f) {
+  Four part[WIDTH / 4];
+  std::memcpy(part, &v, sizeof v);
+  for (int64_t half = WIDTH / 8; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) part[i] = f(part[i], part[i + half]);
+  return f(f(part[0][0], part[0][2]), f(part[0][1], part[0][3]));
 }
+
+inline float sum(Vector v) {
+  return reduce(v, [](auto a, auto b) { return a + b; });
+}
+
+// The largest, or a NaN where there is one.
+inline float highest_of(Vector v) {
+  return reduce(v, [](auto a, auto b) { return (a > b) | (a != a) ? a : b; });
+}
+
+// a0 b0 a1 b1 ... of the lower halves, and of the upper ones.
+#if defined(__clang__)
+#define ARGS_FAST_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ARGS_FAST_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Integers{__VA_ARGS__})
+#endif
+#if ARGS_FAST_WIDTH == 16
+inline Vector lower(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+inline Vector upper(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#elif ARGS_FAST_WIDTH == 8
+inline Vector lower(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+inline Vector upper(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+#else
+inline Vector lower(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 0, 4, 1, 5); }
+inline Vector upper(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 2, 6, 3, 7); }
+#endif
+#undef ARGS_FAST_SHUFFLE
 
 inline float to_float(float x) { return x; }
 
@@ -145,22 +187,45 @@ struct State {
   float *values, *maximum, *total;
 };
 
-// Weigh a block of `count` values into the states of rows [r, r + rows).
-template <int64_t R>
-inline void accumulate(
-    const float* weights, const float* v, int64_t count, int64_t W, float* values) {
-  for (int64_t d = 0; d < W; d += WIDTH) {
-    Vector sums[R];
-    for (int64_t i = 0; i < R; ++i) sums[i] = load(values + i * W + d);
-    for (int64_t j = 0; j < count; ++j) {
-      const Vector value = load(v + j * W + d);
-      for (int64_t i = 0; i < R; ++i) sums[i] += weights[i * BLOCK + j] * value;
+// A block of keys [BLOCK, W] as [W, BLOCK]: the rows of a square are interleaved log2(WIDTH) times.
+inline void transpose(const float* const* k, int64_t W, float* turned) {
+  for (int64_t j = 0; j < BLOCK; j += WIDTH)
+    for (int64_t d = 0; d < W; d += WIDTH) {
+      Vector rows[WIDTH], mixed[WIDTH];
+      for (int64_t i = 0; i < WIDTH; ++i) rows[i] = load(k[j + i] + d);
+      for (int64_t done = 1; done < WIDTH; done *= 2) {
+        for (int64_t i = 0; i < WIDTH / 2; ++i) {
+          mixed[2 * i] = lower(rows[i], rows[i + WIDTH / 2]);
+          mixed[2 * i + 1] = upper(rows[i], rows[i + WIDTH / 2]);
+        }
+        for (int64_t i = 0; i < WIDTH; ++i) rows[i] = mixed[i];
+      }
+      for (int64_t i = 0; i < WIDTH; ++i) store(turned + (d + i) * BLOCK + j, rows[i]);
     }
-    for (int64_t i = 0; i < R; ++i) store(values + i * W + d, sums[i]);
-  }
 }
 
-// Scores of R rows against a block of keys that stands transposed, [D, BLOCK].
+// Weigh a block of `count` values into the states of R rows.
+template <int64_t R>
+inline void accumulate(
+    const float* weights, const float* const* v, int64_t count, int64_t W, float* values) {
+  const auto columns = [&](int64_t d, auto vectors) {
+    Vector sums[R][vectors()];
+    for (int64_t i = 0; i < R; ++i)
+      for (int64_t u = 0; u < vectors(); ++u) sums[i][u] = load(values + i * W + d + u * WIDTH);
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t u = 0; u < vectors(); ++u) {
+        const Vector value = load(v[j] + d + u * WIDTH);
+        for (int64_t i = 0; i < R; ++i) sums[i][u] += weights[i * BLOCK + j] * value;
+      }
+    for (int64_t i = 0; i < R; ++i)
+      for (int64_t u = 0; u < vectors(); ++u) store(values + i * W + d + u * WIDTH, sums[i][u]);
+  };
+  int64_t d = 0;  // two vectors at a time, so that enough sums are under way
+  for (; d + 2 * WIDTH <= W; d += 2 * WIDTH) columns(d, std::integral_constant<int64_t, 2>{});
+  if (d < W) columns(d, std::integral_constant<int64_t, 1>{});
+}
+
+// Scores of R rows against a block of keys that stands transposed, [W, BLOCK].
 template <int64_t R>
 inline void score(const float* q, const float* k_turned, int64_t D, int64_t W, float* scores) {
   for (int64_t j = 0; j < BLOCK; j += 2 * WIDTH) {
@@ -180,6 +245,34 @@ inline void score(const float* q, const float* k_turned, int64_t D, int64_t W, f
   }
 }
 
+// Call f<rows>() for a number of rows that the compiler is to know.
+template <typename F>
+inline void for_rows(int64_t rows, F f) {
+  switch (rows) {
+    case 1: return f(std::integral_constant<int64_t, 1>{});
+    case 2: return f(std::integral_constant<int64_t, 2>{});
+    case 3: return f(std::integral_constant<int64_t, 3>{});
+    default: return f(std::integral_constant<int64_t, ROWS>{});
+  }
+}
+
+inline void prefetch(const void* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64)
+    __builtin_prefetch(static_cast<const char*>(row) + at);
+}
+
+// A row of whole vectors of floats is used where it stands; any other is widened into `room`.
+inline const float* floats(const float* row, int64_t D, float* room) {
+  if (D % WIDTH == 0) return row;
+  widen(row, D, room);
+  return room;
+}
+template <typename T>
+inline const float* floats(const T* row, int64_t D, float* room) {
+  widen(row, D, room);
+  return room;
+}
+
 // Turn a row's scores into weights, and rescale its state to the new maximum.
 inline void update(float* scores, int64_t W, float* values, float& maximum, float& total) {
   Vector top = load(scores);
@@ -187,9 +280,8 @@ inline void update(float* scores, int64_t W, float* values, float& maximum, floa
     const Vector s = load(scores + j);
     top = (s > top) | (s != s) ? s : top;
   }
-  float highest = maximum;
-  for (int64_t i = 0; i < WIDTH; ++i)
-    if (top[i] > highest || top[i] != top[i]) highest = top[i];
+  const float block = highest_of(top);
+  const float highest = block > maximum || block != block ? block : maximum;
   if (highest == -INFINITE) {  // nothing seen yet, nothing to weigh
     std::memset(scores, 0, BLOCK * sizeof(float));
     return;
@@ -224,6 +316,23 @@ void attend_split(
   // The rows of the tail stand at length + depth >= length, so the first one sees farthest back.
   if (a.window > 0 && end - 1 <= length - a.window) return;
 
+  // Where the rows of a block stand. The next block's are fetched while this one's are worked on: a
+  // head's rows lie Hkv * D apart, too far for the processor to foresee.
+  const T *k_rows[2][BLOCK], *v_rows[2][BLOCK];
+  const auto find = [&](int64_t first, const T** k_found, const T** v_found) {
+    const int32_t* table = a.page_table + b * a.table_stride;
+    for (int64_t j = 0; j < std::min(BLOCK, end - first); ++j) {
+      const int64_t page = table[(first + j) / a.page_size], row = (first + j) % a.page_size;
+      k_found[j] = static_cast<const T*>(a.k_pages) + page * a.k_page_stride[0] +
+          row * a.k_page_stride[1] + h * a.k_page_stride[2];
+      v_found[j] = static_cast<const T*>(a.v_pages) + page * a.v_page_stride[0] +
+          row * a.v_page_stride[1] + h * a.v_page_stride[2];
+      prefetch(k_found[j], D * sizeof(T));
+      prefetch(v_found[j], D * sizeof(T));
+    }
+  };
+  find(begin, k_rows[0], v_rows[0]);
+
   float* q = buffers.q.data();
   for (int64_t n = 0; n < a.N; ++n)
     for (int64_t g = 0; g < G; ++g) {
@@ -235,43 +344,26 @@ void attend_split(
       for (int64_t d = 0; d < D; ++d) row[d] *= a.scale;
     }
 
-  float *k = buffers.k.data(), *v = buffers.v.data(), *turned = buffers.turned.data();
-  float* scores = buffers.scores.data();
+  float *turned = buffers.turned.data(), *scores = buffers.scores.data();
+  const float *k[BLOCK], *v[BLOCK];
   const bool turn = R >= ROWS;
   for (int64_t first = begin; first < end; first += BLOCK) {
-    const int64_t count = std::min(BLOCK, end - first);
+    const int64_t count = std::min(BLOCK, end - first), parity = (first - begin) / BLOCK % 2;
+    if (first + BLOCK < end) find(first + BLOCK, k_rows[1 - parity], v_rows[1 - parity]);
     for (int64_t j = 0; j < count; ++j) {
-      const int64_t at = first + j;
-      const int64_t page = a.page_table[b * a.table_stride + at / a.page_size];
-      const int64_t row = at % a.page_size;
-      widen(
-          static_cast<const T*>(a.k_pages) + page * a.k_page_stride[0] +
-              row * a.k_page_stride[1] + h * a.k_page_stride[2],
-          D, k + j * W);
-      widen(
-          static_cast<const T*>(a.v_pages) + page * a.v_page_stride[0] +
-              row * a.v_page_stride[1] + h * a.v_page_stride[2],
-          D, v + j * W);
+      k[j] = floats(k_rows[parity][j], D, buffers.k.data() + j * W);
+      v[j] = floats(v_rows[parity][j], D, buffers.v.data() + j * W);
     }
-    if (turn) {
-      for (int64_t j = 0; j < count; ++j)
-        for (int64_t d = 0; d < D; ++d) turned[d * BLOCK + j] = k[j * W + d];
-      for (int64_t j = count; j < BLOCK; ++j)
-        for (int64_t d = 0; d < D; ++d) turned[d * BLOCK + j] = 0.0f;
-    }
+    for (int64_t j = count; j < BLOCK; ++j) k[j] = k[0];  // scored, and masked below
+    if (turn) transpose(k, W, turned);
     for (int64_t r = 0; r < R; r += ROWS) {
       const int64_t rows = std::min(ROWS, R - r);
-      if (turn) {
-        if (rows == ROWS)
-          score<ROWS>(q + r * W, turned, D, W, scores);
-        else
-          for (int64_t i = 0; i < rows; ++i)
-            score<1>(q + (r + i) * W, turned, D, W, scores + i * BLOCK);
-      } else {
+      if (turn)
+        for_rows(rows, [&](auto n) { score<n()>(q + r * W, turned, D, W, scores); });
+      else
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t j = 0; j < count; ++j)
-            scores[i * BLOCK + j] = dot(q + (r + i) * W, k + j * W, W);
-      }
+            scores[i * BLOCK + j] = dot(q + (r + i) * W, k[j], W);
       for (int64_t i = 0; i < rows; ++i) {
         float* s = scores + i * BLOCK;
         if (a.softcap != 0.0f)
@@ -285,11 +377,7 @@ void attend_split(
             s, W, state.values + (r + i) * W, state.maximum[r + i], state.total[r + i]);
       }
       float* values = state.values + r * W;
-      if (rows == ROWS)
-        accumulate<ROWS>(scores, v, count, W, values);
-      else
-        for (int64_t i = 0; i < rows; ++i)
-          accumulate<1>(scores + i * BLOCK, v, count, W, values + i * W);
+      for_rows(rows, [&](auto n) { accumulate<n()>(scores, v, count, W, values); });
     }
   }
 }
@@ -376,7 +464,7 @@ void attention_of(const Attention& a) {
     mine.q.resize(R * W);
     mine.k.resize(BLOCK * W);
     mine.v.resize(BLOCK * W);
-    mine.turned.resize(BLOCK * a.D);
+    mine.turned.resize(BLOCK * W);
     mine.scores.resize(std::max(ROWS * BLOCK, a.N));
     return mine;
   };
@@ -550,7 +638,8 @@ void select_of(const Select& a) {
     for (int64_t i = 0; i < a.k; ++i) {
       const float s = a.logprobs[b * a.k + i] + a.w[b] * rewards[i];
       const float key = s / a.temperature[b] + a.noise[b * a.noise_stride + i];
-      if (i == 0 || key > best_key) {
+      // A NaN (inf - inf, say) is the largest, as it is for torch.argmax.
+      if (i == 0 || key > best_key || (key != key && best_key == best_key)) {
         best = i;
         best_key = key;
         best_score = s;

@@ -7,8 +7,11 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -18,13 +21,29 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-const Kernels& kernels() {
+// The best kernels that the processor has, asked once in the life of the process. For the tests,
+// ARGS_FAST_CPU=avx2 or baseline asks for no better than these.
+struct Choice {
+  const char* name;
+  const Kernels* kernels;
+};
+
+const Choice& choice() {
+  static const Choice best = [] {
 #if defined(__x86_64__)
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has_avx2) return avx2::kernels;
+    const char* asked = std::getenv("ARGS_FAST_CPU");
+    const std::string limit = asked == nullptr ? "" : asked;
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && limit != "avx2" && limit != "baseline")
+      return Choice{"avx512", &avx512::kernels};
+    if (has_avx2 && limit != "baseline") return Choice{"avx2", &avx2::kernels};
 #endif
-  return baseline::kernels;
+    return Choice{"baseline", &baseline::kernels};
+  }();
+  return best;
 }
+
+const Kernels& kernels() { return *choice().kernels; }
 
 Type type_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -44,6 +63,28 @@ void check_rows(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(
       tensor.stride(last) == 1 || tensor.size(last) == 1,
       "args_fast: the last dimension of ", name, " must be contiguous");
+}
+
+constexpr int64_t ANY = -1;
+
+// Everything below reads raw memory, so every size is checked here before it does.
+void check_shape(
+    const Tensor& tensor, std::initializer_list<int64_t> wanted, const char* name) {
+  bool agrees = tensor.dim() == int64_t(wanted.size());
+  int64_t i = 0;
+  for (const int64_t size : wanted) {
+    agrees = agrees && (size == ANY || tensor.size(i) == size);
+    ++i;
+  }
+  STD_TORCH_CHECK(
+      agrees, "args_fast: ", name, " does not have the shape that the other arguments ask for");
+}
+
+void check_pages(const int32_t* table, int64_t count, int64_t pages) {
+  for (int64_t i = 0; i < count; ++i)
+    STD_TORCH_CHECK(
+        0 <= table[i] && table[i] < pages, "args_fast: page ", table[i],
+        " does not exist; there are ", pages);
 }
 
 void strides_of(const Tensor& tensor, int64_t count, int64_t* strides) {
@@ -80,35 +121,51 @@ Tensor branch_attention(
     const Tensor& v_pages, const Tensor& page_table, const Tensor& prefix_lengths,
     const Tensor& tail_mask, double scale, int64_t sliding_window, double softcap,
     std::optional<Tensor> sinks) {
+  check_shape(q, {ANY, ANY, ANY, ANY}, "q");
+  check_shape(k_pages, {ANY, ANY, ANY, ANY}, "k_pages");
   const int64_t B = q.size(0), N = q.size(1), Hq = q.size(2), D = q.size(3);
-  const int64_t Hkv = tail_k.size(2);
-  STD_TORCH_CHECK(Hq % Hkv == 0, "args_fast: query heads must be a multiple of kv heads");
+  const int64_t pages = k_pages.size(0), page_size = k_pages.size(1), Hkv = k_pages.size(2);
+  STD_TORCH_CHECK(
+      Hkv > 0 && Hq % Hkv == 0, "args_fast: query heads must be a multiple of kv heads");
+  check_shape(k_pages, {pages, page_size, Hkv, D}, "k_pages");
+  check_shape(v_pages, {pages, page_size, Hkv, D}, "v_pages");
+  check_shape(tail_k, {B, N, Hkv, D}, "tail_k");
+  check_shape(tail_v, {B, N, Hkv, D}, "tail_v");
+  check_shape(page_table, {B, ANY}, "page_table");
+  check_shape(prefix_lengths, {B}, "prefix_lengths");
+  check_shape(tail_mask, {N, N}, "tail_mask");
+  STD_TORCH_CHECK(
+      sliding_window >= 0, "args_fast: sliding_window is ", sliding_window, "; 0 means none");
   for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages})
     STD_TORCH_CHECK(
-        tensor->scalar_type() == q.scalar_type() && tensor->size(3) == D &&
-            tensor->size(2) == Hkv,
-        "args_fast: q, tail and pages must agree in dtype, kv heads and head size");
+        tensor->scalar_type() == q.scalar_type(),
+        "args_fast: q, tail and pages must be of one dtype");
   check_type(page_table, ScalarType::Int, "page_table");
   check_type(prefix_lengths, ScalarType::Int, "prefix_lengths");
   check_type(tail_mask, ScalarType::Bool, "tail_mask");
   STD_TORCH_CHECK(
-      tail_mask.is_contiguous() && tail_mask.size(0) == N && tail_mask.size(1) == N,
-      "args_fast: tail_mask must be a contiguous [N, N]");
-  STD_TORCH_CHECK(prefix_lengths.is_contiguous(), "args_fast: prefix_lengths must be contiguous");
+      tail_mask.is_contiguous() && prefix_lengths.is_contiguous(),
+      "args_fast: tail_mask and prefix_lengths must be contiguous");
   check_rows(page_table, "page_table");
   check_rows(q, "q");
   for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages}) check_rows(*tensor, "K, V");
 
   const auto* lengths = static_cast<const int32_t*>(prefix_lengths.data_ptr());
-  const int64_t page_size = k_pages.size(1);
-  for (int64_t b = 0; b < B; ++b)
+  const auto* table = static_cast<const int32_t*>(page_table.data_ptr());
+  for (int64_t b = 0; b < B; ++b) {
     STD_TORCH_CHECK(
         0 <= lengths[b] && lengths[b] <= page_table.size(1) * page_size,
         "args_fast: a prefix length lies outside its page table");
+    if (lengths[b] > 0)
+      check_pages(table + b * page_table.stride(0), (lengths[b] - 1) / page_size + 1, pages);
+  }
 
   Tensor out = empty(q, {B, N, Hq, D}, q.scalar_type());
   std::vector<float> sink_values;
-  if (sinks.has_value()) sink_values = floats_of(*sinks);
+  if (sinks.has_value()) {
+    check_shape(*sinks, {Hq}, "sinks");
+    sink_values = floats_of(*sinks);
+  }
   Attention a{};
   a.type = type_of(q);
   a.q = q.data_ptr();
@@ -116,7 +173,7 @@ Tensor branch_attention(
   a.tail_v = tail_v.data_ptr();
   a.k_pages = k_pages.data_ptr();
   a.v_pages = v_pages.data_ptr();
-  a.page_table = static_cast<const int32_t*>(page_table.data_ptr());
+  a.page_table = table;
   a.lengths = lengths;
   a.mask = static_cast<const bool*>(tail_mask.data_ptr());
   a.sinks = sinks.has_value() ? sink_values.data() : nullptr;
@@ -143,7 +200,15 @@ Tensor branch_attention(
 std::tuple<Tensor, Tensor, Tensor> select(
     const Tensor& hidden, const Tensor& head_weight, std::optional<Tensor> head_bias,
     const Tensor& logprobs, const Tensor& w, const Tensor& temperature, const Tensor& noise) {
+  check_shape(hidden, {ANY, ANY, ANY}, "hidden");
   const int64_t B = hidden.size(0), k = hidden.size(1), H = hidden.size(2);
+  STD_TORCH_CHECK(k > 0, "args_fast: there must be a candidate to select");
+  check_shape(head_weight, {H}, "head_weight");
+  check_shape(logprobs, {B, k}, "logprobs");
+  check_shape(noise, {B, k}, "noise");
+  check_shape(w, {B}, "w");
+  check_shape(temperature, {B}, "temperature");
+  if (head_bias.has_value()) check_shape(*head_bias, {1}, "head_bias");
   check_rows(hidden, "hidden");
   check_rows(noise, "noise");
   for (const Tensor* tensor : {&logprobs, &w, &temperature, &noise})
@@ -151,7 +216,6 @@ std::tuple<Tensor, Tensor, Tensor> select(
   STD_TORCH_CHECK(
       logprobs.is_contiguous() && w.is_contiguous() && temperature.is_contiguous(),
       "args_fast: logprobs, w and temperature must be contiguous");
-  STD_TORCH_CHECK(head_weight.numel() == H, "args_fast: head_weight must be [H]");
   const std::vector<float> weight = floats_of(head_weight);
   const float bias = head_bias.has_value() ? floats_of(*head_bias)[0] : 0.0f;
   Tensor branch = empty(hidden, {B}, ScalarType::Long);
@@ -182,8 +246,17 @@ std::tuple<Tensor, Tensor, Tensor> select(
 void commit(
     const Tensor& tail_k, const Tensor& tail_v, const Tensor& branch, const Tensor& k_pages,
     const Tensor& v_pages, const Tensor& page_table, const Tensor& lengths) {
+  check_shape(tail_k, {ANY, ANY, ANY, ANY, ANY}, "tail_k");
+  check_shape(k_pages, {ANY, ANY, ANY, ANY, ANY}, "k_pages");
   const int64_t L = tail_k.size(0), B = tail_k.size(1), N = tail_k.size(2);
-  const int64_t page_size = k_pages.size(2), P = page_table.size(1);
+  const int64_t Hkv = tail_k.size(3), D = tail_k.size(4);
+  const int64_t pages = k_pages.size(1), page_size = k_pages.size(2);
+  check_shape(tail_v, {L, B, N, Hkv, D}, "tail_v");
+  check_shape(k_pages, {L, pages, page_size, Hkv, D}, "k_pages");
+  check_shape(v_pages, {L, pages, page_size, Hkv, D}, "v_pages");
+  check_shape(page_table, {B, ANY}, "page_table");
+  check_shape(branch, {B}, "branch");
+  check_shape(lengths, {B}, "lengths");
   for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages})
     STD_TORCH_CHECK(
         tensor->is_contiguous() && tensor->scalar_type() == tail_k.scalar_type(),
@@ -195,29 +268,30 @@ void commit(
   STD_TORCH_CHECK(
       branch.is_contiguous() && lengths.is_contiguous(),
       "args_fast: branch and lengths must be contiguous");
-  const int64_t itemsize = tail_k.scalar_type() == ScalarType::Float ? 4 : 2;
-  type_of(tail_k);
-  const int64_t row = tail_k.size(3) * tail_k.size(4) * itemsize;
+  const int64_t row = Hkv * D * (type_of(tail_k) == Type::f32 ? 4 : 2);
   const auto* table = static_cast<const int32_t*>(page_table.data_ptr());
   const auto* winner = static_cast<const int64_t*>(branch.data_ptr());
   auto* length = static_cast<int32_t*>(lengths.data_ptr());
-  for (int64_t b = 0; b < B; ++b) {
-    const int64_t at = length[b];
+  for (int64_t b = 0; b < B; ++b) {  // all of them before anything is written
     STD_TORCH_CHECK(
-        0 <= at && at < P * page_size && 0 <= winner[b] && winner[b] < N,
+        0 <= length[b] && length[b] < page_table.size(1) * page_size && 0 <= winner[b] &&
+            winner[b] < N,
         "args_fast: commit is outside the page table or the tail");
-    const int64_t page = table[b * page_table.stride(0) + at / page_size];
+    check_pages(table + b * page_table.stride(0) + length[b] / page_size, 1, pages);
+  }
+  auto* k_to = static_cast<char*>(k_pages.data_ptr());
+  auto* v_to = static_cast<char*>(v_pages.data_ptr());
+  const auto* k_from = static_cast<const char*>(tail_k.data_ptr());
+  const auto* v_from = static_cast<const char*>(tail_v.data_ptr());
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t page = table[b * page_table.stride(0) + length[b] / page_size];
     for (int64_t layer = 0; layer < L; ++layer) {
       const int64_t from = ((layer * B + b) * N + winner[b]) * row;
-      const int64_t to = ((layer * k_pages.size(1) + page) * page_size + at % page_size) * row;
-      std::memcpy(
-          static_cast<char*>(k_pages.data_ptr()) + to,
-          static_cast<const char*>(tail_k.data_ptr()) + from, row);
-      std::memcpy(
-          static_cast<char*>(v_pages.data_ptr()) + to,
-          static_cast<const char*>(tail_v.data_ptr()) + from, row);
+      const int64_t to = ((layer * pages + page) * page_size + length[b] % page_size) * row;
+      std::memcpy(k_to + to, k_from + from, row);
+      std::memcpy(v_to + to, v_from + from, row);
     }
-    length[b] = static_cast<int32_t>(at + 1);
+    ++length[b];
   }
 }
 
@@ -229,4 +303,9 @@ STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
   m.impl("branch_attention", TORCH_BOX(&args_fast::branch_attention));
   m.impl("select", TORCH_BOX(&args_fast::select));
   m.impl("commit", TORCH_BOX(&args_fast::commit));
+}
+
+// Which kernels run, for the tests and for reports.
+extern "C" const char* args_fast_cpu_kernels() {
+  return args_fast::choice().name;
 }

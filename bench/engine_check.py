@@ -1,0 +1,61 @@
+"""The published implementation's tokens by the engine on one device, without a test framework.
+
+    python -m args_fast.bench.engine_check tests/golden --device cuda
+
+float32 throughout, TF32 off: every one of the decodes must match, token for token.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from args_fast import ArgsDecoder, DecodingConfig
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("golden", type=Path, help="the folder with cases.json and its models")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    wrong = check(arguments.golden, arguments.device)
+    for line in wrong:
+        print(f"WRONG  {line}")
+    return bool(wrong)
+
+
+def check(golden: Path, device: str) -> list[str]:
+    """The decodes that differ, alone or in a batch with others of their model and options."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    cases = json.loads((golden / "cases.json").read_text())
+    groups: dict[tuple, list[dict]] = {}
+    for case in cases:
+        options = (case["family"], case["k"], case["w"], len(case["continuation"]))
+        groups.setdefault(options, []).append(case)
+    decoders = {
+        family: ArgsDecoder.from_pretrained(
+            golden / family / "lm", golden / family / "rm", device=device, dtype="float32"
+        )
+        for family in {case["family"] for case in cases}
+    }
+    wrong, matched = [], 0
+    for (family, k, w, steps), group in groups.items():
+        config = DecodingConfig(k=k, w=w, max_new_tokens=steps, eos_token_ids=[])
+        prompts = [case["prompt"] for case in group]
+        batch = decoders[family].generate(prompts, config)
+        for case, together in zip(group, batch, strict=True):
+            (alone,) = decoders[family].generate(case["prompt"], config)
+            for how, result in (("alone", alone), ("in a batch", together)):
+                if result.token_ids == case["continuation"]:
+                    matched += 1
+                else:
+                    wrong.append(f"{family} k={k} w={w} {how}: {result.token_ids}")
+    print(f"{matched} of {2 * len(cases)} decodes on {device} equal the published ones")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

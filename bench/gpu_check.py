@@ -1,0 +1,252 @@
+"""Everything that only a machine with a GPU can show, by one command, within eight minutes.
+
+    make gpu-check                        or: python bench/gpu_check.py
+    python bench/gpu_check.py --dry-run   the same on this machine's CPU, at toy sizes
+
+Stages: build (the package with its C++ and CUDA ops, into build/gpu-check: nothing is installed,
+and the torch that is there is used as it is), test (golden decodes and op tests on the device),
+sanitize (compute-sanitizer over every op), ops (every op against its peers). Each has a time of its
+own and is ended when it is over; one that fails does not keep the others from running. The exit
+status is 1 if anything was wrong. Results lie in bench/results/<device>/, and in $OUT or --out.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Seconds. Together they are the eight minutes; what a stage leaves over goes to those behind it.
+BUDGET = {"build": 150, "test": 120, "sanitize": 60, "ops": 150}
+# What runs in Triton's interpreter is left to the machines without a GPU.
+TESTS = ("tests/ops", "tests/csrc", "tests/engine", "tests/kernels")
+NOT_HERE = "tests/kernels/test_interpreted.py"
+OK, SKIPPED, RED = "ok", "skipped", "RED"
+
+
+@dataclass
+class Outcome:
+    """What came of one part of a stage."""
+
+    what: str
+    status: str
+    note: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Check:
+    """One run: where it runs and where its files are."""
+
+    device: str
+    dry_run: bool
+    python: str
+    work: Path
+    results: Path
+    out: Path | None
+    end: float = 0.0  # of the stage under way
+
+    @property
+    def library(self) -> Path:
+        return self.work / "lib"
+
+    def run(self, what: str, command: list[str], **environment: str) -> Outcome:
+        """Run a command to its end or to the stage's; its output goes to a log and its last words
+        into the outcome."""
+        began = time.monotonic()
+        log = self.work / (re.sub(r"[^a-z0-9]+", "-", what.lower()) + ".log")
+        variables = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(self.library)}
+        with log.open("w") as output:
+            try:
+                code = subprocess.run(
+                    command,
+                    cwd=self.library if self.library.exists() else self.work,
+                    env={**variables, **environment},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    timeout=max(1.0, self.end - began),
+                ).returncode
+                note = ""
+            except subprocess.TimeoutExpired:
+                code, note = 1, "its time was over; "
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+        last = next((line for line in reversed(lines) if line), "no output")
+        keep(self, log)
+        seconds = time.monotonic() - began
+        return Outcome(what, OK if code == 0 else RED, note + last[:300], round(seconds, 1))
+
+
+def keep(check: Check, path: Path) -> None:
+    """Copy a file to the further folder, if there is one."""
+    if check.out is not None:
+        check.out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, check.out / path.name)
+
+
+# ---- stages --------------------------------------------------------------------------------------
+
+
+def build(check: Check) -> list[Outcome]:
+    """The package with its ops in one folder. Without pyproject.toml, so that any setuptools will
+    do and no dependency is resolved."""
+    stage = check.work / "stage"
+    stage.mkdir(exist_ok=True)
+    check.library.mkdir(exist_ok=True)
+    for name in ("setup.py", "args_fast", "kernels", "bench", "csrc"):
+        link = stage / name
+        if not link.is_symlink():
+            link.symlink_to(ROOT / name)
+    command = [check.python, str(stage / "setup.py"), "--quiet", "build"]
+    command += ["--build-lib", str(check.library), "--build-temp", str(check.work / "objects")]
+    outcome = check.run("build", ["env", "-C", str(stage), *command])
+    missing = [
+        name
+        for name in ["_cpu.so"] + ["_cuda.so"] * (check.device == "cuda" and has_cuda_sources())
+        if not (check.library / "args_fast" / name).exists()
+    ]
+    if outcome.status == OK:
+        built = sorted(path.name for path in check.library.glob("args_fast/*.so"))
+        outcome.note = " ".join(built)
+    if missing:
+        outcome.status, outcome.note = RED, f"not built: {', '.join(missing)}. {outcome.note}"
+    return [outcome]
+
+
+def has_cuda_sources() -> bool:
+    return any((ROOT / "csrc").glob("cuda/*.cu"))
+
+
+def test(check: Check) -> list[Outcome]:
+    golden = [check.python, "-m", "args_fast.bench.engine_check", str(ROOT / "tests/golden")]
+    outcomes = [check.run("golden decodes", [*golden, "--device", check.device])]
+    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    if absent:
+        note = f"{' and '.join(absent)} not installed here: the op tests were not run"
+        outcomes.append(Outcome("op tests", SKIPPED, note))
+        toy = ["--check", "--toy", "--results", str(check.work / "outputs")]
+        return [*outcomes, check.run("op outputs", ops_command(check, *toy))]
+    tests = ["tests/ops/test_on_device.py"] if check.dry_run else TESTS
+    command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    command += ["--rootdir", str(ROOT), f"--ignore={ROOT / NOT_HERE}"]
+    command += [str(ROOT / name) for name in tests]
+    # Processes that the tests start find the package by PYTHONPATH and not by their folder.
+    variables = {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
+    if find_spec("xdist") is not None and not check.dry_run:
+        command += ["-n", "4"]
+    return [*outcomes, check.run("op tests", command, **variables)]
+
+
+def sanitize(check: Check) -> list[Outcome]:
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if check.device != "cuda":
+        return [Outcome("sanitize", SKIPPED, "compute-sanitizer needs a GPU")]
+    if not Path(tool).exists():
+        return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not on this machine")]
+    outcomes = []
+    for kind in ("memcheck", "racecheck"):
+        command = [tool, "--tool", kind, "--error-exitcode", "9", *ops_command(check, "--check")]
+        command += ["--toy", "--results", str(check.work / kind)]
+        # Without the allocator's pool every tensor has bounds of its own.
+        pool = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        outcomes.append(check.run(kind, command, **pool))
+    return outcomes
+
+
+def ops(check: Check) -> list[Outcome]:
+    seconds = max(5.0, check.end - time.monotonic() - 15)
+    more = ["--results", str(check.results), "--seconds", f"{seconds:.0f}"]
+    if check.dry_run:
+        more.append("--toy")
+    if check.out is not None:
+        more += ["--out", str(check.out)]
+    return [check.run("ops", ops_command(check, *more))]
+
+
+def ops_command(check: Check, *more: str) -> list[str]:
+    return [check.python, "-m", "args_fast.bench.ops_bench", "--device", check.device, *more]
+
+
+STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
+    "build": build,
+    "test": test,
+    "sanitize": sanitize,
+    "ops": ops,
+}
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    arguments = _arguments()
+    import torch
+
+    device = arguments.device or ("cpu" if arguments.dry_run else "cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        print(
+            "torch sees no GPU here. On this machine: python bench/gpu_check.py --dry-run",
+            file=sys.stderr,
+        )
+        return 2
+    work = Path(arguments.work).resolve()
+    check = Check(
+        device=device,
+        dry_run=arguments.dry_run,
+        python=sys.executable,
+        work=work,
+        results=work / "results" if arguments.dry_run else ROOT / "bench" / "results",
+        out=Path(arguments.out).resolve() if arguments.out else None,
+    )
+    work.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + arguments.seconds
+    outcomes: list[Outcome] = []
+    for name in arguments.stage or STAGES:
+        left = end - time.monotonic()
+        later = sum(BUDGET[n] for n in list(STAGES)[list(STAGES).index(name) + 1 :])
+        share = arguments.seconds / sum(BUDGET.values())
+        check.end = time.monotonic() + (left if arguments.stage else max(1.0, left - later * share))
+        try:
+            found = STAGES[name](check)
+        except Exception as error:  # a stage that fails must not take the others along
+            found = [Outcome(name, RED, f"{type(error).__name__}: {error}")]
+        for outcome in found:
+            print(_line(outcome), flush=True)
+        outcomes += found
+        summary = work / "gpu-check.json"
+        summary.write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+        keep(check, summary)
+    red = [outcome.what for outcome in outcomes if outcome.status == RED]
+    print(f"{len(outcomes)} parts, red: {', '.join(red) or 'none'}; logs in {work}")
+    return bool(red)
+
+
+def _line(outcome: Outcome) -> str:
+    return f"{outcome.status:8} {outcome.what:15} {outcome.seconds:6.1f} s  {outcome.note}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--stage", action="append", choices=STAGES, help="only this; may be repeated"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, at toy sizes")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda, or cpu in a dry run")
+    parser.add_argument("--seconds", type=float, default=sum(BUDGET.values()), help="in all (480)")
+    parser.add_argument("--work", default=ROOT / "build" / "gpu-check", help="folder for the build")
+    out = os.environ.get("OUT")
+    parser.add_argument("--out", default=out, help="a further folder for results (default: $OUT)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

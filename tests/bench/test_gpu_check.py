@@ -1,0 +1,106 @@
+"""The rehearsal of the GPU check on the CPU: all stages but the build, with this installation."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from args_fast.bench import ops_bench, ops_cases
+from args_fast.ops import backends, plain
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+def test_a_dry_run_is_green_and_leaves_its_results(tmp_path):
+    command = [sys.executable, ROOT / "bench" / "gpu_check.py", "--dry-run"]
+    command += ["--stage", "sanitize", "--stage", "ops", "--work", tmp_path / "work"]
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "red: none" in run.stdout
+    (folder,) = (tmp_path / "work" / "results").iterdir()
+    document = json.loads((folder / "ops.json").read_text())
+    assert document["not_reached"] == []
+    assert {case["op"] for case in document["cases"]} == set(ops_cases.TOY_AXES) & set(
+        ops_cases.SCHEMAS
+    )
+    for case in document["cases"]:
+        names = {row["name"] for row in case["rows"] if row["status"] == "timed"}
+        assert names > set(backends.TABLE["cpu"][case["op"]])
+    for name in ("ops.json", "ops.md", "ops.log", "gpu-check.json"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+def test_a_stage_that_fails_is_red_and_the_next_one_runs(tmp_path):
+    command = [sys.executable, ROOT / "bench" / "gpu_check.py", "--dry-run", "--seconds", "0"]
+    command += ["--stage", "ops", "--stage", "sanitize", "--work", tmp_path]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "red: ops" in run.stdout
+    assert "its time was over" in run.stdout
+    assert "skipped  sanitize" in run.stdout
+
+
+@pytest.fixture
+def offered():
+    """Lets a test offer a backend, and takes it back."""
+    before = {op: dict(found) for op, found in backends.TABLE["cpu"].items()}
+    yield backends.TABLE["cpu"]
+    backends.TABLE["cpu"].update(before)
+
+
+def run(folder, **more):
+    options = {"seconds": 60, "toy": True, "only": "select"}
+    return ops_bench.run(CPU, [folder], **{**options, **more})
+
+
+def test_an_implementation_that_is_wrong_is_not_timed(tmp_path, offered):
+    def wrong(*arguments):
+        branch, reward, score = plain.select(*arguments)
+        return branch, reward + 0.5, score
+
+    def broken(*arguments):
+        raise RuntimeError("no")
+
+    offered["select"] |= {"wrong": wrong, "broken": broken}
+    document = run(tmp_path)
+    rows = {row["name"]: row for row in document["cases"][0]["rows"]}
+    assert (rows["wrong"]["status"], rows["broken"]["status"]) == ("wrong", "failed")
+    assert rows["wrong"]["eager"] is None
+    assert rows["torch"]["eager"]["median"] > 0
+    assert len(ops_bench.failures(document)) == 2
+    assert "differs from plain by up to 0.5" in (tmp_path / "ops.md").read_text()
+
+
+def test_a_run_goes_on_where_the_last_one_of_the_same_sources_stopped(tmp_path, monkeypatch):
+    stopped = run(tmp_path, seconds=-1, only=None)
+    assert stopped["cases"] == []
+    assert len(stopped["not_reached"]) == len(ops_cases.cases(toy=True))
+    first = run(tmp_path)
+    again = run(tmp_path)
+    assert again["cases"] == first["cases"]
+    monkeypatch.setattr(ops_bench, "sources", lambda: "others")
+    assert run(tmp_path)["cases"] != first["cases"]
+
+
+def test_the_typical_case_of_every_op_comes_first():
+    cases = ops_cases.cases()
+    first = {case.op: dict(case.sizes) for case in reversed(cases)}
+    typical = {"t": 1024, "N": 10, "Hq": 32, "Hkv": 32, "D": 128, "B": 1}
+    assert first["branch_attention"] == typical
+    assert [case.op for case in cases[: len(first)]] == list(dict.fromkeys(c.op for c in cases))
+    assert len({case.name for case in cases}) == len(cases)
+    assert sum(case.op == "branch_attention" for case in cases) == 4 * 3 * 5 * 3
+
+
+@pytest.mark.parametrize("difference", [0.1, float("nan")])
+def test_outputs_that_differ_do_not_agree(difference):
+    wanted = (torch.zeros(3), torch.arange(3))
+    assert ops_cases.agree(wanted, wanted) is None
+    assert ops_cases.agree((wanted[0] + difference, wanted[1]), wanted) > 0
+    assert ops_cases.agree((wanted[0], wanted[1] + 1), wanted) > 0
