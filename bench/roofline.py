@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from args_fast.bench import models
 from args_fast.bench.timing import copy_bandwidth, device_name, measure
@@ -35,7 +36,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Device:
-    """bandwidth in bytes/s; peak flops/s of dense matrix products by dtype; where both come from."""
+    """bandwidth in bytes/s; peak flops/s of dense matrix products by dtype; where both are from."""
 
     name: str
     bandwidth: float
@@ -196,7 +197,7 @@ def matmul_peak(device: torch.device, dtype: str) -> float:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m args_fast.bench.roofline",
-        description="The floor of a step: computed from data sheets, and from what is measured here.",
+        description="The floor of a step, from data sheets and from what is measured here.",
     )
     parser.add_argument("--lm", default="opt-2.7b", choices=models.CONFIGS, metavar="NAME")
     parser.add_argument("--rm", default="opt-350m", choices=models.CONFIGS, metavar="NAME")
@@ -206,6 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--here", action="store_true", help="measure this device too")
     at = parser.parse_args(arguments)
+    logging.set_verbosity_error()
     devices = list(DEVICES.values())
     if at.here:
         here = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -93,9 +93,8 @@ def test_this_device_is_measured():
 
 
 def test_the_command_prints_every_device_and_its_source(capsys):
-    roofline.main(
-        ["--lm", "opt-2.7b", "--rm", "opt-350m", "--k", "10", "--prompt", "1900", "--batch", "1"]
-    )
+    arguments = {"lm": "opt-2.7b", "rm": "opt-350m", "k": 10, "prompt": 1900, "batch": 1}
+    roofline.main([f"--{name}={value}" for name, value in arguments.items()])
     shown = capsys.readouterr().out
     for device in DEVICES.values():
         (line,) = (line for line in shown.splitlines() if device.name in line)
