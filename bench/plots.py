@@ -41,12 +41,7 @@ GREY = "#666666"
 
 def label(case: Case, axis: str) -> str:
     """The case in words, without what the axis shows."""
-    parts = {
-        "k": f"k = {case.k}",
-        "prompt": f"prompt {case.prompt}",
-        "batch": f"batch {case.batch}",
-    }
-    shown = ", ".join(words for name, words in parts.items() if name != axis)
+    shown = ", ".join(f"{name} {getattr(case, name)}" for name in AXES if name != axis)
     return f"{case.lm} + {case.rm}, {shown}, {case.dtype}"
 
 
@@ -57,9 +52,9 @@ def slowdown(series: Sequence[Sequence["Row"]], axis: str, device: str, folder: 
     for colour, rows in zip(COLOURS, series, strict=False):
         x = [getattr(row.case, axis) for row in rows]
         y = [row.slowdown() or 0.0 for row in rows]
-        plot.errorbar(
-            x, y, yerr=_bars(rows), color=colour, marker="o", capsize=3, label="ARGS, measured"
-        )
+        name = "ARGS" if len(series) == 1 else label(rows[0].case, axis)
+        look = {"color": colour, "marker": "o", "capsize": 3, "label": f"{name}, measured"}
+        plot.errorbar(x, y, yerr=_bars(rows), **look)
         own = [row.slowdown(against=baselines.GREEDY) for row in rows]
         _line(plot, x, own, colour, "ARGS against args-fast's own greedy, measured", ":", "s")
         copies = [row.slowdown(baselines.K_COPIES) for row in rows]
@@ -75,7 +70,7 @@ def slowdown(series: Sequence[Sequence["Row"]], axis: str, device: str, folder: 
     plot.minorticks_off()
     plot.set_ylim(bottom=0)
     plot.grid(alpha=0.25)
-    _titles(figure, plot, device, [label(rows[0].case, axis) for rows in series])
+    _titles(figure, plot, device, [label(series[0][0].case, axis)] if len(series) == 1 else [])
     return _save(figure, folder, f"{slug(device)}-slowdown-by-{axis}", f"Slowdown by {axis}")
 
 

@@ -156,12 +156,11 @@ def _machines(devices: dict[str, list[Row]]) -> str:
 
 def _paper(devices: dict[str, list[Row]]) -> str:
     """The paper's figure, and ours for its pair of models."""
-    pairs = [("opt-2.7b", 10)]
     rows: list[list[Any]] = [
         [
             "reported by the paper",
             "A100-class",
-            "OPT-2.7B + OPT-350M",
+            "OPT-2.7B",
             10,
             DASH,
             DASH,
@@ -368,7 +367,7 @@ def _method() -> str:
         "Models are built from their configurations at true sizes with random weights; prompts are "
         "random ids; nothing ends early. All methods of a row ran in one process. A step is "
         "(T(n) - T(1)) / (n - 1), where T(n) is the median time of decoding n tokens, prompt "
-        "included, after warm-up; the k-copies cache decodes at most 32 tokens, the decoder with no "
+        "included, after warm-up; the k-copies cache decodes at most 32 tokens, the one with no "
         "cache 4. Greedy by transformers is `generate` with its dynamic cache, and with a static "
         "cache and `torch.compile`. The k-copies cache is the published code's, written afresh. "
         "In float32 all greedy decoders give the same tokens, and all ARGS decoders do "

@@ -12,6 +12,7 @@ from typing import Any
 
 import args_fast
 from args_fast.bench.timing import slug
+from args_fast.errors import ConfigError
 
 SCHEMA = 1
 # What decides a file's place and whether it may be added to: the rest of the environment is noted.
@@ -79,7 +80,7 @@ class Results:
     def read(cls, path: Path) -> "Results":
         record = json.loads(path.read_text())
         if record.get("schema") != SCHEMA:
-            raise ValueError(
+            raise ConfigError(
                 f"{path} has schema {record.get('schema')}; this version reads {SCHEMA}. Remove it "
                 "and measure again."
             )

@@ -261,5 +261,7 @@ def _cases(
     if dry_run:
         table = [cases.tiny(case) for case in table]
     changed = [replace(case, **changes) for case in table]
-    chosen = {case.key: cases.on_device(case, device, methods or None) for case in changed}
+    chosen: dict[str, cases.Case] = {}
+    for case in changed:
+        chosen.setdefault(case.key, cases.on_device(case, device, methods or None))
     return list(chosen.values())
