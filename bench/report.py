@@ -381,7 +381,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    return DASH if seconds is None else f"{seconds * 1e3:.3g}"
+    if seconds is None:
+        return DASH
+    return f"{seconds * 1e3:.0f}" if seconds >= 1 else f"{seconds * 1e3:.3g}"
 
 
 def _ratio(value: float | None) -> str:

@@ -21,8 +21,9 @@ from args_fast.bench.results import Results
 from args_fast.bench.timing import copy_bandwidth, measure
 
 REPEATS = 5
-SECONDS = {"cuda": 4.0, "cpu": 5.0}  # for the repeats of one method; three are made in any case
+SECONDS = {"cuda": 3.0, "cpu": 5.0}  # for the repeats of one method; three are made in any case
 SLOW = (baselines.K_COPIES, baselines.NAIVE)
+EAGER = (*SLOW, baselines.TRANSFORMERS)  # nothing is compiled or captured: one warm-up is enough
 # A first guess at what takes time beside the floor, for budgets; corrected by what is measured.
 LAYER_SECONDS = {"cuda": 0.5e-3, "cpu": 0.3e-3}  # per layer and forward pass: launches, overhead
 COMPILE_SECONDS = 40.0
@@ -212,7 +213,7 @@ def _measure(pair: ArgsDecoder, case: Case, method: str) -> dict[str, Any]:
     device = pair.device
     decode, n = baselines.METHODS[method], case.tokens_of(method)
     prompts = prompts_of(case)
-    slow = method in SLOW or device.type == "cpu"
+    ready = method in EAGER or device.type == "cpu"
 
     def call(new_tokens: int) -> Callable[[], list[list[int]]]:
         return lambda: decode(pair, prompts, new_tokens, case.k, case.w)
@@ -224,7 +225,7 @@ def _measure(pair: ArgsDecoder, case: Case, method: str) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     timing = {"cold": False, "repeats": REPEATS, "seconds": SECONDS[device.type]}
-    whole = measure(call(n), device, warm_up=0 if slow else 1, **timing)
+    whole = measure(call(n), device, warm_up=0 if ready else 1, **timing)
     peak = _allocated(device, peak=True)
     first = measure(call(1), device, warm_up=0 if method in SLOW else 1, **timing)
     steps, seconds = n - 1, whole.median - first.median
@@ -289,7 +290,7 @@ def estimate(case: Case, device: torch.device, machine: dict[str, Any]) -> float
             seconds += COMPILE_SECONDS
         once = prefill + case.tokens_of(method) * step
         limit = SECONDS[device.type]
-        seconds += 2 * once + max(3 * once, min(REPEATS * once, limit))
+        seconds += (1 if method in EAGER else 2) * once + max(3 * once, min(REPEATS * once, limit))
         seconds += max(3 * prefill, min(REPEATS * prefill, limit))
     return seconds
 

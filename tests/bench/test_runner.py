@@ -87,6 +87,35 @@ def test_a_method_that_fails_is_a_result_and_the_others_go_on(results, monkeypat
     assert results.cases[CASE.key]["complete"]
 
 
+def test_a_lost_device_ends_the_case_and_the_next_run_goes_on_behind_it(results, monkeypatch):
+    def lost(device, case):
+        raise runner.DeviceLostError("the device answers no more")
+
+    monkeypatch.setattr(runner, "_check_device", lost)
+    with pytest.raises(runner.DeviceLostError):
+        runner.run([CASE, replace(CASE, k=6)], results, CPU)
+    written = Results.read(results.path).cases
+    assert list(written) == [CASE.key]
+    assert written[CASE.key]["complete"]
+    assert list(written[CASE.key]["methods"]) == [baselines.ARGS]
+
+
+def test_an_interrupted_case_is_measured_again(results, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(baselines.METHODS, baselines.GREEDY, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run([CASE], results, CPU)
+    record = Results.read(results.path).cases[CASE.key]
+    assert not record["complete"]
+    assert "step_seconds" in record["methods"][baselines.ARGS]  # written, though the case is not
+    runner.run([CASE], results, CPU)
+    assert results.cases[CASE.key]["complete"]
+    assert results.cases[CASE.key]["attempts"] == 2
+
+
 def test_a_method_that_decodes_too_few_tokens_is_not_timed(results, monkeypatch):
     monkeypatch.setitem(baselines.METHODS, baselines.GREEDY, lambda *arguments: [[1, 2]])
     runner.run([CASE], results, CPU)
