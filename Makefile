@@ -3,6 +3,12 @@
 #   PYTHON=python3.12      the interpreter that the virtual environment is made from
 #   VENV=.venv             where the virtual environment is
 #   PIP_FLAGS="..."        further options for pip, such as an index of your own
+#
+# gpu-bench also takes:
+#
+#   BUDGET=540             seconds that it may take
+#   BENCH_PYTHON=python3   a Python in which args-fast is installed already; nothing is set up then
+#   OUT=folder             a second folder that results are copied to
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,9 +16,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 ASAN := build/asan/args_fast/_cpu.so
+BUDGET ?= 540
+BENCH_PYTHON ?= $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test asan lint format bench bench-ops gpu-check clean
+.PHONY: help install demo test asan lint format bench bench-ops gpu-check gpu-bench report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +72,12 @@ bench-ops: $(INSTALLED)  ## every op against its peers, on this machine
 # Installs nothing but this package, and that without an index: torch is what the machine has.
 gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU, in 8 minutes
 	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(FLAGS)
+
+gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
+	$(BENCH_PYTHON) -m args_fast bench --set all --device cuda --budget $(BUDGET)
+
+report: $(INSTALLED)  ## bench/REPORT.md with its plots, from all of bench/results
+	$(BIN)/python -m args_fast bench report
 
 clean:  ## everything that make made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

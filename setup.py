@@ -96,11 +96,13 @@ setup(
         *find_packages(include=["args_fast", "args_fast.*"]),
         "args_fast.kernels",
         "args_fast.bench",
+        "args_fast.bench.baselines",
     ],
     package_dir={
         "args_fast": "args_fast",
         "args_fast.kernels": "kernels/triton",
         "args_fast.bench": "bench",
+        "args_fast.bench.baselines": "bench/baselines",
     },
     package_data={
         "args_fast": ["py.typed"],

@@ -3,6 +3,7 @@
 import torch
 import transformers
 
+from args_fast.bench.baselines import GREEDY, TRANSFORMERS
 from args_fast.machine import processor
 
 
@@ -44,19 +45,25 @@ def slowdown(reporter, results):
     cases = {}
     for result in results:
         info = result.extra_info
-        cases.setdefault(info["prompt_length"], {})[info["case"]] = result.stats
+        cases.setdefault(info["prompt_length"], {})[info["case"]] = (
+            result.stats.median / info["new_tokens"],
+            result.stats.iqr / info["new_tokens"],
+            result.stats.rounds,
+        )
     write = reporter.write_line
     heading(reporter, "slowdown", "batch 1")
+    write("ms: per new token, the prompt's time included; median and IQR of the rounds")
     write(
-        f"{'prompt':>6}  {'':22} {'median s':>9} {'IQR s':>7} {'x transformers':>15} {'x own':>7}"
+        f"{'prompt':>6}  {'':22} {'rounds':>6} {'ms':>9} {'IQR':>7} "
+        f"{'x transformers':>15} {'x own':>7}"
     )
-    for length, stats in sorted(cases.items()):
-        for name, stat in stats.items():
+    for length, measured in sorted(cases.items()):
+        for name, (median, iqr, rounds) in measured.items():
             ratios = [
-                f"{stat.median / stats[base].median:.2f}" if base in stats else "-"
-                for base in ("transformers greedy", "args-fast greedy")
+                f"{median / measured[base][0]:.2f}" if base in measured else "-"
+                for base in (TRANSFORMERS, GREEDY)
             ]
             write(
-                f"{length:>6}  {name:22} {stat.median:9.3f} {stat.iqr:7.3f} "
+                f"{length:>6}  {name:22} {rounds:>6} {median * 1e3:9.1f} {iqr * 1e3:7.1f} "
                 f"{ratios[0]:>15} {ratios[1]:>7}"
             )

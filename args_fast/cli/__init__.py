@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from args_fast import __version__
-from args_fast.cli import doctor, generate
+from args_fast.cli import bench, doctor, generate
 
 app = typer.Typer(
     name="args-fast",
@@ -38,3 +38,4 @@ def _main(
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(bench.app, name="bench")

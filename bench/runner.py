@@ -1,0 +1,300 @@
+"""Runs cases: prefill and decoding timed apart, every method alike, nothing lost to a crash.
+
+T(n) is the time of a decode of n new tokens, prompt included; T(1) is that of the prompt and the
+first token. A step is then (T(n) - T(1)) / (n - 1), whatever the method does inside.
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+
+from args_fast import ArgsDecoder
+from args_fast.bench import baselines, models, roofline
+from args_fast.bench.cases import Case
+from args_fast.bench.results import Results
+from args_fast.bench.timing import copy_bandwidth, measure
+
+REPEATS = 5
+SECONDS = {"cuda": 3.0, "cpu": 5.0}  # for the repeats of one method; three are made in any case
+SLOW = (baselines.K_COPIES, baselines.NAIVE)
+EAGER = (*SLOW, baselines.TRANSFORMERS)  # nothing is compiled or captured: one warm-up is enough
+# A first guess at what takes time beside the floor, for budgets; corrected by what is measured.
+LAYER_SECONDS = {"cuda": 0.5e-3, "cpu": 0.3e-3}  # per layer and forward pass: launches, overhead
+COMPILE_SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A case that was not begun, and why."""
+
+    case: Case
+    why: str
+
+
+class DeviceLostError(RuntimeError):
+    """The device answers no more in this process; what is finished is written."""
+
+
+def run(
+    cases: Sequence[Case],
+    results: Results,
+    device: torch.device,
+    *,
+    again: bool = False,
+    budget: float | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Skipped]:
+    """Measure every case that ``results`` does not hold yet, and write after each method.
+
+    Args:
+        again: measure also what is there already.
+        budget: seconds; no case is begun whose estimate is more than what is left of them.
+        tell: gets a line of progress now and then.
+
+    Returns:
+        The cases that were not begun for want of time.
+
+    Raises:
+        DeviceLostError: after an error that leaves the device unusable; run again to go on.
+    """
+    began = time.perf_counter()
+    _measure_machine(cases, results, device, tell)
+    skipped, pair = [], _Models(device)
+    ratio = _ratio(results, device)
+    # A case that has died twice may be what kills the process: it waits for the others.
+    cases = sorted(cases, key=lambda case: _attempts(case, results) > 1)
+    for number, case in enumerate(cases, 1):
+        label = f"[{number}/{len(cases)}] {case.key}"
+        if results.finished(case.key) and not again:
+            tell(f"{label}: finished before")
+            continue
+        left = None if budget is None else budget - (time.perf_counter() - began)
+        expected = ratio * estimate(case, device, results.machine)
+        if left is not None and expected > left:
+            skipped.append(Skipped(case, f"about {expected:.0f} s, {max(left, 0):.0f} s left"))
+            tell(f"{label}: not begun ({skipped[-1].why})")
+            continue
+        tell(f"{label}: about {expected:.0f} s")
+        _run_case(case, results, pair, tell)
+        ratio = _ratio(results, device)
+    return skipped
+
+
+def _attempts(case: Case, results: Results) -> int:
+    """How often the case was begun in vain."""
+    record = results.cases.get(case.key, {})
+    return 0 if record.get("complete") else record.get("attempts", 0)
+
+
+def _ratio(results: Results, device: torch.device) -> float:
+    """By how much the estimates were off in the case that was finished last."""
+    for record in reversed(results.cases.values()):
+        if record["complete"] and "error" not in record:
+            case = Case.from_json(record["case"])
+            return max(0.2, record["seconds"] / estimate(case, device, results.machine))
+    return 1.0
+
+
+class _Models:
+    """The models of the last case, kept for the next one if it has the same."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._names: tuple[str, str, str] | None = None
+        self._pair: ArgsDecoder | None = None
+
+    def of(self, case: Case) -> ArgsDecoder:
+        """A fresh decoder, with empty caches and nothing captured, over the case's models."""
+        torch.compiler.reset()  # compiled steps of earlier cases count against a limit of shapes
+        names = (case.lm, case.rm, case.dtype)
+        if names == self._names and self._pair is not None:
+            old, self._pair = self._pair, None
+            pair = ArgsDecoder(old.language_model, old.reward_model)
+            del old
+        else:
+            self._pair = None
+            self.free()
+            dtype = roofline.DTYPES[case.dtype]
+            pair = models.random_pair(case.lm, case.rm, device=self.device, dtype=dtype)
+        self._names, self._pair = names, pair
+        self.free()
+        return pair
+
+    def free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _measure_machine(
+    cases: Sequence[Case], results: Results, device: torch.device, tell: Callable[[str], None]
+) -> None:
+    """Bandwidth and peaks, once per file: what the floors of the report are computed from."""
+    results.machine["type"] = device.type
+    peaks = results.machine.setdefault("peak", {})
+    missing = {case.dtype for case in cases} - peaks.keys()
+    if "bandwidth" in results.machine and not missing:
+        return
+    tell("measuring the bandwidth of a copy and the peak of a matrix product")
+    results.machine.setdefault("bandwidth", copy_bandwidth(device))
+    peaks |= {dtype: roofline.matmul_peak(device, dtype) for dtype in sorted(missing)}
+    results.write()
+
+
+def _run_case(case: Case, results: Results, kept: _Models, tell: Callable[[str], None]) -> None:
+    began = time.perf_counter()
+    record: dict[str, Any] = {
+        "case": case.as_json(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "complete": False,
+        "attempts": _attempts(case, results) + 1,
+        "cache": _cache(case),
+        "methods": {},
+    }
+    results.cases.pop(case.key, None)  # so that the last of the table is the last measured
+    results.cases[case.key] = record
+    results.write()
+    try:
+        pair = kept.of(case)
+        for method in case.methods:
+            record["methods"][method] = _measured(pair, case, method, tell)
+            results.write()
+            kept.free()
+            _check_device(kept.device, case)
+    except torch.OutOfMemoryError as error:
+        record["error"] = _first_line(error)
+        tell(f"  the models do not fit: {record['error']}")
+    finally:
+        # A lost device ends the case too: the next run goes on behind it.
+        lost = sys.exc_info()[0]
+        if lost is None or issubclass(lost, DeviceLostError):
+            record["complete"] = True
+            record["seconds"] = time.perf_counter() - began
+            results.write()
+
+
+def _measured(
+    pair: ArgsDecoder, case: Case, method: str, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """The figures of a method, or its error: a baseline that fails is a result too."""
+    try:
+        figures = _measure(pair, case, method)
+    except Exception as error:
+        tell(f"  {method:36} failed: {_first_line(error)}")
+        return {"error": _first_line(error)}
+    tell(
+        f"  {method:36} {figures['step_seconds'] * 1e3:9.3f} ms/step  "
+        f"{figures['tokens_per_second']:9.1f} tokens/s"
+    )
+    return figures
+
+
+def _check_device(device: torch.device, case: Case) -> None:
+    """An illegal access poisons the process: whatever else is tried in it fails for no fault of its
+    own."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise DeviceLostError(
+            f"the device answers no more after an error in {case.key} ({_first_line(error)}); what "
+            "was measured is written. Run the same command again: it goes on with the next case"
+        ) from error
+
+
+def _measure(pair: ArgsDecoder, case: Case, method: str) -> dict[str, Any]:
+    device = pair.device
+    decode, n = baselines.METHODS[method], case.tokens_of(method)
+    prompts = prompts_of(case)
+    ready = method in EAGER or device.type == "cpu"
+
+    def call(new_tokens: int) -> Callable[[], list[list[int]]]:
+        return lambda: decode(pair, prompts, new_tokens, case.k, case.w)
+
+    before = _allocated(device)
+    got = call(n)()  # the first warm-up: compiles, captures, allocates
+    if [len(ids) for ids in got] != [n] * case.batch:
+        raise RuntimeError(f"{method} gave {[len(ids) for ids in got]} tokens, {n} were asked for")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    timing = {"cold": False, "repeats": REPEATS, "seconds": SECONDS[device.type]}
+    whole = measure(call(n), device, warm_up=0 if ready else 1, **timing)
+    peak = _allocated(device, peak=True)
+    first = measure(call(1), device, warm_up=0 if method in SLOW else 1, **timing)
+    steps, seconds = n - 1, whole.median - first.median
+    if seconds <= 0:
+        raise RuntimeError(
+            f"{n} tokens took {whole.median:.3g} s and the first alone {first.median:.3g} s: too "
+            "noisy to tell a step's time"
+        )
+    return {
+        "new_tokens": n,
+        "whole": whole.as_json(),
+        "first": first.as_json(),
+        "prefill_seconds": first.median,
+        "step_seconds": seconds / steps,
+        "step_seconds_low": (whole.low - first.median) / steps,
+        "step_seconds_high": (whole.high - first.median) / steps,
+        "tokens_per_second": case.batch * steps / seconds,
+        "memory_before_bytes": before,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _allocated(device: torch.device, *, peak: bool = False) -> int | None:
+    """Bytes that torch holds on the device; not known of the CPU."""
+    if device.type != "cuda":
+        return None
+    return (torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated)(device)
+
+
+def prompts_of(case: Case) -> list[list[int]]:
+    """The case's prompts: random ids, the same in every run."""
+    generator = torch.Generator().manual_seed(case.prompt)
+    V = models.config(case.lm).vocab_size
+    return torch.randint(5, V, (case.batch, case.prompt), generator=generator).tolist()
+
+
+def _cache(case: Case) -> dict[str, int]:
+    """Computed: the reward model's keys and values for one sequence, once and k times."""
+    one = roofline.cache_bytes(case.rm, tokens=case.prompt + case.new_tokens, dtype=case.dtype)
+    return {"rm_bytes_per_sequence": one, "rm_bytes_of_k_copies": case.k * one}
+
+
+def estimate(case: Case, device: torch.device, machine: dict[str, Any]) -> float:
+    """Seconds that a case may take: a guess from floors, good to a factor."""
+    here = roofline.Device("", machine["bandwidth"], machine["peak"], "")
+    at = {"t": case.prompt, "batch": case.batch, "dtype": case.dtype, "device": here}
+    floor = roofline.floor(case.lm, case.rm, k=case.k, **at)
+    layers = sum(models.config(name).num_hidden_layers for name in (case.lm, case.rm))
+    overhead = layers * LAYER_SECONDS[device.type]
+    size = roofline.DTYPES[case.dtype].itemsize
+    lm, rm = roofline.model_cost(case.lm, True), roofline.model_cost(case.rm, False)
+    seconds = 2 * size * (lm.parameters + rm.parameters) / here.bandwidth + 2.0
+    for method in case.methods:
+        greedy = method in baselines.GREEDIES
+        step = (floor.greedy_seconds if greedy else floor.step_seconds) * 1.5 + overhead
+        rows = case.batch * case.prompt * (case.k if method in SLOW else 1)
+        flops = 2 * rows * (lm.matrices + (0 if greedy else rm.matrices))
+        prefill = flops / here.peak[case.dtype] + overhead
+        if method == baselines.NAIVE:
+            step += prefill
+        if method == baselines.STATIC:
+            seconds += COMPILE_SECONDS
+        once = prefill + case.tokens_of(method) * step
+        limit = SECONDS[device.type]
+        seconds += (1 if method in EAGER else 2) * once + max(3 * once, min(REPEATS * once, limit))
+        seconds += max(3 * prefill, min(REPEATS * prefill, limit))
+    return seconds
+
+
+def _first_line(error: BaseException) -> str:
+    words = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {words}"[:400]

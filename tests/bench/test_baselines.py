@@ -1,0 +1,71 @@
+"""Every baseline decodes what it says it decodes, so their times are times of the same work."""
+
+import pytest
+import torch
+from models import decoder, tokens
+
+from args_fast.bench import baselines
+from args_fast.bench.models import random_pair
+
+
+@pytest.fixture(scope="module", params=["llama", "opt", "qwen3"])
+def pair(request):
+    return decoder(request.param, request.param)
+
+
+def prompts(count, length=7):
+    return [tokens(length, seed) for seed in range(count)]
+
+
+GREEDIES = [name for name in baselines.GREEDIES if name != baselines.STATIC]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", GREEDIES)
+def test_greedies_agree_with_taking_the_best_token_each_time(pair, name, batch):
+    expected = []
+    for prompt in prompts(batch):
+        text = torch.tensor([prompt])
+        for _ in range(12):
+            with torch.no_grad():
+                best = pair.language_model(text, use_cache=False).logits[:, -1].argmax(1)
+            text = torch.cat([text, best[:, None]], dim=1)
+        expected.append(text[0, len(prompt) :].tolist())
+    assert baselines.METHODS[name](pair, prompts(batch), 12, 5, 1.5) == expected
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("k", "w"), [(2, 1.5), (7, 1.5), (5, -3.0), (10, 40.0)])
+def test_k_copies_and_the_reference_give_our_tokens(pair, k, w, batch):
+    ours = baselines.args(pair, prompts(batch), 12, k, w)
+    assert baselines.k_copies(pair, prompts(batch), 12, k, w) == ours
+    assert baselines.naive(pair, prompts(batch), 12, k, w) == ours
+    assert [len(ids) for ids in ours] == [12] * batch
+
+
+def test_the_reward_changes_what_is_decoded(pair):
+    assert baselines.args(pair, prompts(1), 12, 10, 40.0) != baselines.greedy(
+        pair, prompts(1), 12, 10, 40.0
+    )
+
+
+def test_nothing_ends_at_an_end_token():
+    """All logits are equal, so the lowest id is taken; and it is the end token."""
+    pair = random_pair("tiny-llama", "tiny-llama")
+    pair.language_model.lm_head.weight.data.zero_()
+    pair.language_model.generation_config.eos_token_id = 0
+    for name in GREEDIES:
+        assert baselines.METHODS[name](pair, [[5, 6]], 5, 3, 0.0) == [[0] * 5]
+    for name in (baselines.ARGS, baselines.K_COPIES, baselines.NAIVE):
+        assert len(baselines.METHODS[name](pair, [[5, 6]], 5, 3, 1.0)[0]) == 5
+
+
+def test_a_static_cache_and_compile_change_no_token():
+    pair = random_pair("tiny-llama", "tiny-llama")
+    pair.language_model.model.embed_tokens.weight.data.mul_(50)
+    for batch, length in ((1, 7), (2, 11)):
+        texts = prompts(batch, length)
+        expected = baselines.dynamic_greedy(pair, texts, 9, 1, 0.0)
+        for new_tokens in (9, 9, 1):  # compiled, again in the same cache, the first token alone
+            got = baselines.static_greedy(pair, texts, new_tokens, 1, 0.0)
+            assert got == [ids[:new_tokens] for ids in expected]
