@@ -1,6 +1,7 @@
 """The public decoder: prompts in, reward-guided generations out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +14,7 @@ from args_fast.engine.backbone import Backbone
 from args_fast.engine.proof import prove
 from args_fast.engine.run import run
 from args_fast.engine.sequence import Sequence as Decoding
-from args_fast.errors import ConfigError, LengthError, PairMismatchError, PromptError
+from args_fast.errors import ArgsError, ConfigError, LengthError, PairMismatchError, PromptError
 from args_fast.generation import Generation, Token
 from args_fast.rewards import BranchedClassifier
 from args_fast.text import TextStream
@@ -133,6 +134,29 @@ class ArgsDecoder:
             for _ in run(self._lm, self._rm, sequences[start : start + self.max_batch_size]):
                 pass
         return [sequence.generation() for sequence in sequences]
+
+    def complete(
+        self, requests: Iterable[tuple[Prompt, DecodingConfig]]
+    ) -> Iterator[tuple[int, Generation | ArgsError]]:
+        """Decode a stream of requests and yield (index, result) as they are completed.
+
+        Requests are pulled as there is room for them; one that cannot be decoded yields its error.
+        """
+        pending = enumerate(requests)
+        while chunk := list(islice(pending, self.max_batch_size)):
+            alike: dict[object, list[tuple[int, Decoding]]] = {}
+            for index, (prompt, config) in chunk:
+                try:
+                    sequence = self._sequence(self._ids(prompt), config)
+                except ArgsError as error:
+                    yield index, error
+                    continue
+                shape = (config.k, config.max_new_tokens, config.consults_reward)
+                alike.setdefault(shape, []).append((index, sequence))
+            for together in alike.values():
+                for _ in run(self._lm, self._rm, [sequence for _, sequence in together]):
+                    pass
+                yield from ((index, sequence.generation()) for index, sequence in together)
 
     def stream(self, prompt: Prompt, config: DecodingConfig | None = None) -> Iterator[Token]:
         """Decode one prompt and yield its tokens as they are chosen; the pieces of text add up to
