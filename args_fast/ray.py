@@ -1,0 +1,152 @@
+"""The same job on Ray Data: one pair of models per actor, and Ray's own scheduling.
+
+Actors read slices of the input, which has to lie under the same path on every machine, and hand
+back finished records; the process that started the job writes them, as it does without Ray.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from args_fast.errors import JobError
+from args_fast.jobs.job import Job, Settings, decode_lines
+from args_fast.jobs.journal import LineSet
+from args_fast.jobs.lines import numbered
+from args_fast.jobs.ownership import BLOCK
+from args_fast.jobs.records import Finished
+from args_fast.text import encode_turn
+
+if TYPE_CHECKING:
+    from args_fast import ArgsDecoder
+
+RETRIES = 3  # of an actor that died, and of a slice whose actor died
+SLICE = 256  # lines that an actor takes at a time, at most: so much is decoded again if it dies
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What an actor loads: the models' names, and the options of from_pretrained."""
+
+    lm: str
+    rm: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> "ArgsDecoder":
+        from args_fast import ArgsDecoder
+
+        return ArgsDecoder.from_pretrained(self.lm, self.rm, **self.options)
+
+
+def start() -> str:
+    """Join the cluster that RAY_ADDRESS names, or begin one on this machine.
+
+    Returns "cuda" where it has GPUs, else "cpu". Raises JobError where Ray is not installed.
+    """
+    # Nothing is reported to Ray's makers unless the user wants it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray.data
+    except ImportError as error:
+        raise JobError(
+            f"--ray needs Ray Data ({error}); install it with: pip install 'args-fast[ray]'"
+        ) from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level="warning")
+    return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+
+
+def decode(job: Job, pair: Pair, actors: int | None = None) -> Iterator[Finished]:
+    """The records that are missing from the output of the job, a slice at a time.
+
+    Args:
+        job: from a file.
+        pair: the models.
+        actors: how many load it; None for one per GPU, or one where there is none. They share
+            the cluster's GPUs, or its processors, evenly.
+
+    Raises:
+        JobError: the input is piped in.
+    """
+    if job.path is None:
+        raise JobError("actors read the input by themselves, so --ray needs a file, not a pipe")
+    import ray.data
+
+    resources = ray.cluster_resources()
+    kind = "num_gpus" if resources.get("GPU") else "num_cpus"
+    total = resources["GPU" if kind == "num_gpus" else "CPU"]
+    actors = actors or (int(total) if kind == "num_gpus" else 1)
+    share = total / actors
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # the job has its own
+    context.execution_options.preserve_order = job.settings.ordered
+    # Some slices for each actor, so that none waits for the others at the end.
+    length = max(1, min(SLICE, (job.remaining or 0) // (4 * actors)))
+    slices = list(_slices(job.path, job.output.done, length))
+    if not slices:
+        return iter(())
+    rows = ray.data.from_items(slices, override_num_blocks=len(slices)).flat_map(
+        Actor,
+        fn_constructor_args=(pair, str(job.path.resolve()), job.settings),
+        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
+        **{kind: int(share) if share >= 1 else share},
+    )
+    return (Finished(**row) for row in rows.iter_rows())
+
+
+class Actor:
+    """A pair of models in a process of its own."""
+
+    def __init__(self, pair: Pair, path: str, settings: Settings) -> None:
+        self.path = Path(path)
+        self.settings = settings
+        self.decoder = pair.load()
+        self.encode = partial(encode_turn, self.decoder.tokenizer, raw=settings.raw)
+
+    def __call__(self, piece: dict[str, Any]) -> list[dict[str, Any]]:
+        """The records of a slice, one row each."""
+        skipped = frozenset(int(number) for number in piece["done"])
+        with open(self.path, "rb") as stream:
+            stream.seek(piece["offset"])
+            lines = takewhile(
+                lambda numbered_line: numbered_line[0] < piece["end"],
+                numbered(stream, piece["first"]),
+            )
+            wanted = (line for line in lines if line[0] not in skipped)
+            records = decode_lines(self.decoder, wanted, self.settings, self.encode)
+            return [asdict(finished) for finished in records]
+
+
+def _slices(path: Path, done: LineSet, length: int) -> Iterator[dict[str, Any]]:
+    """The input in pieces of ``length`` lines, less those that are done: byte offset, number of
+    the first line and of the one behind the last, and the lines within that have a record."""
+    offset, first = 0, 1
+    with open(path, "rb") as file:
+        while True:
+            start, end = offset, first
+            within = []
+            while end - first < length and (size := _line_size(file)):
+                if end in done:
+                    within.append(end)
+                offset += size
+                end += 1
+            if end == first:
+                return
+            if end - first > len(within):
+                yield {"offset": start, "first": first, "end": end, "done": within}
+            first = end
+
+
+def _line_size(file: BinaryIO) -> int:
+    """Bytes of the next line, which may be of any length; 0 at the end."""
+    size = 0
+    while piece := file.readline(BLOCK):
+        size += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return size
