@@ -1,9 +1,11 @@
 """The same job on Ray Data: one pair of models per actor, and Ray's own scheduling.
 
 Actors read slices of the input, which has to lie under the same path on every machine, and hand
-back finished records; the process that started the job writes them, as it does without Ray.
+back finished records; the process that started the job writes them, as it does without Ray. An
+actor that died is started again by Ray Data, and the slice that it had is decoded again.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,7 +25,6 @@ from args_fast.text import encode_turn
 if TYPE_CHECKING:
     from args_fast import ArgsDecoder
 
-RETRIES = 3  # of an actor that died, and of a slice whose actor died
 SLICE = 256  # lines that an actor takes at a time, at most: so much is decoded again if it dies
 
 
@@ -56,6 +57,9 @@ def start() -> str:
         ) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="warning")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Says that Ray's own progress bars are off, as if that were a fault.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
 
 
@@ -92,8 +96,6 @@ def decode(job: Job, pair: Pair, actors: int | None = None) -> Iterator[Finished
         Actor,
         fn_constructor_args=(pair, str(job.path.resolve()), job.settings),
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-        max_restarts=RETRIES,
-        max_task_retries=RETRIES,
         **{kind: int(share) if share >= 1 else share},
     )
     return (Finished(**row) for row in rows.iter_rows())

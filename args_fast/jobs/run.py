@@ -51,7 +51,7 @@ def as_completed(
     def pull() -> Iterator[Request]:
         nonlocal taken, exhausted
         begun = 0
-        while len(refused) < WINDOW and not is_full():
+        while len(refused) < (window or WINDOW) and not is_full():
             found = next(places, None)
             if found is None:
                 exhausted = True
