@@ -34,7 +34,8 @@ class FakeDecoder:
                 under_way.append(request)
             if not under_way:
                 return
-            time.sleep(self.pause)
+            if self.pause:
+                time.sleep(self.pause)
             index, (ids, config) = under_way.pop(self.choose(under_way))
             yield index, answer(ids, config)
 

@@ -14,7 +14,9 @@ from random import Random
 
 import pytest
 from fake_decoder import SETTINGS, FakeDecoder, run_job
+from typer.testing import CliRunner
 
+from args_fast.cli import app
 from args_fast.tiny_pair import HELDOUT
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -24,9 +26,10 @@ def size(path):
     return path.stat().st_size if path.exists() else 0
 
 
-def kill_and_resume(start, output, total, kills, seed):
+def kill_and_resume(start, output, total, kills, seed, code=0):
     """Start the job again and again; kill it when its output has grown by a random amount, or after
-    a random time if it has not come to write by then. Returns the kills that met a running job."""
+    a random time if it has not come to write by then. In the end it is left alone, and exits with
+    ``code``. Returns the kills that met a running job."""
     random = Random(seed)
     met = 0
     for i in range(kills):
@@ -38,7 +41,7 @@ def kill_and_resume(start, output, total, kills, seed):
             time.sleep(0.0002)
         process.kill()
         met += process.wait() == -signal.SIGKILL
-    assert start().wait() == 0
+    assert start().wait() == code
     return met
 
 
@@ -107,22 +110,14 @@ def test_the_command_is_killed_with_the_true_pair(tmp_path):
             file.write("bad\n" if i == 7 else json.dumps({"prompt": prompt} | options) + "\n")
     log = open(tmp_path / "log", "wb")  # noqa: SIM115
 
-    def start(to=output):
-        options = ("--raw", "--device", "cpu", "--max-batch-size", "2")
-        command = (sys.executable, "-m", "args_fast", "batch", source, to, *options)
+    options = ("--raw", "--device", "cpu", "--max-batch-size", "2")
+
+    def start():
+        command = (sys.executable, "-m", "args_fast", "batch", source, output, *options)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
-    class Ended:  # a finished job with an error record exits with 1, as it should
-        def __init__(self):
-            self.process = start()
-            self.poll, self.kill = self.process.poll, self.process.kill
-
-        def wait(self):
-            code = self.process.wait()
-            return code - 1 if code >= 0 else code
-
-    assert start(to=whole).wait() == 1
-    met = kill_and_resume(Ended, output, size(whole), kills, seed=3)
+    assert CliRunner().invoke(app, ["batch", str(source), str(whole), *options]).exit_code == 1
+    met = kill_and_resume(start, output, size(whole), kills, seed=3, code=1)
     assert met >= kills / 2
     assert output.read_bytes() == whole.read_bytes()

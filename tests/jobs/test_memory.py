@@ -12,7 +12,7 @@ import resource, sys
 from args_fast.cli import app, batch
 from fake_decoder import FakeDecoder
 batch.load_pair = lambda *names, **options: (FakeDecoder(slots=64), {})
-app(["batch", *sys.argv[1:], "--max-new-tokens", "8", "--json"], standalone_mode=False)
+app(["batch", *sys.argv[1:], "--max-new-tokens", "4", "--json"], standalone_mode=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 ALLOWED_MIB = 12
@@ -22,7 +22,7 @@ def peak(folder, lines):
     source, output = folder / f"{lines}.in.jsonl", folder / f"{lines}.out.jsonl"
     with open(source, "w") as file:
         for i in range(lines):
-            file.write(json.dumps({"prompt": [*range(60), i]}) + "\n")
+            file.write(json.dumps({"prompt": [i, 1, 2], "id": "x" * 200}) + "\n")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, source, output],
