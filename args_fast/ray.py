@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from args_fast.errors import JobError
+from args_fast.errors import ArgsError, JobError
 from args_fast.jobs.job import Job, Settings, decode_lines
 from args_fast.jobs.journal import LineSet
 from args_fast.jobs.lines import numbered
@@ -42,11 +42,20 @@ class Pair:
         return ArgsDecoder.from_pretrained(self.lm, self.rm, **self.options)
 
 
-def start() -> str:
+def start(device: str = "auto") -> str:
     """Join the cluster that RAY_ADDRESS names, or begin one on this machine.
 
-    Returns "cuda" where it has GPUs, else "cpu". Raises JobError where Ray is not installed.
+    Args:
+        device: "auto", "cuda" or "cpu"; which GPU an actor has is for Ray to say.
+
+    Returns:
+        "cuda" or "cpu": what the actors run on.
+
+    Raises:
+        JobError: Ray is not installed, or the cluster has no such device.
     """
+    if device not in ("auto", "cuda", "cpu"):
+        raise JobError(f"device is {device!r}; with --ray it must be auto, cuda or cpu")
     # Nothing is reported to Ray's makers unless the user wants it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -60,7 +69,10 @@ def start() -> str:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # Says that Ray's own progress bars are off, as if that were a fault.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    has_gpus = bool(ray.cluster_resources().get("GPU"))
+    if device == "cuda" and not has_gpus:
+        raise JobError("device is 'cuda', but Ray's cluster has no GPU; use --device cpu")
+    return "cuda" if has_gpus and device != "cpu" else "cpu"
 
 
 def decode(job: Job, pair: Pair, actors: int | None = None) -> Iterator[Finished]:
@@ -73,16 +85,15 @@ def decode(job: Job, pair: Pair, actors: int | None = None) -> Iterator[Finished
             the cluster's GPUs, or its processors, evenly.
 
     Raises:
-        JobError: the input is piped in.
+        JobError: the input is piped in, or an actor cannot load the models or decode with them.
     """
     if job.path is None:
         raise JobError("actors read the input by themselves, so --ray needs a file, not a pipe")
     import ray.data
 
-    resources = ray.cluster_resources()
-    kind = "num_gpus" if resources.get("GPU") else "num_cpus"
-    total = resources["GPU" if kind == "num_gpus" else "CPU"]
-    actors = actors or (int(total) if kind == "num_gpus" else 1)
+    kind = "GPU" if start(pair.options.get("device", "auto")) == "cuda" else "CPU"
+    total = ray.cluster_resources()[kind]
+    actors = actors or (int(total) if kind == "GPU" else 1)
     share = total / actors
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the job has its own
@@ -96,9 +107,9 @@ def decode(job: Job, pair: Pair, actors: int | None = None) -> Iterator[Finished
         Actor,
         fn_constructor_args=(pair, str(job.path.resolve()), job.settings),
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-        **{kind: int(share) if share >= 1 else share},
+        **{f"num_{kind.lower()}s": int(share) if share >= 1 else share},
     )
-    return (Finished(**row) for row in rows.iter_rows())
+    return map(_finished, rows.iter_rows())
 
 
 class Actor:
@@ -107,21 +118,41 @@ class Actor:
     def __init__(self, pair: Pair, path: str, settings: Settings) -> None:
         self.path = Path(path)
         self.settings = settings
-        self.decoder = pair.load()
-        self.encode = partial(encode_turn, self.decoder.tokenizer, raw=settings.raw)
+        # An error that is raised here would be tried again, and then told with all of Ray around.
+        self.failure: str | None = None
+        try:
+            self.decoder = pair.load()
+        except (ArgsError, OSError, ValueError, ImportError) as error:
+            self.failure = f"cannot load the models: {error}"
 
     def __call__(self, piece: dict[str, Any]) -> list[dict[str, Any]]:
         """The records of a slice, one row each."""
+        failure = self.failure
+        if failure is None:
+            try:
+                return [asdict(record) | {"failure": None} for record in self._records(piece)]
+            except ArgsError as error:  # of the models, not of a line: that has its record
+                failure = str(error)
+        return [asdict(Finished(b"", True, 0, None)) | {"failure": failure}]
+
+    def _records(self, piece: dict[str, Any]) -> Iterator[Finished]:
         skipped = frozenset(int(number) for number in piece["done"])
+        encode = partial(encode_turn, self.decoder.tokenizer, raw=self.settings.raw)
         with open(self.path, "rb") as stream:
             stream.seek(piece["offset"])
-            lines = takewhile(
+            within = takewhile(
                 lambda numbered_line: numbered_line[0] < piece["end"],
                 numbered(stream, piece["first"]),
             )
-            wanted = (line for line in lines if line[0] not in skipped)
-            records = decode_lines(self.decoder, wanted, self.settings, self.encode)
-            return [asdict(finished) for finished in records]
+            lines = (line for line in within if line[0] not in skipped)
+            yield from decode_lines(self.decoder, lines, self.settings, encode)
+
+
+def _finished(row: dict[str, Any]) -> Finished:
+    failure = row.pop("failure")
+    if failure is not None:
+        raise JobError(f"an actor failed: {failure}")
+    return Finished(**row)
 
 
 def _slices(path: Path, done: LineSet, length: int) -> Iterator[dict[str, Any]]:

@@ -26,9 +26,10 @@ def main(rank, ranks, port):
     torch.distributed.init_process_group("gloo")
     split = {"distributed_config": DistributedConfig(tp_plan="auto"), "dtype": torch.float32}
     lm = AutoModelForCausalLM.from_pretrained(LM, **split).eval()
-    rm = AutoModelForSequenceClassification.from_pretrained(RM, **split).eval()
-    decoder = ArgsDecoder(lm, rm)
     asked = json.load(sys.stdin)
+    rm_options = split if asked["split_rm"] else {"dtype": torch.float32}
+    rm = AutoModelForSequenceClassification.from_pretrained(RM, **rm_options).eval()
+    decoder = ArgsDecoder(lm, rm)
     results = decoder.generate(asked["prompts"], DecodingConfig(**asked["config"]))
     layouts = [model.cache.layout for model in (decoder._lm, decoder._rm)]
     print(

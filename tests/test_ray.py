@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from args_fast.cli import app
-from args_fast.tiny_pair import HELDOUT
+from args_fast.tiny_pair import HELDOUT, LM
 
 ray = pytest.importorskip("ray.data", reason="pip install 'args-fast[ray]'")
 
@@ -104,6 +104,20 @@ def test_an_actor_that_is_killed_half_way_changes_nothing(source, whole, tmp_pat
         ray_pickle.unregister_pickle_by_value(sys.modules[__name__])
     assert grave.exists()
     assert after == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--lm", LM, "--rm", LM), "an actor failed: cannot load the models: the reward model"),
+        (("--device", "cuda:1"), "device is 'cuda:1'; with --ray it must be auto"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(source, tmp_path, options, words):
+    arguments = ["batch", source, tmp_path / "out.jsonl", "--ray", *OPTIONS, *options]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"error: {words}")
 
 
 def test_a_pipe_is_no_input_for_actors(tmp_path):

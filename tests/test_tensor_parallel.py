@@ -31,13 +31,16 @@ pytestmark = [
 RANKS = 2
 
 
+ARGMAX = {"k": 7, "w": 1.5, "max_new_tokens": 12}
+SAMPLED = {"k": 5, "w": 1.0, "temperature": 1.0, "seed": 3, "max_new_tokens": 12}
+
+
 @pytest.mark.parametrize(
-    "config",
-    [{"k": 7, "w": 1.5}, {"k": 5, "w": 1.0, "temperature": 1.0, "seed": 3}],
-    ids=["argmax", "sampled"],
+    ("config", "split_rm"),
+    [(ARGMAX, True), (SAMPLED, False)],
+    ids=["argmax, both split", "sampled, the reward model whole on each rank"],
 )
-def test_two_ranks_choose_the_tokens_of_one_process(config):
-    config["max_new_tokens"] = 12
+def test_two_ranks_choose_the_tokens_of_one_process(config, split_rm):
     pair = ArgsDecoder.from_pretrained(LM, RM, device="cpu")
     lines = HELDOUT.read_text().splitlines()[:3]
     prompts = [pair.tokenizer(json.loads(line)["prompt"]).input_ids for line in lines]
@@ -58,7 +61,7 @@ def test_two_ranks_choose_the_tokens_of_one_process(config):
         )
         for rank in range(RANKS)
     ]
-    asked = json.dumps({"prompts": prompts, "config": config})
+    asked = json.dumps({"prompts": prompts, "config": config, "split_rm": split_rm})
     try:
         for rank in ranks:
             rank.stdin.write(asked)
@@ -70,11 +73,12 @@ def test_two_ranks_choose_the_tokens_of_one_process(config):
             rank.kill()
             rank.wait()
 
-    kv_heads = [AutoConfig.from_pretrained(path).num_key_value_heads for path in (LM, RM)]
+    lm_heads, rm_heads = (AutoConfig.from_pretrained(p).num_key_value_heads for p in (LM, RM))
+    kv_heads = [lm_heads // RANKS, rm_heads // RANKS if split_rm else rm_heads]
     for rank, (out, err) in zip(ranks, answers, strict=True):
         assert rank.returncode == 0, err
         found = json.loads(out.splitlines()[-1])
-        assert found["kv_heads"] == [heads // RANKS for heads in kv_heads]
+        assert found["kv_heads"] == kv_heads
         for result, wanted in zip(found["results"], expected, strict=True):
             assert result["token_ids"] == wanted.token_ids
             assert result["rewards"] == pytest.approx(wanted.rewards, abs=1e-3)

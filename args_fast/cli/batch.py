@@ -72,6 +72,11 @@ def batch(
             show_default=False,
         ),
     ],
+    lm: options.Lm = None,
+    rm: options.Rm = None,
+    device: options.Device = "auto",
+    dtype: options.DtypeName = options.Dtype.auto,
+    trust_remote_code: options.TrustRemoteCode = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -81,11 +86,6 @@ def batch(
             rich_help_panel=options.DECODING,
         ),
     ] = None,
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
     k: options.K = 10,
     w: options.W = 1.5,
     temperature: options.Temperature = None,
@@ -169,7 +169,7 @@ def batch(
         if use_ray:
             from args_fast import ray
 
-            kind = ray.start()
+            kind = ray.start(device)
         else:
             from args_fast.loading import resolve_device
 

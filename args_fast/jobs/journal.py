@@ -9,12 +9,12 @@ from typing import BinaryIO
 from args_fast.errors import JobError
 from args_fast.jobs.records import head
 
-SYNC_SECONDS = 1.0  # what a power failure can cost; a killed process costs nothing
+SYNC_SECONDS = 1.0  # of writing, which a power failure can cost; a killed process costs nothing
 
 
 class Journal:
-    """An output file, locked: what is appended survives the process at once, and the machine after
-    SYNC_SECONDS.
+    """An output file, locked: what is appended survives the process, and what was appended before
+    the last SYNC_SECONDS of writing survives the machine.
 
     ``done`` holds the input lines that have a record, one bit each.
 
