@@ -50,3 +50,11 @@ class DecoderClosedError(ArgsError, RuntimeError):
 
 class BackendError(ArgsError, RuntimeError):
     """A forced backend does not exist here."""
+
+
+class LineError(ArgsError, ValueError):
+    """A line of a job's input is no request."""
+
+
+class JobError(ArgsError, ValueError):
+    """A job cannot write, or go on, where it was asked to."""

@@ -4,11 +4,11 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from args_fast.cli import options
 from args_fast.cli.compare import compare, table
 from args_fast.cli.console import errors_in_a_line, note, notes, read_prompt, results
 from args_fast.cli.pair import encode_prompt, load_pair
@@ -35,120 +35,23 @@ args-fast generate "Hello" --lm org/lm --rm org/rm --w 2 --json | jq -r .text
 ENDINGS = {"eos": "its end token", "stop": "--stop", "length": "--max-new-tokens"}
 
 
-class Dtype(str, Enum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-MODELS, DECODING = "Models", "Decoding"
-
-
 def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(help="The prompt; standard input if absent or '-'.", metavar="PROMPT"),
     ] = None,
-    lm: Annotated[
-        str | None,
-        typer.Option(
-            help="Language model: a folder or hub id.", metavar="MODEL", rich_help_panel=MODELS
-        ),
-    ] = None,
-    rm: Annotated[
-        str | None,
-        typer.Option(
-            help="Reward model: a folder or hub id; one label, and the same tokenizer. "
-            "Without --lm and --rm, a tiny pair that is part of the package is used.",
-            metavar="MODEL",
-            rich_help_panel=MODELS,
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            help="auto (CUDA where there is one), cpu, cuda or cuda:N.",
-            metavar="NAME",
-            rich_help_panel=MODELS,
-        ),
-    ] = "auto",
-    dtype: Annotated[
-        Dtype,
-        typer.Option(
-            help="auto (as saved; on the CPU float32), float32, bfloat16 or float16.",
-            metavar="NAME",
-            show_choices=False,
-            rich_help_panel=MODELS,
-        ),
-    ] = Dtype.auto,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Run Python code that comes with the models.",
-            rich_help_panel=MODELS,
-        ),
-    ] = False,
-    k: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=128,
-            help="Candidates per step, the k most likely tokens; 1 is greedy decoding.",
-            metavar="N",
-            rich_help_panel=DECODING,
-        ),
-    ] = 10,
-    w: Annotated[
-        float,
-        typer.Option(
-            help="Weight of the reward in log p + w * r; 0 leaves the reward model out. "
-            "Useful values depend on the scale of the rewards; the paper's are 0.5 to 2.",
-            metavar="X",
-            rich_help_panel=DECODING,
-        ),
-    ] = 1.5,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help="Above 0: draw from softmax(score / temperature) over the candidates. "
-            "Without it the best candidate is taken.",
-            metavar="X",
-            rich_help_panel=DECODING,
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Of the draws; the same seed, the same text.",
-            metavar="N",
-            rich_help_panel=DECODING,
-        ),
-    ] = 0,
-    max_new_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Upper bound on new tokens.", metavar="N", rich_help_panel=DECODING
-        ),
-    ] = 128,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="End at this text and cut before it; may be repeated.",
-            metavar="TEXT",
-            rich_help_panel=DECODING,
-        ),
-    ] = None,
-    raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw",
-            help="Take the prompt as typed, without the tokenizer's chat template.",
-            rich_help_panel=DECODING,
-        ),
-    ] = False,
+    lm: options.Lm = None,
+    rm: options.Rm = None,
+    device: options.Device = "auto",
+    dtype: options.DtypeName = options.Dtype.auto,
+    trust_remote_code: options.TrustRemoteCode = False,
+    k: options.K = 10,
+    w: options.W = 1.5,
+    temperature: options.Temperature = None,
+    seed: options.Seed = 0,
+    max_new_tokens: options.MaxNewTokens = 128,
+    stop: options.Stop = None,
+    raw: options.Raw = False,
     compare_greedy: Annotated[
         bool,
         typer.Option(

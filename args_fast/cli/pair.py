@@ -1,7 +1,7 @@
 """Which pair of models a command uses, and how it reads a prompt."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from args_fast.cli.console import fail, note, notes, quiet_transformers
 
@@ -9,30 +9,44 @@ if TYPE_CHECKING:
     from args_fast import ArgsDecoder
 
 
-def load_pair(
-    lm: str | None, rm: str | None, *, device: str, dtype: str, trust_remote_code: bool
-) -> tuple["ArgsDecoder", dict[str, str]]:
-    """The decoder and the names of its models: those given, or the embedded pair, said so."""
+def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
+    """The folders or hub ids of the models: those given, or the embedded pair."""
     if (lm is None) != (rm is None):
         given, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
         fail(
             f"{given} is given without {missing}; name both models, which have to share one "
             "tokenizer, or neither for the embedded pair"
         )
+    from args_fast import tiny_pair
+
+    return {"lm": _find(lm or str(tiny_pair.LM)), "rm": _find(rm or str(tiny_pair.RM))}
+
+
+def load_pair(
+    lm: str | None,
+    rm: str | None,
+    *,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    max_batch_size: int = 64,
+) -> tuple["ArgsDecoder", dict[str, str]]:
+    """The decoder and the names of its models: those given, or the embedded pair, said so."""
     with notes.status("[dim]loading the models[/]"):
         from safetensors import SafetensorError
 
-        from args_fast import ArgsDecoder, ArgsError, tiny_pair
+        from args_fast import ArgsDecoder, ArgsError
 
         quiet_transformers()
+        names = find_pair(lm, rm)
         try:
-            names = {"lm": _find(lm or str(tiny_pair.LM)), "rm": _find(rm or str(tiny_pair.RM))}
             decoder = ArgsDecoder.from_pretrained(
                 names["lm"],
                 names["rm"],
                 device=device,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
+                max_batch_size=max_batch_size,
             )
         except ArgsError:
             raise
@@ -51,16 +65,10 @@ def load_pair(
 
 
 def encode_prompt(decoder: "ArgsDecoder", prompt: str, *, raw: bool) -> list[int]:
-    """The ids of the prompt: as one turn of a chat where the tokenizer has a template for it and
-    ``raw`` does not forbid it, else as it is."""
-    tokenizer: Any = decoder.tokenizer
-    if tokenizer is None:
-        fail("the language model comes without a tokenizer; save one beside its weights")
-    if raw or not tokenizer.chat_template:
-        return tokenizer(prompt).input_ids
-    turn = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False).input_ids  # the template wrote them
+    """The ids of the prompt, as ``args_fast.text.encode_turn`` makes them."""
+    from args_fast.text import encode_turn
+
+    return encode_turn(decoder.tokenizer, prompt, raw=raw)
 
 
 def _find(name: str) -> str:

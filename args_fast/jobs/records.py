@@ -1,0 +1,88 @@
+"""The output of a job: one JSON line for each line of the input.
+
+A record begins with its line number, and an error record goes on with its error, so that what is
+done, and how, is read off the first bytes of each line.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from args_fast.errors import ArgsError
+from args_fast.generation import Generation
+
+HEAD = re.compile(rb'\{"line": ([1-9][0-9]{0,17}), "(error": \{)?')
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request comes from: its line, counted from 1, and the labels that are copied."""
+
+    line: int
+    labels: dict[str, Any]
+
+
+Outcome = tuple[Origin, Generation | ArgsError]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One record, and what it adds to the sums.
+
+    Attributes:
+        record: a line of JSON, with its line break.
+        is_error: whether it tells an error.
+        tokens: new ones.
+        reward: r([x, y]) of the whole text; None where the reward model had no say.
+    """
+
+    record: bytes
+    is_error: bool
+    tokens: int
+    reward: float | None
+
+
+def finish(outcome: Outcome, *, scores: bool) -> Finished:
+    """The record of an outcome.
+
+    Args:
+        scores: with the floats of every token. They are what rounding makes of them in the batch
+            that the request happened to be in; all other fields are the same in every run.
+    """
+    origin, result = outcome
+    content: dict[str, Any] = {"line": origin.line}
+    if isinstance(result, ArgsError):
+        content["error"] = {"type": type(result).__name__, "message": str(result)}
+        content |= origin.labels
+        return Finished(_encode(content), True, 0, None)
+    content |= origin.labels
+    content |= {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": len(result.prompt_token_ids),
+    }
+    if scores:
+        values = result.as_json()
+        content |= {name: values[name] for name in ("logprobs", "rewards", "scores")}
+    reward = result.rewards[-1]
+    return Finished(
+        _encode(content), False, len(result.token_ids), reward if isfinite(reward) else None
+    )
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair in an id
+        return json.dumps(content, allow_nan=False).encode() + b"\n"
+
+
+def head(line: bytes) -> tuple[int, bool] | None:
+    """(line number, whether it is an error record) of a whole record; None of anything else."""
+    found = HEAD.match(line)
+    if found is None or not line.endswith(b"}\n"):
+        return None
+    return int(found[1]), found[2] is not None
