@@ -52,10 +52,7 @@ def test_without_torchao_it_says_what_to_install(capsys):
     find_spec("torchao") is None, reason="torchao is not installed (pip install args-fast[quant])"
 )
 def test_a_small_run_on_the_embedded_pair(tmp_path):
-    main(
-        ["--device", "cpu", "--kinds", "int8", "--prompts", "2", "--tokens", "4", "--results"]
-        + [str(tmp_path)]
-    )
+    main(["--device=cpu", "--kinds=int8", "--prompts=2", "--tokens=4", f"--results={tmp_path}"])
     (file,) = tmp_path.glob("*/quantization-*.json")
     plain, lm, rm, both = json.loads(file.read_text())["cases"]
     assert plain["forced"] == plain["free_prefix"] == plain["free_whole"] == 1.0
