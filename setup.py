@@ -106,6 +106,7 @@ setup(
     },
     package_data={
         "args_fast": ["py.typed"],
+        "args_fast.engine": ["linear.json"],
         "args_fast.tiny_pair": ["*.json", "*.jsonl", "lm/*", "rm/*"],
     },
     **extensions(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from args_fast import loading
+from args_fast import loading, quantization
 from args_fast.config import DecodingConfig
 from args_fast.encoding import Encoder, Prompt, check_length
 from args_fast.engine.backbone import Backbone
@@ -100,6 +100,8 @@ class ArgsDecoder:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         trust_remote_code: bool = False,
+        lm_quantization: str | None = None,
+        rm_quantization: str | None = None,
         max_batch_size: int = 64,
         memory_fraction: float = 0.9,
         cache_bytes: int | None = None,
@@ -113,6 +115,8 @@ class ArgsDecoder:
             dtype: "auto" (the checkpoint's on CUDA, float32 on the CPU), "float32", "bfloat16",
                 "float16", or a torch.dtype.
             trust_remote_code: run code that comes with the models; off unless asked for.
+            lm_quantization, rm_quantization: "int8" or "fp8" weights for the linear layers of that
+                model, through torchao; None for the weights as they are. The reward head stays.
             max_batch_size, memory_fraction, cache_bytes, cuda_graphs: as for the constructor.
 
         Raises:
@@ -120,14 +124,20 @@ class ArgsDecoder:
         """
         at = loading.resolve_device(device)
         kind = loading.resolve_dtype(dtype, at)
+        quantization.check(lm_quantization, "lm_quantization", at)
+        quantization.check(rm_quantization, "rm_quantization", at)
         options = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **options)
         other = loading.load_tokenizer(rm, **options)
         if tokenizer is not None and other is not None:
             loading.check_tokenizers(tokenizer, other)
+        language_model = loading.load_lm(lm, at, kind, **options)
+        quantization.quantize(language_model, lm_quantization)
+        reward_model = loading.load_rm(rm, at, kind, **options)
+        quantization.quantize(reward_model.base_model, rm_quantization)
         return cls(
-            loading.load_lm(lm, at, kind, **options),
-            loading.load_rm(rm, at, kind, **options),
+            language_model,
+            reward_model,
             tokenizer=tokenizer,
             max_batch_size=max_batch_size,
             memory_fraction=memory_fraction,

@@ -1,0 +1,90 @@
+"""What the Triton linear becomes for an A100 and an H100 at the shapes of real models."""
+
+import re
+
+import pytest
+import torch
+from resources import MACHINES, RESERVED, Case, compile_case, meta
+
+from args_fast.engine.linear import ARRIVALS, ROWS
+from args_fast.kernels import linear as module
+
+# Each is another kernel by its splits, its bias, or whether K is a whole number of blocks.
+SHAPES = {
+    "opt-350m attention": (1024, 1024, True),
+    "opt-2.7b up": (10240, 2560, True),
+    "opt-2.7b down": (2560, 10240, True),
+    "llama-7b down": (4096, 11008, False),
+    "llama-3-8b logits": (128256, 4096, False),
+}
+
+
+def compiled(arch, M, N, K, bias, dtype=torch.bfloat16):
+    def launch():
+        module.linear(
+            meta(M, K, dtype=dtype),
+            meta(N, K, dtype=dtype),
+            meta(N, dtype=dtype) if bias else None,
+            meta(ARRIVALS, dtype=torch.int32),
+        )
+
+    (kernel,) = compile_case(Case("linear", launch), arch)  # in one launch
+    return kernel
+
+
+def assert_streams(kernel, arch):
+    assert kernel.spilled == 0
+    assert kernel.shared_memory + RESERVED <= MACHINES[arch].shared_memory_per_program
+    # x and W arrive by asynchronous copies to shared memory, 16 bytes a thread, none narrower.
+    copies = [opcode for opcode in kernel.opcodes if opcode.startswith("LDGSTS")]
+    assert copies
+    assert all(".128" in opcode for opcode in copies)
+    # Nothing is added up by atomics but the arrivals.
+    atomics = [opcode for opcode in kernel.opcodes if re.match("ATOM|RED", opcode)]
+    assert len(atomics) <= 1
+    assert not any(".F" in opcode for opcode in atomics)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("arch", MACHINES)
+def test_one_row_streams_without_tensor_cores(arch, shape):
+    kernel = compiled(arch, 1, *SHAPES[shape])
+    assert_streams(kernel, arch)
+    assert kernel.tensor_cores == 0
+    assert kernel.programs_per_multiprocessor >= 2
+
+
+@pytest.mark.parametrize("M", [10, 40])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("arch", MACHINES)
+def test_some_rows_stream_through_tensor_cores(arch, shape, M):
+    N, K, bias = SHAPES[shape]
+    kernel = compiled(arch, M, N, K, bias)
+    assert_streams(kernel, arch)
+    assert kernel.tensor_cores > 0
+    # Divided as often as can be, 1024 rows of W are no more programs than multiprocessors.
+    assert kernel.programs_per_multiprocessor >= (1 if N == 1024 else 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("M", [1, 20, 64])
+@pytest.mark.parametrize("arch", MACHINES)
+def test_other_types_and_paddings_fit_too(arch, M, dtype):
+    kernel = compiled(arch, M, 4096, 4096, True, dtype)
+    assert_streams(kernel, arch)
+    assert (kernel.tensor_cores > 0) == (dtype == torch.float16 and M > 1)
+
+
+def test_enough_of_the_weights_is_under_way():
+    """bandwidth * latency, 3.4 TB/s * 0.7 us, is 18 KB for each of an H100's multiprocessors."""
+    for tuning in module.TUNING.values():
+        tiles = [
+            (size, min(tuning["own"]), k, stages) for size, (k, _, stages) in tuning["one"].items()
+        ]
+        tiles += [(size, n, k, stages) for (size, _), (n, k, _, stages) in tuning["few"].items()]
+        for size, n, k, stages in tiles:
+            assert tuning["resident"] * (stages - 2) * n * k * size >= 18 * 1024
+
+
+def test_the_engine_knows_the_limits_of_the_kernel():
+    assert (module.ROWS, module.ARRIVALS) == (ROWS, ARRIVALS)
