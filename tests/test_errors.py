@@ -14,7 +14,9 @@ from args_fast import ArgsDecoder, ArgsError, DecodingConfig, errors, loading, o
 from args_fast.errors import (
     BackendError,
     ConfigError,
+    JobError,
     LengthError,
+    LineError,
     NonFiniteError,
     PairMismatchError,
     PromptError,
@@ -63,6 +65,8 @@ def own():
         (ProofError, RuntimeError),
         (NonFiniteError, ArithmeticError),
         (BackendError, RuntimeError),
+        (LineError, ValueError),
+        (JobError, ValueError),
     ],
 )
 def test_every_error_is_ours_and_of_the_kind_one_expects(error, kind):
@@ -76,7 +80,9 @@ def test_there_are_no_other_errors():
         "ArgsError",
         "BackendError",
         "ConfigError",
+        "JobError",
         "LengthError",
+        "LineError",
         "NonFiniteError",
         "PairMismatchError",
         "ProofError",
