@@ -16,7 +16,9 @@ from args_fast.errors import (
     CapacityError,
     ConfigError,
     DecoderClosedError,
+    JobError,
     LengthError,
+    LineError,
     NonFiniteError,
     PairMismatchError,
     PromptError,
@@ -67,6 +69,8 @@ def own():
         (NonFiniteError, ArithmeticError),
         (BackendError, RuntimeError),
         (DecoderClosedError, RuntimeError),
+        (LineError, ValueError),
+        (JobError, ValueError),
     ],
 )
 def test_every_error_is_ours_and_of_the_kind_one_expects(error, kind):
@@ -82,7 +86,9 @@ def test_there_are_no_other_errors():
         "CapacityError",
         "ConfigError",
         "DecoderClosedError",
+        "JobError",
         "LengthError",
+        "LineError",
         "NonFiniteError",
         "PairMismatchError",
         "ProofError",

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from args_fast.engine.attention import CONTEXT, AttentionContext, driven
 from args_fast.engine.cache import PagedCache
+from args_fast.engine.linear import few_rows
 from args_fast.engine.probe import probe
 from args_fast.engine.tail import Prefill
 
@@ -36,10 +37,11 @@ class Backbone:
         self.device = traits.layout.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore
         self.max_length = _max_length(model)
+        self._linear = few_rows(self.device)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
-        with driven(self.model):
+        with driven(self.model), self._linear:
             out = self.model.base_model(
                 input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
             )
@@ -48,7 +50,7 @@ class Backbone:
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
         scale or cap them behind the head."""
-        with driven(self.model):
+        with driven(self.model), self._linear:
             out = self.model(
                 input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
             )

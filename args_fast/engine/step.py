@@ -61,10 +61,9 @@ def step(lm: Backbone, rm: BranchedClassifier, batch: Batch) -> None:
         score = torch.where(batch.w == 0, score, torch.nan)
     else:
         hidden = rm.hidden(ids, batch.rm.positions(), batch.rm)
-        branch, reward, score = ops.select(
+        branch, reward, score = batch.rm.select_commit(
             hidden, rm.head_weight, rm.head_bias, logprobs, batch.w, batch.temperature, noise
         )
-        batch.rm.commit(branch)
 
     chosen = branch[:, None]
     batch.token.copy_(ids.gather(1, chosen))

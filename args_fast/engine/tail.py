@@ -59,15 +59,16 @@ class Tail:
 
     def commit(self, branch: Tensor) -> None:
         """Make row branch[b] of each sequence the next row of its prefix, in every layer."""
-        ops.commit(
-            self.k,
-            self.v,
-            branch,
-            self.cache.k_pages,
-            self.cache.v_pages,
-            self.page_table,
-            self.lengths,
-        )
+        ops.commit(self.k, self.v, branch, *self._prefixes)
+
+    def select_commit(self, *of_select: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Let ``ops.select`` choose a row of each sequence, from its arguments, and commit it.
+        Returns branch, reward and score [B]."""
+        return ops.select_commit(*of_select, self.k, self.v, *self._prefixes)
+
+    @property
+    def _prefixes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.cache.k_pages, self.cache.v_pages, self.page_table, self.lengths
 
 
 class Prefill:
