@@ -188,7 +188,10 @@ def test_a_broken_engine_is_caught(monkeypatch, op, mutant, name):
     case = Case(lm=name, rm=name, backend="torch")
     check_pair(case)
     expected, _ = case.expected()
-    monkeypatch.setitem(backends.TABLE["cpu"][op], "torch", mutant)
+    table = backends.TABLE["cpu"]
+    monkeypatch.setitem(table[op], "torch", mutant)
+    parts = (table[part]["torch"] for part in ("select", "commit"))
+    monkeypatch.setitem(table["select_commit"], "torch", backends._select_then_commit(*parts))
     with ops.use_backend("torch"):
         results = case.pair.generate(case.texts(), case.config([]))
     assert differs(results, expected)
