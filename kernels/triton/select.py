@@ -19,10 +19,10 @@ from torch import Tensor
 from args_fast.kernels.device import too_old
 
 K_LIMIT = 128
-# Elements of the tile [k, part of H] that a program has in flight, and its warps.
-# Not measured: chosen for 32 elements per thread, which fit even where H is odd and loads narrow,
-# and for as few turns of the loop as that leaves, because each waits for its loads.
-TILE, WARPS = 16384, 16
+# Bytes of the tile [k, part of H] that a program has in flight, and its warps.
+# Not measured: chosen for 64 bytes per thread, which fit even where H is odd and loads narrow, and
+# for as few turns of the loop as that leaves, because each waits for its loads.
+TILE, WARPS = 32768, 16
 
 
 @triton.jit(do_not_specialize=["k"])
@@ -132,7 +132,7 @@ def select(
         noise.stride(0),
         H=H,
         K=K,
-        BLOCK=max(32, min(triton.next_power_of_2(H), TILE // K)),
+        BLOCK=max(32, min(triton.next_power_of_2(H), TILE // hidden.element_size() // K)),
         num_warps=WARPS,
     )
     return branch, reward, score

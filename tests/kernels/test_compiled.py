@@ -32,6 +32,7 @@ COMPILED = [
     attention(N=10, G=16, D=128, Hkv=1),
     attention(N=40, G=1, D=96),
     attention(B=64, N=10, G=1, D=64, dtype=F16),
+    attention(B=64, N=10, G=4, D=64),
     attention(N=10, G=1, D=128, dtype=F32),
     attention(N=10, G=2, D=256, window=4096, softcap=50.0, t=8192),
     attention(N=10, G=8, D=64, window=128, sinks=True, t=8192),
