@@ -41,10 +41,11 @@ demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
 
-# The sanitizer's library has to come first into a process that was not built with it. Python itself
-# leaks, and torch's pages are not ours, so only reads, writes and undefined behaviour are looked at.
+# The sanitizer's library has to come first into a process that was not built with it, and finds
+# exceptions only if the C++ library comes with it. Python leaks, so leaks are not looked for.
 asan: $(ASAN)  ## the C++ ops' tests under AddressSanitizer and UBSan (GCC)
-	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 ARGS_FAST_CPU_LIBRARY=$(ASAN) OMP_NUM_THREADS=2 \
 	$(BIN)/python -m pytest -s -p no:cacheprovider tests/csrc/test_cpp_ops.py
 

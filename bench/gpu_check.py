@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -65,18 +66,23 @@ class Check:
         log = self.work / (re.sub(r"[^a-z0-9]+", "-", what.lower()) + ".log")
         variables = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(self.library)}
         with log.open("w") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.library if self.library.exists() else self.work,
+                env={**variables, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that what it starts can be ended with it
+            )
+            note = ""
             try:
-                code = subprocess.run(
-                    command,
-                    cwd=self.library if self.library.exists() else self.work,
-                    env={**variables, **environment},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    timeout=max(1.0, self.end - began),
-                ).returncode
-                note = ""
+                code = process.wait(max(1.0, self.end - began))
             except subprocess.TimeoutExpired:
                 code, note = 1, "its time was over; "
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
         last = next((line for line in reversed(lines) if line), "no output")
         keep(self, log)
