@@ -329,6 +329,24 @@ def test_shared_pages_are_never_written_again():
     assert first.tokens != second.tokens
 
 
+def test_the_page_that_is_written_next_is_ones_own():
+    # The language model's row of the last prompt token is written by the first step.
+    engine = scheduler(pages=40)
+    head = tokens(2 * PAGE_SIZE)
+    first, second = (sequence(head, k=3, w=w, max_new_tokens=20) for w in (1.5, -2.0))
+    engine.submit(first)
+    engine.step()
+    assert first.entered[0] == 2
+    engine.submit(second)
+    engine.step()
+    assert second.pages[0] == first.pages[0]
+    assert not set(second.pages[1:]) & set(first.pages)
+    while engine.busy:
+        engine.step()
+    assert_as_alone(first)
+    assert_as_alone(second)
+
+
 def test_pages_without_rewards_are_no_prefix_for_those_with():
     # What greedy decoding stored is in the language model's cache only.
     engine = scheduler(pages=40)
