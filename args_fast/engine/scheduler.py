@@ -184,8 +184,9 @@ class Scheduler:
         root = -1 if sequence.guided else -2
         shared, prefix = self.pool.share(sequence.ids, root, (length - 1) // PAGE_SIZE)
         wanted = pages_for(length + steps) - len(shared)
-        # One page for each of the others, or it would soon have to give way to them.
-        if wanted + len(self._running) > self.pool.available:
+        # And one page for each that will need more, or it would soon have to give way to them.
+        growing = sum(len(other.pages) < pages_for(other.longest) for other in self._running)
+        if wanted + growing > self.pool.available:
             self.pool.release(shared)
             return False
         self._waiting.popleft()
