@@ -79,7 +79,8 @@ def check(engine):
 
 
 def run(engine, *sequences):
-    for one in sequences:
+    for number, one in enumerate(sequences):
+        one.number = number
         engine.submit(one)
     while engine.busy:
         engine.step()
@@ -327,6 +328,20 @@ def test_shared_pages_are_never_written_again():
     assert_as_alone(first)
     assert_as_alone(second)
     assert first.tokens != second.tokens
+
+
+def test_a_page_that_was_never_written_is_not_found():
+    engine = scheduler(pages=40, fill=PAGE_SIZE + 2)
+    engine.keep_prefixes = True
+    busy, called_off = sequence([5], max_new_tokens=40), sequence(tokens(60), k=3)
+    for one in (busy, called_off):
+        engine.submit(one)
+    engine.step()
+    assert 0 < called_off.filled < 2 * PAGE_SIZE
+    engine.cancel(called_off)
+    (later,) = run(engine, sequence(tokens(60), k=3))
+    assert engine.served.shared_tokens == PAGE_SIZE
+    assert_as_alone(later)
 
 
 def test_the_page_that_is_written_next_is_ones_own():
