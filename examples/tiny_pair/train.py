@@ -3,12 +3,14 @@
     python examples/tiny_pair/train.py [--out DIR]
 
 The paper's recipe (section 3.1) in small: fine-tuning on answers, then the reward model from those
-weights with the pairwise loss -log sigmoid(r(x, y_w) - r(x, y_l)). Two things differ, on purpose:
+weights with the pairwise loss -log sigmoid(r(x, y_w) - r(x, y_l)). Three things differ, on purpose:
 
 - The language model also sees dispreferred answers (DISPREFERRED of them), so that it is fluent but
   imperfect, and guidance has something to do.
 - The reward loss is taken at every token of the answers and not only at the end: decoding asks
   for the reward of unfinished texts, which a model trained on whole ones alone has never seen.
+- Its labels are smoothed (DOUBT). The answers are so easy to tell apart that rewards would grow
+  without bound, and any w would outweigh the language model.
 
 Deterministic for a given torch version and number of threads. The held-out figures are computed on
 the saved bfloat16 weights and written beside them.
@@ -39,6 +41,7 @@ SEED = 20240117
 VOCABULARY = 1536
 LM_DIALOGUES, RM_PAIRS, HELDOUT = 14_000, 6_000, 200
 DISPREFERRED = 0.6
+DOUBT = 0.1
 LM_BATCH, RM_BATCH = 32, 16
 LM_RATE, RM_RATE = 3e-3, 5e-4
 PACKAGE = Path(__file__).parents[2] / "args_fast" / "tiny_pair"
@@ -79,6 +82,7 @@ def main(out: Path) -> None:
         "lm_dialogues": LM_DIALOGUES,
         "dispreferred_fraction": DISPREFERRED,
         "rm_pairs": RM_PAIRS,
+        "label_smoothing": DOUBT,
     }
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
@@ -180,15 +184,20 @@ def token_rewards(rm: LlamaForSequenceClassification, ids: Tensor) -> Tensor:
 
 
 def pair_loss(r: Tensor, rows: list[tuple[int, list[int]]]) -> Tensor:
-    """-log sigmoid(r_w - r_l) at the ends, and averaged over equal numbers of answer tokens."""
+    """The pairwise loss at the ends, and averaged over equal numbers of answer tokens."""
     half, losses = len(rows) // 2, []
     for good in range(half):
         (start, y_w), (_, y_l) = rows[good], rows[half + good]
         r_w, r_l = r[good], r[half + good]
         shared = min(len(y_w), len(y_l)) - 1
-        losses.append(-logsigmoid(r_w[len(y_w) - 1] - r_l[len(y_l) - 1]))
-        losses.append(-logsigmoid(r_w[start:shared] - r_l[start:shared]).mean())
+        losses.append(preference_loss(r_w[len(y_w) - 1] - r_l[len(y_l) - 1]))
+        losses.append(preference_loss(r_w[start:shared] - r_l[start:shared]).mean())
     return torch.stack(losses).mean()
+
+
+def preference_loss(lead: Tensor) -> Tensor:
+    """-log sigmoid(r_w - r_l), were the preferred answer the worse one with probability DOUBT."""
+    return -(1 - DOUBT) * logsigmoid(lead) - DOUBT * logsigmoid(-lead)
 
 
 def batches(model: torch.nn.Module, examples: list, size: int, rate: float, name: str) -> Iterator:
