@@ -7,7 +7,8 @@
 # gpu-bench also takes:
 #
 #   BUDGET=540             seconds that it may take
-#   BENCH_PYTHON=python3   a Python in which args-fast is installed already; nothing is set up then
+#   BENCH_PYTHON=python3   a Python in which args-fast is installed already; nothing is set up then.
+#                          What gpu-check built will do: PYTHONPATH=build/gpu-check/lib
 #   OUT=folder             a second folder that results are copied to
 
 PYTHON ?= python3
@@ -75,7 +76,7 @@ gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU,
 	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(FLAGS)
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
-	$(BENCH_PYTHON) -m args_fast bench --set all --device cuda --budget $(BUDGET)
+	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast bench --set all --device cuda --budget $(BUDGET)
 
 report: $(INSTALLED)  ## bench/REPORT.md with its plots, from all of bench/results
 	$(BIN)/python -m args_fast bench report

@@ -32,8 +32,7 @@ class _Request:
         self._loop = asyncio.get_running_loop()
 
     def deliver(self, what: Delivery) -> None:
-        # A loop that has been closed has nobody left who waits.
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # a loop that has been closed has nobody left who waits
             self._loop.call_soon_threadsafe(self.arrived.put_nowait, what)
 
 
@@ -56,6 +55,8 @@ class AsyncArgsDecoder:
     def __init__(self, decoder: ArgsDecoder, *, max_waiting: int = 256) -> None:
         if max_waiting < 0:
             raise ConfigError(f"max_waiting is {max_waiting}; it must be at least 0")
+        if decoder._scheduler.keep_prefixes:
+            raise ConfigError("another AsyncArgsDecoder has this decoder; close that one first")
         self._decoder = decoder
         self._scheduler = decoder._scheduler
         self._places = asyncio.Semaphore(decoder.max_batch_size + max_waiting)
@@ -94,12 +95,16 @@ class AsyncArgsDecoder:
                 self._order(lambda: self._drop(request))
 
     async def generate(
-        self, prompts: Prompt | Many[Prompt], config: DecodingConfig | None = None
+        self,
+        prompts: Prompt | Many[Prompt],
+        config: DecodingConfig | Many[DecodingConfig] | None = None,
     ) -> list[Generation]:
         """As ``ArgsDecoder.generate``. The first error, or cancelling the task, calls off all of
         the prompts."""
         each = self._decoder._encoder.split(prompts)
-        tasks = [asyncio.ensure_future(self._one(prompt, config)) for prompt in each]
+        configs = self._decoder._configs(config, len(each))
+        requests = zip(each, configs, strict=True)
+        tasks = [asyncio.ensure_future(self._one(*request)) for request in requests]
         try:
             results = await asyncio.gather(*tasks)
         finally:
@@ -121,7 +126,7 @@ class AsyncArgsDecoder:
 
     # ---- in the tasks --------------------------------------------------------------------------
 
-    async def _one(self, prompt: Prompt, config: DecodingConfig | None) -> list[Generation]:
+    async def _one(self, prompt: Prompt, config: DecodingConfig) -> list[Generation]:
         async with self._places:
             request = self._ask(prompt, config, streamed=False)
             try:
@@ -149,6 +154,16 @@ class AsyncArgsDecoder:
     # ---- in the thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._serve()
+        finally:  # whatever ends the thread, nobody waits for it in vain
+            with self._bell:
+                self._ended = True
+                self._orders.clear()
+            for request in self._under_way:
+                request.deliver(DecoderClosedError(CLOSED))
+
+    def _serve(self) -> None:
         while True:
             with self._bell:
                 while not (self._orders or self._scheduler.busy or self._closed):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from args_fast.errors import ConfigError
 
 MAX_K = 128  # what every implementation of the ops holds in registers
+SMALLEST, LARGEST = 1e-30, 1e30  # of w and temperature: beyond, scores overflow float32
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,17 @@ class DecodingConfig:
         _whole("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1)
         _whole("num_return_sequences", self.num_return_sequences, 1, 2**31 - 1)
         _whole("seed", self.seed, 0, 2**63 - self.num_return_sequences)
-        if not _is_number(self.w) or not isfinite(self.w):
-            raise ConfigError(f"w is {self.w!r}; it must be a finite number, such as 1.5")
+        if not (_is_number(self.w) and abs(self.w) <= LARGEST):
+            raise ConfigError(
+                f"w is {self.w!r}; it must be a finite number, such as 1.5, of a size up to "
+                f"{LARGEST:g}"
+            )
         if self.temperature is not None and not (
-            _is_number(self.temperature) and isfinite(self.temperature) and self.temperature > 0
+            _is_number(self.temperature) and SMALLEST <= self.temperature <= LARGEST
         ):
             raise ConfigError(
                 f"temperature is {self.temperature!r}; it must be a finite number above 0, or None "
-                "for the argmax"
+                f"for the argmax; float32 takes {SMALLEST:g} to {LARGEST:g}"
             )
         if self.eos_token_ids is not None:
             if isinstance(self.eos_token_ids, (int, str)):

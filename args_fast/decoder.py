@@ -184,7 +184,8 @@ class ArgsDecoder:
 
         Args:
             requests: prompts with their options; taken as there is room for them, never more than
-                ``max_batch_size`` ahead of those that decode.
+                ``max_batch_size`` ahead of those that decode. So many are read before anything is
+                decoded: whoever writes them must not wait for an answer first.
 
         Yields:
             (index of the request, its generation), as they come to their ends. Where a request has
@@ -238,9 +239,12 @@ class ArgsDecoder:
     ) -> list[float]:
         """r([x, y]) of finished texts, read at the last token of each prompt with its continuation
         (ids): what greedy generations are judged by, which carry no rewards of their own."""
-        encoded = zip(
-            map(self._encoder.ids, self._encoder.split(prompts)), continuations, strict=True
-        )
+        each = self._encoder.split(prompts)
+        if len(continuations) != len(each):
+            raise PromptError(
+                f"there are {len(each)} prompts, but {len(continuations)} continuations"
+            )
+        encoded = zip(map(self._encoder.ids, each), continuations, strict=True)
         return [self._rewards_along(x, y)[-1] for x, y in encoded]
 
     @torch.inference_mode()
@@ -251,6 +255,7 @@ class ArgsDecoder:
 
     def _rewards_along(self, prompt: list[int], continuation: Sequence[int]) -> list[float]:
         """The reward model is causal: its head at a token judges the text that ends there."""
+        self._encoder.check(continuation, "the continuation")
         check_length(self._rm, len(prompt), len(continuation))
         text = torch.tensor([[*prompt, *continuation]], device=self.device)
         hidden = self._rm.model.base_model(input_ids=text, use_cache=False).last_hidden_state

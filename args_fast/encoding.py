@@ -59,13 +59,17 @@ class Encoder:
             )
         if not ids:
             raise PromptError(f"the prompt {prompt!r} has no tokens; give at least one")
+        self.check(ids, "the prompt")
+        return ids
+
+    def check(self, ids: Many[int], name: str) -> None:
+        """Raises PromptError where one of them is no id."""
         for token in ids:
             if not isinstance(token, int) or not 0 <= token < self._lm.vocabulary:
                 raise PromptError(
-                    f"the prompt holds {token!r}, which is no id of this vocabulary; ids go from 0 "
+                    f"{name} holds {token!r}, which is no id of this vocabulary; ids go from 0 "
                     f"to {self._lm.vocabulary - 1}"
                 )
-        return ids
 
     def sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Sequence]:
         """One sequence per sample of a prompt. Raises PromptError, ConfigError, LengthError."""
@@ -100,8 +104,9 @@ class Encoder:
 def check_length(model: Backbone, prompt: int, new: int) -> None:
     """Raises LengthError where a model cannot take a prompt with so many new tokens."""
     if prompt + new > model.max_length:
+        room = int(model.max_length) - prompt
+        fewer = f", or set max_new_tokens to at most {room}" if room > 0 else ""
         raise LengthError(
             f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
-            f"together; the {model.role} takes {model.max_length:.0f}. Shorten the prompt, or "
-            f"set max_new_tokens to at most {max(0, int(model.max_length) - prompt)}."
+            f"together; the {model.role} takes {model.max_length:.0f}. Shorten the prompt{fewer}."
         )

@@ -35,6 +35,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"device is {device!r}, but this torch ({torch.__version__}) sees no CUDA device; use "
             "device='cpu', or install a CUDA build of torch"
         )
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device is {device!r}, but there are {torch.cuda.device_count()} of them"
+        )
     return resolved
 
 

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
-from args_fast.bench.models import opt_config
+from args_fast.bench.models import config
 from args_fast.bench.timing import commit, copy_bandwidth, device_name, environment, measure, slug
 from args_fast.engine.linear import ARRIVALS, FILE, Entry, read_table, write_table
 from args_fast.ops.linear import linear
@@ -51,15 +51,8 @@ SPREAD = 4  # times the L2 cache: the weights that a graph goes through
 COPIES = 256  # of the weights, at most
 
 
-def llama(**sizes: int) -> LlamaConfig:
-    return LlamaConfig(hidden_size=4096, num_attention_heads=32, **sizes)
-
-
 MODELS: dict[str, PreTrainedConfig] = {
-    "opt-350m": opt_config("opt-350m"),
-    "opt-2.7b": opt_config("opt-2.7b"),
-    "llama-7b": llama(vocab_size=32000, intermediate_size=11008, num_key_value_heads=32),
-    "llama-3-8b": llama(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8),
+    name: config(name) for name in ("opt-350m", "opt-2.7b", "llama-7b", "llama-3-8b")
 }
 TOY = {
     "toy": LlamaConfig(vocab_size=96, hidden_size=32, intermediate_size=48, num_attention_heads=4)
@@ -78,12 +71,12 @@ class Shape:
 def shapes(models: dict[str, PreTrainedConfig]) -> dict[Shape, dict[str, int]]:
     """Every linear layer, with how many of it each model runs in a step."""
     found: dict[Shape, dict[str, int]] = {}
-    for name, config in models.items():
-        layers = config.num_hidden_layers
-        config.num_hidden_layers = 1
+    for name, at in models.items():
+        layers = at.num_hidden_layers
+        at.num_hidden_layers = 1
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        config.num_hidden_layers = layers
+            model = AutoModelForCausalLM.from_config(at)
+        at.num_hidden_layers = layers
         for path, module in model.named_modules():
             if isinstance(module, nn.Linear):
                 shape = Shape(module.out_features, module.in_features, module.bias is not None)

@@ -42,6 +42,7 @@ def measure(
     repeats: int = 20,
     seconds: float = 2.0,
     cold: bool = True,
+    drained: bool = False,
 ) -> Sample:
     """Time a call.
 
@@ -54,17 +55,20 @@ def measure(
         warm_up, repeats: calls before, and calls that count (at least 3 of them).
         seconds: no further call is timed once this much time has gone into them.
         cold: empty the L2 cache before every call on CUDA.
+        drained: let the device come to rest before every call on CUDA, so that what the host does
+            for the call counts too; else it may be done while the cache is emptied.
     """
     for _ in range(warm_up):
         call()
-    times = (_cuda if device.type == "cuda" else _cpu)(call, repeats, seconds, device, cold)
+    if device.type == "cuda":
+        times = _cuda(call, repeats, seconds, device, cold, drained)
+    else:
+        times = _cpu(call, repeats, seconds)
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return Sample(median, low, high, min(times), len(times), warm_up)
 
 
-def _cpu(
-    call: Callable[[], object], repeats: int, seconds: float, device: torch.device, cold: bool
-) -> list[float]:
+def _cpu(call: Callable[[], object], repeats: int, seconds: float) -> list[float]:
     times: list[float] = []
     while len(times) < repeats and (len(times) < 3 or sum(times) < seconds):
         began = time.perf_counter()
@@ -74,13 +78,20 @@ def _cpu(
 
 
 def _cuda(
-    call: Callable[[], object], repeats: int, seconds: float, device: torch.device, cold: bool
+    call: Callable[[], object],
+    repeats: int,
+    seconds: float,
+    device: torch.device,
+    cold: bool,
+    drained: bool,
 ) -> list[float]:
     flushed = torch.empty(FLUSHED if cold else 1, dtype=torch.int8, device=device)
     times: list[float] = []
     while len(times) < repeats and (len(times) < 3 or sum(times) < seconds):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flushed.zero_()
+        if drained:
+            torch.cuda.synchronize(device)
         begin.record()
         call()
         end.record()

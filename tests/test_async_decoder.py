@@ -76,6 +76,53 @@ def test_a_list_comes_in_order_with_all_its_samples():
     assert [r.token_ids for r in run(work())] == [e.token_ids for e in expected]
 
 
+def test_a_list_may_have_options_for_each():
+    prompts, configs = zip(*REQUESTS, strict=True)
+    expected = [decoder().generate(*request)[0] for request in REQUESTS]
+
+    async def work():
+        async with AsyncArgsDecoder(own()) as engine:
+            with refuses(ConfigError, "list of 1", "prompts"):
+                await engine.generate(prompts, configs[:1])
+            return await engine.generate(prompts, configs)
+
+    for result, wanted in zip(run(work()), expected, strict=True):
+        assert result.token_ids == wanted.token_ids
+
+
+def test_a_decoder_is_in_one_hand_at_a_time():
+    pair = own()
+
+    async def work():
+        async with AsyncArgsDecoder(pair):
+            with refuses(ConfigError, "another AsyncArgsDecoder"):
+                AsyncArgsDecoder(pair)
+        async with AsyncArgsDecoder(pair) as engine:
+            return await engine.generate(*REQUESTS[0])
+
+    assert len(run(work())) == 1
+
+
+def test_a_loop_that_is_gone_does_not_stop_the_engine(monkeypatch):
+    async def work():
+        async with AsyncArgsDecoder(own()) as engine:
+            loop = asyncio.get_running_loop()
+            deliver = loop.call_soon_threadsafe
+
+            def closed(function, *args):
+                monkeypatch.setattr(loop, "call_soon_threadsafe", deliver)
+                raise RuntimeError("Event loop is closed")
+
+            monkeypatch.setattr(loop, "call_soon_threadsafe", closed)
+            lost = asyncio.ensure_future(engine.generate(*REQUESTS[0]))
+            while loop.call_soon_threadsafe is closed:
+                await asyncio.sleep(0.01)
+            lost.cancel()
+            return await engine.generate(*REQUESTS[1])
+
+    assert len(run(work())) == 1
+
+
 @pytest.mark.parametrize("how", ["close", "cancel"])
 def test_whoever_leaves_frees_the_pages_and_the_others_go_on(how):
     (expected,) = decoder().generate(*REQUESTS[0])

@@ -13,8 +13,8 @@ INF, NAN = math.inf, math.nan
 
 BAD = {
     "k": [0, -1, MAX_K + 1, 2.0, "10", None, True],
-    "w": [NAN, INF, -INF, "1.5", None, True, [1.5]],
-    "temperature": [0, 0.0, -0.5, NAN, INF, "0.7", True],
+    "w": [1e31, 10**400, NAN, INF, -INF, "1.5", None, True, [1.5]],
+    "temperature": [1e-31, 1e31, 0, 0.0, -0.5, NAN, INF, "0.7", True],
     "max_new_tokens": [0, -3, 1.5, None, 2**31, True],
     "seed": [-1, 2**63, 0.5, None, "0", True],
     "eos_token_ids": [2, "2", [-1], [2.0], ["</s>"], [None], [True], [2**31]],
@@ -31,8 +31,8 @@ ALLOWED = {
 }
 GOOD = {
     "k": [1, 128],
-    "w": [0, 0.0, -2, 1e6, 1e-9],
-    "temperature": [None, 1, 1e-3, 100.0],
+    "w": [0, 0.0, -2, 1e30, -1e30, 1e-9],
+    "temperature": [None, 1, 1e-30, 1e30],
     "max_new_tokens": [1, 10_000],
     "seed": [0, 2**63 - 1],
     "eos_token_ids": [None, (), [], [0], (2, 5), {7}, range(3)],

@@ -240,8 +240,15 @@ def test_a_text_longer_than_the_reward_model_takes_is_no_silent_truncation(name)
 
 
 def test_a_prompt_longer_than_a_model_takes_leaves_no_room(idle):
-    with refuses(LengthError, "Shorten the prompt", "at most 0"):
+    with pytest.raises(LengthError, match=r"Shorten the prompt\.$"):  # nothing else would help
         idle.generate(tokens(LENGTH + 5), CONFIG)
+
+
+def test_rewards_are_asked_of_ids_that_exist(idle):
+    with refuses(PromptError, "the continuation holds 99999"):
+        idle.token_rewards([5], [6, 99999])
+    with refuses(PromptError, "2 prompts", "1 continuations"):
+        idle.rewards([[5], [6]], [[7]])
 
 
 def test_greedy_is_not_bound_by_the_reward_model():

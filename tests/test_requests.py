@@ -1,10 +1,12 @@
 """Requests of every kind through the public decoder: mixed options, samples, endless streams."""
 
+import copy
 import dataclasses
 import itertools
 import math
 
 import pytest
+import torch
 from models import LENGTH, VOCABULARY, decoder, language_model, reward_model, tokens
 from refusals import refuses
 
@@ -140,13 +142,22 @@ def test_a_request_that_cannot_be_decoded_is_an_error_among_results():
 
 
 def test_a_broken_reward_is_the_error_of_those_who_asked_for_it():
-    pair = own()
-    weight = pair._rm.head_weight
-    pair._rm.head_weight = weight.new_full(weight.shape, float("nan"))
+    pair = ArgsDecoder(language_model(), copy.deepcopy(reward_model()))
+    pair.reward_model.score.weight.data.fill_(float("nan"))
     greedy = dataclasses.replace(CONFIG, k=1)
     results = dict(pair.complete([([5], CONFIG), ([6], greedy), ([7], CONFIG)]))
     assert [type(results[i]) for i in range(3)] == [NonFiniteError, Generation, NonFiniteError]
     assert_same(results[1], alone([6], greedy))
+
+
+def test_a_head_that_is_replaced_between_decodes_judges_the_next():
+    pair = ArgsDecoder(language_model(), copy.deepcopy(reward_model()))
+    (before,) = pair.generate([5], CONFIG)
+    head = pair.reward_model.score
+    head.weight = torch.nn.Parameter(-head.weight.detach())
+    (after,) = pair.generate([5], CONFIG)
+    assert before.token_ids != after.token_ids
+    assert after.rewards == pytest.approx(pair.token_rewards([5], after.token_ids), abs=1e-4)
 
 
 def test_samples_of_a_request_come_in_a_row():

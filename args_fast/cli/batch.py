@@ -148,9 +148,9 @@ def batch(
 ) -> None:
     """Decode a file of prompts: any length, in constant memory, and nothing is lost.
 
-    Each finished line is on disk at once. Killed and started again with the same options, the job
-    goes on where it was. A line that cannot be decoded becomes an error record, and the job goes
-    on.
+    Each record is in the file at once (in order: once those before it are). Killed and started
+    again with the same options, the job goes on where it was. A line that cannot be decoded becomes
+    an error record, and the job goes on.
 
     Exit code: 0 where all went well, 1 where there are error records, 2 where the job could not
     run.
@@ -196,7 +196,7 @@ def batch(
             elif use_ray:
                 if lm is None:
                     note("no --lm/--rm given: using the embedded tiny pair (a demonstration)")
-                records = ray.decode(job, ray.Pair(models["lm"], models["rm"], loading), actors)
+                records = ray.decode(job, ray.Pair(settings.lm, settings.rm, loading), actors)
             else:
                 pair, _ = load_pair(lm, rm, **loading)
                 encode = partial(encode_turn, pair.tokenizer, raw=raw)

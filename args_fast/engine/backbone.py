@@ -21,7 +21,8 @@ class Backbone:
     """A transformer whose attention and keys and values are ours.
 
     Args:
-        model: in eval mode; only ``model.base_model`` and ``model.config`` are relied on.
+        model: in eval mode; its forward gives the logits, that of ``model.base_model`` the hidden
+            states.
         role: "language model" or "reward model", for messages.
 
     Raises:

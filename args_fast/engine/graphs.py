@@ -1,10 +1,11 @@
 """CUDA graphs of a step, one per shape, captured when a shape comes for the second time."""
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Function = Callable[[], None]
 
@@ -26,6 +27,8 @@ class StepGraphs:
         # Each with the function, because what that holds must live as long as the graph.
         self._replays: dict[Hashable, tuple[Function, Function] | None] = {}
         self._pool: Any = None  # memory that all the graphs work in, in turn
+        self._stream: Any = None  # of the device that is captured, which need not be the first
+        self._weights: tuple[int, ...] = ()
 
     def run(self, key: Hashable, function: Function) -> None:
         """Call the function; ``key`` names all that it depends on but the values in its tensors."""
@@ -39,16 +42,32 @@ class StepGraphs:
             entry = self._replays[key] = (self._capture(function), function)
         entry[0]()
 
+    def bind(self, weights: Iterable[Tensor]) -> None:
+        """Forget all graphs where weights lie elsewhere than at the last call: between decodes the
+        models are the caller's, and a graph would go on reading where they were."""
+        if self.enabled:
+            addresses = tuple(weight.data_ptr() for weight in weights)
+            if addresses != self._weights:
+                self.clear()
+                self._weights = addresses
+
     def clear(self) -> None:
         """Forget all graphs: the tensors that they use are about to move."""
         self._replays.clear()
+        self._pool = None  # it ends with the last graph that was captured into it
 
     def _capture(self, function: Function) -> Function:
         graph = torch.cuda.CUDAGraph()
+        self._stream = self._stream or torch.cuda.Stream()
+        before = torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Other threads may allocate meanwhile: what they do is not ours to forbid.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 function()
         except RuntimeError as error:
+            torch.cuda.set_stream(before)  # a capture that fails does not find back by itself
             self.enabled = False
             warnings.warn(
                 f"a decode step cannot be captured as a CUDA graph ({error}); it runs without, "

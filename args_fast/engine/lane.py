@@ -65,6 +65,7 @@ class Lane:
 
     def burst(self, sequences: Many[Sequence], steps: int) -> None:
         """Decode up to ``steps`` tokens for each. Their pages hold that many more."""
+        self._graphs.bind(p for model in (self._lm, self._rm) for p in model.model.parameters())
         shape, batch = self._load(sequences, steps)
         device = self._lm.device.type
         backends = tuple(implementation(op, device) for op in SCHEMAS)

@@ -19,6 +19,7 @@ from args_fast.rewards.classifier import BranchedClassifier
 STEPS_PER_READ = {"cpu": 1, "cuda": 8}
 # Prompt tokens that are stored between two bursts while others are decoding.
 FILLED_PER_BURST = {"cpu": 256, "cuda": 2048}
+LONGEST_PASS = 8192  # tokens: what a pass computes on its way is outside the cache's budget
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,13 @@ class Scheduler:
         """Raises CapacityError where a sequence would not fit if it were alone."""
         if pages_for(sequence.longest) > self.pool.size:
             fits = self.pool.size * PAGE_SIZE
+            room = fits - len(sequence.prompt)
+            fewer = f", set max_new_tokens to at most {room}" if room > 0 else ""
             raise CapacityError(
                 f"the prompt has {len(sequence.prompt)} tokens and "
                 f"{sequence.config.max_new_tokens} new ones are asked for, {sequence.longest} "
-                f"together; the cache holds {fits}. "
-                "Shorten the prompt, set max_new_tokens to at most "
-                f"{max(0, fits - len(sequence.prompt))}, or give the cache more memory "
-                "(memory_fraction, cache_bytes)."
+                f"together; the cache holds {fits}. Shorten the prompt{fewer}, or give the cache "
+                "more memory (memory_fraction, cache_bytes)."
             )
 
     def submit(self, sequence: Sequence) -> None:
@@ -148,9 +149,10 @@ class Scheduler:
         """
         moved: list[Sequence] = []
         try:
-            self._fill()
-            for lane in self.lanes:
-                moved += self._decode(lane)
+            with torch.cuda.device_of(self.caches[0].k_pages):  # nothing on the CPU
+                self._fill()
+                for lane in self.lanes:
+                    moved += self._decode(lane)
         except BaseException as error:
             self._abandon(error)
             raise
@@ -165,8 +167,8 @@ class Scheduler:
             sequence = self._filling
             assert sequence is not None
             start = sequence.filled
-            # Nobody stalls where nobody decodes: one pass over the whole prompt is fastest.
-            end = min(len(sequence.ids), start + budget if self._running else len(sequence.ids))
+            # Nobody stalls where nobody decodes, and one long pass is fastest.
+            end = min(len(sequence.ids), start + (budget if self._running else LONGEST_PASS))
             self._store(sequence, start, end)
             budget -= end - start
             if end == len(sequence.ids):

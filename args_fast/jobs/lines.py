@@ -93,7 +93,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     unknown = [name for name in content if name not in ("prompt", "id", *OPTIONS)]
     if unknown:
         raise LineError(
-            f"the line holds {_named(unknown)}, which is no option; beside prompt there are "
+            f"the line holds {_named(unknown)}, which is no option here; beside prompt there are "
             f"{', '.join(OPTIONS)}, and id for data of your own (any JSON)"
         )
     return content

@@ -32,10 +32,21 @@ class BranchedClassifier(Backbone):
                 "number, so it must be 1. Use a model trained with num_labels=1."
             )
         super().__init__(model, "reward model")
-        self.head = head
-        self.head_weight: Tensor = head.weight.detach()[0]
-        self.head_bias: Tensor | None = None if head.bias is None else head.bias.detach()
+
+    # Asked of the model each time: between decodes it is the caller's, who may train it.
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[H]"""
+        return self.model.score.weight.detach()[0]  # type: ignore
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """[1], or None"""
+        bias: Tensor | None = self.model.score.bias  # type: ignore
+        return None if bias is None else bias.detach()
 
     def reward(self, hidden: Tensor) -> Tensor:
-        """hidden [..., H] -> rewards [...], float32."""
-        return self.head(hidden).float()[..., 0]
+        """hidden [..., H] -> rewards [...], float32; accumulated in float32 too, as select does."""
+        rewards = hidden.float() @ self.head_weight.float()
+        return rewards if self.head_bias is None else rewards + self.head_bias.float()

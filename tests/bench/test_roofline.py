@@ -64,7 +64,7 @@ def test_grouped_heads_share_keys_and_values():
 @pytest.mark.parametrize("name", ["tiny-opt", "tiny-llama", "tiny-qwen3"])
 def test_the_cache_is_as_large_as_the_one_the_engine_keeps(name):
     pair = models.random_pair(name, name)
-    engine = pair._rm.cache.layout.bytes_per_token
+    engine = pair._rm.layout.bytes_per_token
     assert roofline.cache_bytes(name, tokens=7, dtype="float32") == 7 * engine
 
 

@@ -8,6 +8,7 @@ a graph would look for them; it does not show that the models can be captured.
 import warnings
 
 import pytest
+import torch
 from models import tokens
 from test_scheduler import assert_as_alone, run, scheduler, sequence
 
@@ -65,6 +66,10 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch):
 
     monkeypatch.setattr("torch.cuda.CUDAGraph", Refusing)
     monkeypatch.setattr("torch.cuda.graph", Refusing)
+    monkeypatch.setattr("torch.cuda.Stream", lambda: "capturing")
+    streams = ["the caller's"]
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: streams[-1])
+    monkeypatch.setattr("torch.cuda.set_stream", streams.append)
     graphs, calls = StepGraphs(enabled=True), []
     graphs.run("a", lambda: calls.append("warm"))
     with pytest.warns(UserWarning, match="cannot be captured.*not permitted.*cuda_graphs=False"):
@@ -75,6 +80,16 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch):
             graphs.run("a", lambda i=i: calls.append(i))
             graphs.run("b", lambda: None)
     assert calls[-3:] == [0, 1, 2]
+    assert streams == ["the caller's"] * 2
+
+
+def test_weights_that_lie_elsewhere_end_the_graphs():
+    graphs, calls = Recorded(), []
+    weight, other = torch.zeros(2), torch.zeros(2)
+    for weights in ([weight], [weight], [weight], [other], [other]):
+        graphs.bind(weights)
+        graphs.run("a", lambda: calls.append("ran"))
+    assert len(graphs.captured) == 2  # at the second call with each
 
 
 KINDS = ({"k": 9}, {"k": 9, "temperature": 0.7}, {"k": 4}, {"k": 1}, {"w": 0.0, "k": 3})

@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from resources import MACHINES, RESERVED, Case, compile_case, meta
 
+from args_fast.bench.resources import MACHINES, RESERVED, Case, compile_case, meta
 from args_fast.engine.linear import ARRIVALS, ROWS
 from args_fast.kernels import linear as module
 
@@ -28,7 +28,7 @@ def compiled(arch, M, N, K, bias, dtype=torch.bfloat16):
             meta(ARRIVALS, dtype=torch.int32),
         )
 
-    (kernel,) = compile_case(Case("linear", launch), arch)  # in one launch
+    (kernel,) = compile_case(Case("linear", "linear", launch, "_few"), arch)  # in one launch
     return kernel
 
 
