@@ -32,7 +32,7 @@ def test_a_dry_run_is_green_and_leaves_its_results(tmp_path):
     for case in document["cases"]:
         names = {row["name"] for row in case["rows"] if row["status"] == "timed"}
         assert names > set(backends.TABLE["cpu"][case["op"]])
-    for name in ("ops.json", "ops.md", "ops.log", "gpu-check.json"):
+    for name in ("ops.json", "ops.md", "gpu-check.log", "gpu-check.json"):
         assert (tmp_path / "out" / name).stat().st_size > 0
 
 
