@@ -73,7 +73,10 @@ class Forked:
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self):
+        patience = time.monotonic() + 60
         while self.poll() is None:
+            if time.monotonic() > patience:
+                self.kill()  # a child that hangs is a failure, not a wait without end
             time.sleep(0.0002)
         return self.code
 
