@@ -1,7 +1,8 @@
-"""Reward-guided decoding beside greedy decoding, on three questions that the models have not seen.
+"""Reward-guided decoding beside greedy decoding, on three questions held out from training.
 
-What `make demo` runs. It uses the embedded pair, so it needs no download; `args-fast generate` does
-the same for a question, and models, of your own.
+They are three that greedy decoding answers badly; it answers others well, and the means over 150
+are in examples/tiny_pair/guidance.md. `make demo` runs this. It uses the embedded pair, so it needs
+no download; `args-fast generate` does the same for a question, and models, of your own.
 """
 
 from args_fast import ArgsDecoder, DecodingConfig
@@ -11,9 +12,9 @@ from args_fast.cli.pair import encode_prompt
 from args_fast.tiny_pair import LM, RM
 
 QUESTIONS = (
-    "How do I grow mint in a clay pot?",
-    "Can you help me bake carrot cake in a small oven? I do not have much time.",
-    "What is the best way to plan a trip to Vienna with my parents?",
+    "How can I clean the sofa with baking soda?",
+    "Is it hard to teach my spaniel to sit? I would like to try. I am not very patient.",
+    "I want to take good photos of flowers at noon. Do you have any tips?",
 )
 
 
