@@ -41,7 +41,6 @@ from args_fast.ops.linear import linear
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = (1, 10, 16, 40)
-# Rows of one padding in the kernel, whose measurement speaks for all of them. 17 to 32 have none.
 WAYS = ("torch", "inductor", "triton")
 # Rows that the kernel pads alike, and the measurements that speak for all of them; 17 to 32 have
 # none and stay with torch.

@@ -139,25 +139,22 @@ class Scheduler:
         self._rest()
 
     @torch.inference_mode()
-    def step(self) -> list[Sequence]:
-        """Store some of the prompts, then decode one burst of every lane.
-
-        Returns the sequences that got tokens or an error; those that are over have left.
+    def step(self) -> None:
+        """Store some of the prompts, then decode one burst of every lane. Sequences that are over
+        have left.
 
         Raises:
             Exception: what a model raised. Every sequence has it as its error, and has left.
         """
-        moved: list[Sequence] = []
         try:
             with torch.cuda.device_of(self.caches[0].k_pages):  # nothing on the CPU
                 self._fill()
                 for lane in self.lanes:
-                    moved += self._decode(lane)
+                    self._decode(lane)
         except BaseException as error:
             self._abandon(error)
             raise
         self._rest()
-        return moved
 
     # ---- prompts -------------------------------------------------------------------------------
 
@@ -219,16 +216,16 @@ class Scheduler:
 
     # ---- tokens --------------------------------------------------------------------------------
 
-    def _decode(self, lane: Lane) -> list[Sequence]:
+    def _decode(self, lane: Lane) -> None:
         rows = [s for s in self._running if s.guided == lane.guided]
         if not rows:
-            return []
+            return
         steps = min(self._steps, min(s.remaining for s in rows))
         for sequence in rows:
             self._extend(sequence, steps)
         rows = [s for s in rows if s.pages]
         if not rows:
-            return []
+            return
         lane.burst(rows, steps)
         for sequence in rows:
             if sequence.error is None:
@@ -236,7 +233,6 @@ class Scheduler:
             if sequence.over:
                 self._running.remove(sequence)
                 self._release(sequence)
-        return rows
 
     def _extend(self, sequence: Sequence, steps: int) -> None:
         """Pages for the next steps, taken from the youngest where none are left."""

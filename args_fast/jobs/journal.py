@@ -122,9 +122,6 @@ class Pipe:
         self._stream.write(record)
         self._stream.flush()
 
-    def close(self) -> None:
-        self._stream.flush()
-
 
 class LineSet:
     """A set of line numbers in one bit each."""
