@@ -12,6 +12,7 @@ from args_fast.config import DecodingConfig
 from args_fast.encoding import Encoder, Prompt, check_length
 from args_fast.engine.backbone import Backbone
 from args_fast.engine.cache import PAGE_SIZE
+from args_fast.engine.lookahead import most_rows
 from args_fast.engine.memory import CacheUse, pages_within
 from args_fast.engine.proof import prove
 from args_fast.engine.scheduler import Scheduler
@@ -31,14 +32,18 @@ class ArgsDecoder:
 
     Args:
         lm: a causal language model of transformers.
-        rm: a ``*ForSequenceClassification`` of transformers with one label, on the same device,
-            that shares the language model's tokens.
+        rm: a ``*ForSequenceClassification`` of transformers with one label that shares the
+            language model's tokens; on the same device, or both on a CUDA device of their own.
         tokenizer: of both; None for ids in, ids out.
         max_batch_size: prompts decoded together at most; of longer lists others join as some end.
         memory_fraction: of a CUDA device's memory that models and caches may take.
         cache_bytes: of both models' caches, instead; None on the CPU is a quarter of the RAM that
             is available, of which only what is used becomes resident.
-        cuda_graphs: replay decode steps as CUDA graphs (on CUDA only).
+        cuda_graphs: replay decode steps as CUDA graphs (on one CUDA device only).
+        lookahead: let the language model read all k candidates while the reward model judges them,
+            so that its next logits are there when the choice is made. Same tokens; pays where more
+            rows cost little. "auto": by the number of rows and the device
+            (``args_fast.engine.lookahead``), never on the CPU.
 
     Raises:
         UnsupportedModelError, RewardHeadError: a model cannot be driven by the engine.
@@ -57,7 +62,10 @@ class ArgsDecoder:
         memory_fraction: float = 0.9,
         cache_bytes: int | None = None,
         cuda_graphs: bool = True,
+        lookahead: bool | str = "auto",
     ) -> None:
+        if lookahead not in (True, False, "auto"):
+            raise ConfigError(f"lookahead is {lookahead!r}; it must be True, False or 'auto'")
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size is {max_batch_size}; it must be at least 1")
         self.tokenizer = tokenizer
@@ -68,10 +76,10 @@ class ArgsDecoder:
         self._lm = Backbone(lm, "language model")
         self._rm = BranchedClassifier(rm)
         self.device = self._lm.device
-        if self._rm.device != self.device:
+        if self._rm.device.type != self.device.type:
             raise PairMismatchError(
                 f"the language model is on {self.device} and the reward model on "
-                f"{self._rm.device}; move both to one device"
+                f"{self._rm.device}; move both to one device, or to two CUDA devices"
             )
         if self._rm.vocabulary < self._lm.vocabulary:
             raise PairMismatchError(
@@ -89,6 +97,7 @@ class ArgsDecoder:
             pages=pages_within(self._lm, self._rm, max_batch_size, memory_fraction, cache_bytes),
             rows=max_batch_size,
             graphs=cuda_graphs,
+            lookahead=most_rows(self._lm, self._rm, lookahead),
         )
 
     @classmethod
@@ -106,6 +115,9 @@ class ArgsDecoder:
         memory_fraction: float = 0.9,
         cache_bytes: int | None = None,
         cuda_graphs: bool = True,
+        lookahead: bool | str = "auto",
+        lm_device: str | torch.device | None = None,
+        rm_device: str | torch.device | None = None,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
 
@@ -117,23 +129,26 @@ class ArgsDecoder:
             trust_remote_code: run code that comes with the models; off unless asked for.
             lm_quantization, rm_quantization: "int8" or "fp8" weights for the linear layers of that
                 model, through torchao; None for the weights as they are. The reward head stays.
-            max_batch_size, memory_fraction, cache_bytes, cuda_graphs: as for the constructor.
+            max_batch_size, memory_fraction, cache_bytes, cuda_graphs, lookahead: as for the
+                constructor.
+            lm_device, rm_device: of one model, in place of ``device``: two GPUs, one model each.
 
         Raises:
             ConfigError, and what the constructor raises.
         """
-        at = loading.resolve_device(device)
-        kind = loading.resolve_dtype(dtype, at)
-        quantization.check(lm_quantization, "lm_quantization", at)
-        quantization.check(rm_quantization, "rm_quantization", at)
+        lm_at = loading.resolve_device(device if lm_device is None else lm_device)
+        rm_at = loading.resolve_device(device if rm_device is None else rm_device)
+        kind = loading.resolve_dtype(dtype, lm_at)
+        quantization.check(lm_quantization, "lm_quantization", lm_at)
+        quantization.check(rm_quantization, "rm_quantization", rm_at)
         options = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **options)
         other = loading.load_tokenizer(rm, **options)
         if tokenizer is not None and other is not None:
             loading.check_tokenizers(tokenizer, other)
-        language_model = loading.load_lm(lm, at, kind, **options)
+        language_model = loading.load_lm(lm, lm_at, kind, **options)
         quantization.quantize(language_model, lm_quantization)
-        reward_model = loading.load_rm(rm, at, kind, **options)
+        reward_model = loading.load_rm(rm, rm_at, kind, **options)
         quantization.quantize(reward_model.base_model, rm_quantization)
         return cls(
             language_model,
@@ -143,6 +158,7 @@ class ArgsDecoder:
             memory_fraction=memory_fraction,
             cache_bytes=cache_bytes,
             cuda_graphs=cuda_graphs,
+            lookahead=lookahead,
         )
 
     def generate(
@@ -257,7 +273,7 @@ class ArgsDecoder:
         """The reward model is causal: its head at a token judges the text that ends there."""
         self._encoder.check(continuation, "the continuation")
         check_length(self._rm, len(prompt), len(continuation))
-        text = torch.tensor([[*prompt, *continuation]], device=self.device)
+        text = torch.tensor([[*prompt, *continuation]], device=self._rm.device)
         hidden = self._rm.model.base_model(input_ids=text, use_cache=False).last_hidden_state
         return self._rm.reward(hidden[0]).tolist()
 

@@ -1,9 +1,11 @@
 """Tiny random models of many architectures, with weights so large that every part matters."""
 
 import functools
+import math
 
 import torch
 import transformers as t
+from recorded import record
 
 VOCABULARY = 61
 LENGTH = 96
@@ -110,13 +112,33 @@ def reward_model(name="llama", layers=2, hidden=32, seed=2):
     return t.AutoModelForSequenceClassification.from_config(config).eval()
 
 
-@functools.cache
-def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32)):
-    from args_fast import ArgsDecoder
+# Orders of the engine's work, as options of its scheduler: by default that of the CPU. Steps in
+# bursts, a burst launched before the last one is read, and padding are what CUDA does.
+BURSTS = {"steps": 3, "unread": 1}
+ORDERS = {
+    "cpu": {},
+    "bursts": {**BURSTS, "padded": True},
+    "ahead": {**BURSTS, "lookahead": math.inf},
+    "captured": {**BURSTS, "padded": True, "recorded": True},
+    "captured ahead": {**BURSTS, "padded": True, "recorded": True, "lookahead": math.inf},
+}
 
-    return ArgsDecoder(
+
+@functools.cache
+def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32), order="cpu"):
+    from args_fast import ArgsDecoder
+    from args_fast.engine.scheduler import Scheduler
+
+    pair = ArgsDecoder(
         language_model(lm, layers[0], hidden[0]), reward_model(rm, layers[1], hidden[1])
     )
+    options = dict(ORDERS[order])
+    if options:
+        recorded = options.pop("recorded", False)
+        pair._scheduler = Scheduler(pair._lm, pair._rm, pages=60, rows=8, **options)
+        if recorded:
+            record(pair._scheduler)
+    return pair
 
 
 def tokens(length, seed=0):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import (
     CONFIGS,
+    ORDERS,
     REWARD_CONFIGS,
     VOCABULARY,
     decoder,
@@ -42,10 +43,11 @@ class Case:
     seed: int = 0
     ends_at: int | None = None  # the step of the first prompt whose token ends sequences
     backend: str | None = None
+    order: str = "cpu"
 
     @property
     def pair(self):
-        return decoder(self.lm, self.rm, self.layers, self.hidden)
+        return decoder(self.lm, self.rm, self.layers, self.hidden, self.order)
 
     def texts(self):
         return [tokens(n, seed=self.prompt_seed + i) for i, n in enumerate(self.prompts)]
@@ -83,6 +85,7 @@ CASES = st.builds(
     seed=st.integers(0, 2**63 - 1),
     ends_at=st.sampled_from([None, 0, 3, STEPS - 1]),
     backend=st.sampled_from(BACKENDS),
+    order=st.sampled_from(sorted(ORDERS)),
 )
 
 
@@ -135,10 +138,17 @@ def test_every_architecture_judges_as_the_oracle_does(name):
     check_pair(Case(rm=name))
 
 
+@pytest.mark.parametrize("order", sorted(ORDERS))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_every_backend_decodes_as_the_oracle_does(backend):
+def test_every_backend_decodes_as_the_oracle_does(backend, order):
     for name in ("llama", "gemma2", "gpt_oss", "opt"):
-        check_pair(Case(lm=name, rm=name, backend=backend))
+        for options in ({}, {"temperature": 0.7, "seed": 3}, {"k": 1}, {"ends_at": 2}):
+            check_pair(Case(lm=name, rm=name, backend=backend, order=order, **options))
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_architecture_looks_ahead_as_the_oracle_does(name):
+    check_pair(Case(lm=name, order="ahead"))
 
 
 def check_pair(case):

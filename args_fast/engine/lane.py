@@ -1,17 +1,21 @@
 """A lane decodes sequences of one kind together, a burst of steps at a time."""
 
+from collections import deque
 from collections.abc import Sequence as Many
+from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import SCRATCH_PAGE, PagedCache, pages_for
+from args_fast.engine.cache import SCRATCH_PAGE, CacheLayout, PagedCache, pages_for
 from args_fast.engine.graphs import StepGraphs
 from args_fast.engine.sequence import Sequence
-from args_fast.engine.step import Batch, step
+from args_fast.engine.step import Batch, Lookahead, begin_lookahead, step
+from args_fast.engine.streams import Beside
 from args_fast.engine.tail import Tail
 from args_fast.errors import NonFiniteError
 from args_fast.ops.backends import implementation
@@ -21,22 +25,42 @@ from args_fast.rewards.classifier import BranchedClassifier
 Shape = tuple[int, int, int, bool]  # B, k, P, whether sequences have fewer than k candidates
 
 
+@dataclass
+class Burst:
+    """Steps that the device was asked for, and whose tokens the host has not read yet.
+
+    Attributes:
+        sequences: one per row.
+        steps: of each.
+        tokens, numbers: on the host, where they are once ``arrived`` is over (None: at once).
+    """
+
+    sequences: list[Sequence]
+    steps: int
+    tokens: Tensor
+    numbers: Tensor
+    arrived: Any = None
+
+
 class Lane:
     """Sequences that all consult the reward model, or all do not.
 
-    Between bursts the device knows nothing of a sequence but the keys and values in its pages; each
-    burst begins by sending the rest (a few kilobytes), which the host knows anyway. So sequences
-    join, leave and change places without any device work, and a row that only fills up a batch, or
-    what a captured graph did before, can leave nothing behind.
+    A burst is launched, and read later. While the same sequences go on, the device knows where each
+    of them is, and the next burst is launched before the last one is read: the device does not wait
+    for the host. Whenever others come or go, all is read first, and what the host knows is sent
+    again (a few kilobytes). So sequences join, leave and change places without any device work, and
+    a row that only fills up a batch, or what a captured graph did before, can leave nothing behind.
 
     Args:
         lm, rm: the models; rm is not run unless ``guided``.
         caches: of the two.
+        beside: where rm runs while lm looks ahead.
         guided: whether these sequences consult the reward model.
         rows: sequences at most.
         steps: steps of a burst at most; a page or fewer.
         padded: round the batch and its page table up to powers of two, so that few shapes occur.
         graphs: replay captured CUDA graphs.
+        lookahead: the largest B * k with which the language model looks ahead.
     """
 
     def __init__(
@@ -44,48 +68,95 @@ class Lane:
         lm: Backbone,
         rm: BranchedClassifier,
         caches: tuple[PagedCache, PagedCache],
+        beside: Beside,
         *,
         guided: bool,
         rows: int,
         steps: int,
         padded: bool,
         graphs: bool,
+        lookahead: float,
     ) -> None:
         self.guided = guided
         self.steps = steps
         self._lm = lm
         self._rm = rm
         self._caches = caches
+        self._beside = beside
         self._rows = rows
         self._padded = padded
+        self._lookahead = lookahead if guided else 0
         self._graphs = StepGraphs(enabled=graphs)
         self._memory: dict[str, Tensor] = {}
         self._shape: Shape | None = None
         self._batch: Batch | None = None
+        self._bursts: deque[Burst] = deque()
 
-    def burst(self, sequences: Many[Sequence], steps: int) -> None:
-        """Decode up to ``steps`` tokens for each. Their pages hold that many more."""
+    @property
+    def unread(self) -> int:
+        """Bursts that were launched and not read."""
+        return len(self._bursts)
+
+    @property
+    def under_way(self) -> list[Sequence]:
+        """The sequences of those bursts: all are of the same."""
+        return self._bursts[-1].sequences if self._bursts else []
+
+    def launch(self, sequences: list[Sequence], steps: int) -> None:
+        """Decode ``steps`` tokens for each, whose pages hold that many more. While bursts are
+        unread, the sequences must be those under way."""
+        goes_on = bool(self._bursts)
+        assert not goes_on or sequences == self.under_way
         self._graphs.bind(p for model in (self._lm, self._rm) for p in model.model.parameters())
-        shape, batch = self._load(sequences, steps)
+        shape, batch = self._load(sequences, steps, goes_on)
         device = self._lm.device.type
-        backends = tuple(implementation(op, device) for op in SCHEMAS)
-        call = partial(step, self._lm, self._rm, batch)
+        key = shape, tuple(implementation(op, device) for op in SCHEMAS)
+        if batch.ahead is not None and not goes_on:
+            self._graphs.run((*key, "begin"), partial(begin_lookahead, self._lm, batch))
+        one = partial(step, self._lm, self._rm, batch, self._beside)
         for _ in range(steps):
-            self._graphs.run((shape, backends), call)
-        tokens, numbers = batch.tokens.tolist(), batch.numbers.tolist()
-        for sequence, chosen, values in zip(sequences, tokens, numbers, strict=False):
-            for token, (logprob, reward, score) in zip(chosen[:steps], values, strict=False):
+            self._graphs.run(key, one)
+        burst = Burst(list(sequences), steps, _to_host(batch.tokens), _to_host(batch.numbers))
+        if self._lm.device.type == "cuda":
+            burst.arrived = torch.cuda.Event()
+            burst.arrived.record()
+        self._bursts.append(burst)
+        for sequence in sequences:
+            sequence.unread += steps
+
+    def read(self) -> list[Sequence]:
+        """Wait for the oldest burst, and give its sequences their tokens; those that have ended or
+        were called off since it was launched drop theirs. Returns the others."""
+        burst = self._bursts.popleft()
+        if burst.arrived is not None:
+            burst.arrived.synchronize()
+        tokens, numbers = burst.tokens.tolist(), burst.numbers.tolist()
+        there = []
+        for sequence, chosen, values in zip(burst.sequences, tokens, numbers, strict=False):
+            sequence.unread -= burst.steps
+            if not sequence.pages:
+                continue
+            there.append(sequence)
+            for token, (logprob, reward, score) in zip(chosen[: burst.steps], values, strict=False):
                 sequence.error = _fault(logprob, score, self.guided)
                 if sequence.error is not None:
                     break
                 sequence.push(token, logprob, reward, score)
+        return there
+
+    def forget(self) -> None:
+        """Nobody wants what is unread."""
+        while self._bursts:
+            burst = self._bursts.popleft()
+            for sequence in burst.sequences:
+                sequence.unread -= burst.steps
 
     # ---- what is sent --------------------------------------------------------------------------
 
-    def _load(self, sequences: Many[Sequence], steps: int) -> tuple[Shape, Batch]:
+    def _load(self, sequences: Many[Sequence], steps: int, goes_on: bool) -> tuple[Shape, Batch]:
         B = len(sequences)
         k = max(sequence.candidates for sequence in sequences)
-        P = max(pages_for(len(sequence.ids) + steps) for sequence in sequences)
+        P = max(pages_for(sequence.reached + steps) for sequence in sequences)
         mixed = any(sequence.candidates < k for sequence in sequences)
         if self._padded:
             B, P = _power_of_two(B), _power_of_two(P)
@@ -96,15 +167,26 @@ class Lane:
         batch = self._batch
 
         def send(target: Tensor, rows: list, filler: object) -> None:
-            padding = [filler] * (B - len(rows))
-            target.copy_(torch.tensor(rows + padding, dtype=target.dtype), non_blocking=True)
+            _send(target, torch.tensor(rows + [filler] * (B - len(rows)), dtype=target.dtype))
+
+        table = [(s.pages + [SCRATCH_PAGE] * P)[:P] for s in sequences]
+        for tail in {id(t.page_table): t for t in (batch.lm, batch.rm) if t is not None}.values():
+            send(tail.page_table, table, [SCRATCH_PAGE] * P)
+        batch.column.zero_()
+        if goes_on and all(s.config.temperature is None for s in sequences):
+            return shape, batch
+        noise = torch.zeros(B, self.steps, k)
+        for row, sequence in zip(noise, sequences, strict=False):
+            row[:, sequence.candidates :] = -torch.inf
+            row[:steps, : sequence.candidates] = sequence.noise(steps)
+        _send(batch.noise, noise)
+        if goes_on:
+            return shape, batch
 
         # The language model has yet to see the last token; the reward model's candidates stand
         # behind it.
         send(batch.token, [[s.ids[-1]] for s in sequences], [0])
         send(batch.lm.lengths, [len(s.ids) - 1 for s in sequences], 0)
-        table = [(s.pages + [SCRATCH_PAGE] * P)[:P] for s in sequences]
-        send(batch.lm.page_table, table, [SCRATCH_PAGE] * P)
         if batch.rm is not None:
             send(batch.rm.lengths, [len(s.ids) for s in sequences], 0)
         send(batch.w, [float(s.config.w) for s in sequences], 0.0)
@@ -114,12 +196,6 @@ class Lane:
             # the same reward, so no fault of its own, and its noise keeps it from being chosen.
             places = [[j if j < s.candidates else 0 for j in range(k)] for s in sequences]
             send(batch.places, places, [0] * k)
-        noise = torch.zeros(B, self.steps, k)
-        for row, sequence in zip(noise, sequences, strict=False):
-            row[:, sequence.candidates :] = -torch.inf
-            row[:steps, : sequence.candidates] = sequence.noise(steps)
-        batch.noise.copy_(noise, non_blocking=True)
-        batch.column.zero_()
         return shape, batch
 
     # ---- where it goes -------------------------------------------------------------------------
@@ -127,22 +203,32 @@ class Lane:
     def _make(self, shape: Shape) -> Batch:
         B, k, P, mixed = shape
         f32, i64, i32 = torch.float32, torch.int64, torch.int32
-        table = self._view("table", i32, B, P)
+        lm, rm = self._caches
 
-        def tail(name: str, cache: PagedCache, rows: int) -> Tail:
+        def tail(name: str, cache: PagedCache, rows: int, like: Tail | None = None) -> Tail:
             at = cache.layout
             k, v = (
                 self._view(
-                    name + kind, at.dtype, B, at.layers, rows, at.kv_heads, at.head_size
+                    name + kind, at.dtype, B, at.layers, rows, at.kv_heads, at.head_size, at=at
                 ).view(at.layers, B, rows, at.kv_heads, at.head_size)
                 for kind in (" keys", " values")
             )
-            return Tail(cache, table, self._view(name + " lengths", i32, B), k, v)
+            lengths = like.lengths if like else self._view(name + " lengths", i32, B, at=at)
+            return Tail(cache, self._view(f"{at.device} table", i32, B, P, at=at), lengths, k, v)
 
+        last = tail("lm", lm, 1)
+        ahead = None
+        if B * k <= self._lookahead:
+            ahead = Lookahead(
+                logprobs=self._view("logprobs", f32, B, k),
+                ids=self._view("ids", i64, B, k),
+                tail=tail("lm candidates'", lm, k, like=last),
+            )
         return Batch(
             token=self._view("token", i64, B, 1),
-            lm=tail("lm", self._caches[0], 1),
-            rm=tail("rm", self._caches[1], k) if self.guided else None,
+            lm=last,
+            ahead=ahead,
+            rm=tail("rm", rm, k) if self.guided else None,
             first=torch.zeros(B, dtype=i64, device=self._lm.device),
             w=self._view("w", f32, B),
             temperature=self._view("temperature", f32, B),
@@ -153,15 +239,29 @@ class Lane:
             numbers=self._view("numbers", f32, B, self.steps, 3),
         )
 
-    def _view(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+    def _view(
+        self, name: str, dtype: torch.dtype, *shape: int, at: CacheLayout | None = None
+    ) -> Tensor:
         """The first bytes of a piece of memory that is made once, for the largest batch; only a
-        larger k or a longer page table than ever before moves it."""
+        larger k or a longer page table than ever before moves it. It is where the cache of layout
+        ``at`` is, or with the language model."""
         size = prod(shape)
         if name not in self._memory or self._memory[name].numel() < size:
             largest = prod(shape[1:]) * (_power_of_two(self._rows) if self._padded else self._rows)
             self._graphs.clear()
-            self._memory[name] = torch.empty(largest, dtype=dtype, device=self._lm.device)
+            device = at.device if at else self._lm.device
+            self._memory[name] = torch.empty(largest, dtype=dtype, device=device)
         return self._memory[name][:size].view(shape)
+
+
+def _send(target: Tensor, host: Tensor) -> None:
+    """From pinned memory, because from any other a copy waits for all that the device has to do."""
+    target.copy_(host.pin_memory() if target.is_cuda else host, non_blocking=True)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def _power_of_two(count: int) -> int:

@@ -55,7 +55,7 @@ def pages_within(
     Args:
         lm, rm: the models, in memory already.
         rows: sequences decoded together at most: no more pages than they could use.
-        memory_fraction: of the CUDA device's memory, models included.
+        memory_fraction: of a CUDA device's memory, models included.
         cache_bytes: of both caches together; None for the fraction (CUDA), or a quarter of the RAM
             that is available (CPU).
 
@@ -64,21 +64,31 @@ def pages_within(
     """
     if not 0 < memory_fraction <= 1:
         raise ConfigError(f"memory_fraction is {memory_fraction}; it must be above 0 and at most 1")
+    page_of = [(m.device, PAGE_SIZE * m.layout.bytes_per_token) for m in (lm, rm)]
+    page = sum(size for _, size in page_of)
     if cache_bytes is not None:
-        given, budget = f"cache_bytes is {cache_bytes}", cache_bytes
+        given, pages = f"cache_bytes is {cache_bytes}", cache_bytes // page
     elif lm.device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(lm.device)
-        budget = free - int((1 - memory_fraction) * total)
-        given = f"memory_fraction is {memory_fraction}, which leaves {max(0, budget)} bytes"
+        given = f"memory_fraction is {memory_fraction}"
+        pages = min(
+            _left(device, memory_fraction) // sum(size for at, size in page_of if at == device)
+            for device in {lm.device, rm.device}
+        )
     else:
         budget = int(CPU_SHARE * available_memory())
         given = f"{CPU_SHARE:.0%} of the RAM that is available are {budget} bytes"
-    page = PAGE_SIZE * (lm.layout.bytes_per_token + rm.layout.bytes_per_token)
-    pages = budget // page - 1  # the scratch page
+        pages = budget // page
+    pages -= 1  # the scratch page
     if pages < 1:
         raise ConfigError(
-            f"{given}; the caches need at least {2 * page} (two pages of {PAGE_SIZE} tokens, in "
-            "both models). Give more, or use smaller models."
+            f"{given}; the caches need at least {2 * page} bytes (two pages of {PAGE_SIZE} "
+            "tokens, in both models). Give more, or use smaller models."
         )
     longest = lm.max_length
     return pages if math.isinf(longest) else min(pages, rows * pages_for(int(longest)))
+
+
+def _left(device: torch.device, memory_fraction: float) -> int:
+    """Bytes of a CUDA device's share that are not taken yet."""
+    free, total = torch.cuda.mem_get_info(device)
+    return free - int((1 - memory_fraction) * total)

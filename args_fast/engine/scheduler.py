@@ -10,13 +10,15 @@ from args_fast.engine.cache import PAGE_SIZE, PagedCache, pages_for
 from args_fast.engine.lane import Lane
 from args_fast.engine.pages import PagePool
 from args_fast.engine.sequence import Sequence
+from args_fast.engine.streams import Beside
 from args_fast.errors import CapacityError
 from args_fast.rewards.classifier import BranchedClassifier
 
-# Steps between two looks at the tokens. Looking costs nothing on the CPU; on CUDA it makes the host
-# wait, so a sequence that has ended is noticed up to this many steps late and the surplus is
-# dropped.
-STEPS_PER_READ = {"cpu": 1, "cuda": 8}
+# Steps of a burst, and bursts that may be launched before the last one is read. On the CPU a look
+# at the tokens costs nothing. On CUDA the host would make the device wait, so a sequence that has
+# ended is noticed up to two bursts late, and the surplus is dropped.
+STEPS_PER_BURST = {"cpu": 1, "cuda": 8}
+UNREAD_BURSTS = {"cpu": 0, "cuda": 1}
 # Prompt tokens that are stored between two bursts while others are decoding.
 FILLED_PER_BURST = {"cpu": 256, "cuda": 2048}
 LONGEST_PASS = 8192  # tokens: what a pass computes on its way is outside the cache's budget
@@ -53,8 +55,9 @@ class Scheduler:
         pages: of each cache.
         rows: sequences decoded together at most.
         graphs: replay captured CUDA graphs (on CUDA only).
+        lookahead: the largest B * k with which the language model looks ahead.
         padded: as for Lane; None where graphs want it.
-        steps, fill: in place of the tables above.
+        steps, unread, fill: in place of the tables above.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class Scheduler:
         pages: int,
         rows: int,
         graphs: bool = True,
+        lookahead: float = 0,
         padded: bool | None = None,
         steps: int | None = None,
+        unread: int | None = None,
         fill: int | None = None,
     ) -> None:
         device = lm.device.type
@@ -77,19 +82,24 @@ class Scheduler:
         self._lm = lm
         self._rm = rm
         self.caches = PagedCache(lm.layout, pages), PagedCache(rm.layout, pages)
-        self._steps = steps or STEPS_PER_READ[device]
+        self._beside = Beside(lm.device, rm.device)
+        self._steps = steps or STEPS_PER_BURST[device]
+        self._unread = UNREAD_BURSTS[device] if unread is None else unread
         self._fill_budget = fill or FILLED_PER_BURST[device]
-        graphs = graphs and device == "cuda"
+        # A graph is of one device.
+        graphs = graphs and device == "cuda" and lm.device == rm.device
         self.lanes = [
             Lane(
                 lm,
                 rm,
                 self.caches,
+                self._beside,
                 guided=guided,
                 rows=rows,
                 steps=self._steps,
                 padded=graphs if padded is None else padded,
                 graphs=graphs,
+                lookahead=lookahead,
             )
             for guided in (True, False)
         ]
@@ -200,9 +210,11 @@ class Scheduler:
         """Run the models over ids start ... end - 1. The language model does not see the last one
         yet: every step begins with it."""
         ids, pages = sequence.ids, sequence.pages
-        self._lm.prefill(self.caches[0], ids[start : min(end, len(ids) - 1)], pages, start)
         if sequence.guided:
-            self._rm.prefill(self.caches[1], ids[start:end], pages, start)
+            with self._beside():
+                self._rm.prefill(self.caches[1], ids[start:end], pages, start)
+        self._lm.prefill(self.caches[0], ids[start : min(end, len(ids) - 1)], pages, start)
+        self._beside.join()
         sequence.filled = end
         self._enter(sequence, min(end, len(ids) - 1))
 
@@ -217,31 +229,58 @@ class Scheduler:
     # ---- tokens --------------------------------------------------------------------------------
 
     def _decode(self, lane: Lane) -> None:
-        rows = [s for s in self._running if s.guided == lane.guided]
-        if not rows:
-            return
-        steps = min(self._steps, min(s.remaining for s in rows))
+        """Launch a burst, and read those before it."""
+        if not self._goes_on(lane):
+            self._read(lane)
+        rows = self._rows(lane)
+        steps = self._burst_of(rows)
         for sequence in rows:
             self._extend(sequence, steps)
         rows = [s for s in rows if s.pages]
-        if not rows:
-            return
-        lane.burst(rows, steps)
-        for sequence in rows:
-            if sequence.error is None:
-                self._enter(sequence, len(sequence.ids) - 1)
-            if sequence.over:
-                self._running.remove(sequence)
-                self._release(sequence)
+        if rows:
+            lane.launch(rows, steps)
+            self._read(lane, but=self._unread)
+
+    def _rows(self, lane: Lane) -> list[Sequence]:
+        return [s for s in self._running if s.guided == lane.guided]
+
+    def _burst_of(self, rows: list[Sequence]) -> int:
+        """Steps that none of them has too few tokens left for."""
+        return min(self._steps, min((s.remaining for s in rows), default=0))
+
+    def _goes_on(self, lane: Lane) -> bool:
+        """Whether the sequences under way have another burst in front of them, as far as the host
+        knows, and there is room for it."""
+        rows = self._rows(lane)
+        steps = self._burst_of(rows)
+        wanted = sum(max(0, pages_for(s.reached + steps) - len(s.pages)) for s in rows)
+        return steps > 0 and lane.under_way == rows and wanted <= self.pool.available
+
+    def _read(self, lane: Lane, but: int = 0) -> None:
+        """Read a lane's bursts but the newest so many."""
+        while lane.unread > but:
+            for sequence in lane.read():
+                if sequence.error is None:
+                    self._enter(sequence, len(sequence.ids) - 1)
+                if sequence.over:
+                    self._running.remove(sequence)
+                    self._release(sequence)
+        if not any(sequence.pages for sequence in lane.under_way):
+            lane.forget()
 
     def _extend(self, sequence: Sequence, steps: int) -> None:
         """Pages for the next steps, taken from the youngest where none are left."""
         while sequence.pages:
-            wanted = pages_for(len(sequence.ids) + steps) - len(sequence.pages)
+            wanted = pages_for(sequence.reached + steps) - len(sequence.pages)
             if wanted <= self.pool.available:
                 sequence.pages += self.pool.allocate(max(0, wanted))
                 return
-            self._preempt(self._filling or self._running[-1])
+            # What is unread may be the end of some, and whoever gives way loses nothing then.
+            unread = [lane for lane in self.lanes if lane.unread]
+            for lane in unread:
+                self._read(lane)
+            if not unread:
+                self._preempt(self._filling or self._running[-1])
 
     def _preempt(self, sequence: Sequence) -> None:
         if sequence is self._filling:
@@ -269,6 +308,8 @@ class Scheduler:
             everyone.append(self._filling)
         self._running, self._filling = [], None
         self._waiting.clear()
+        for lane in self.lanes:
+            lane.forget()
         for sequence in everyone:
             sequence.error = error
             self._release(sequence)

@@ -25,6 +25,7 @@ class Sequence:
         pages: those it holds, in the order of its text.
         filled: tokens of ``ids`` that both caches hold; only while its prompt is being stored.
         entered: pages that others can find, and the serial number of the prefix that they make.
+        unread: tokens that the device has been asked for, and that are not among ``ids`` yet.
     """
 
     prompt: list[int]
@@ -37,6 +38,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     filled: int = 0
     entered: tuple[int, int] = (0, 0)
+    unread: int = 0
     _streamed: int = 0
     _noise: Tensor | None = None
 
@@ -59,9 +61,14 @@ class Sequence:
         return len(self.prompt) + self.config.max_new_tokens
 
     @property
+    def reached(self) -> int:
+        """Tokens that it holds once all is read that the device has been asked for."""
+        return len(self.ids) + self.unread
+
+    @property
     def remaining(self) -> int:
-        """Tokens that it may yet get."""
-        return self.longest - len(self.ids)
+        """Tokens that the device may yet be asked for."""
+        return self.longest - self.reached
 
     @property
     def over(self) -> bool:
@@ -73,7 +80,7 @@ class Sequence:
             return torch.zeros(steps, self.candidates)
         if self._noise is None:
             self._noise = self.config.noise()
-        at = len(self.tokens)
+        at = len(self.tokens) + self.unread
         return self._noise[at : at + steps]
 
     def push(self, token: int, logprob: float, reward: float, score: float) -> None:
@@ -83,7 +90,7 @@ class Sequence:
         self.ids.append(token)
         if token in self.end_tokens:
             self.finish_reason = "eos"
-        elif self.remaining == 0:
+        elif len(self.ids) == self.longest:
             self.finish_reason = "length"
         piece = None
         if self.text is not None:

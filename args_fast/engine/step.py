@@ -1,5 +1,12 @@
-"""One step of ARGS for a batch of sequences: everything from the last token to the next one."""
+"""One step of ARGS for a batch of sequences: everything from the last token to the next one.
 
+The same work comes in one of two orders. In the plain one the language model reads the token that
+was chosen last, and then the reward model judges k candidates. With lookahead the language model
+reads all k candidates, as a tail of its own, while they are judged, and the choice picks one of k
+rows of logits that are already there (design, section 3).
+"""
+
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -7,17 +14,34 @@ from torch import Tensor
 
 from args_fast import ops
 from args_fast.engine.backbone import Backbone
+from args_fast.engine.streams import Beside
 from args_fast.engine.tail import Tail
 from args_fast.rewards.classifier import BranchedClassifier
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The device's side of B sequences for a burst of up to S steps. Nothing in it grows or moves.
+class Lookahead:
+    """The language model's side of a batch that looks ahead.
 
     Attributes:
-        token: [B, 1] i64, the last token, which the language model has not seen yet.
-        lm: the language model's tail of one row.
+        logprobs, ids: [B, k] f32 and i64, the candidates of the next step.
+        tail: of k rows, which are theirs.
+    """
+
+    logprobs: Tensor
+    ids: Tensor
+    tail: Tail
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The device's side of B sequences for bursts of up to S steps. Nothing in it grows or moves.
+    It is on the language model's device, but for the reward model's tail.
+
+    Attributes:
+        token: [B, 1] i64, the last token.
+        lm: the language model's tail of one row, which is that token's.
+        ahead: None in the plain order.
         rm: the reward model's tail of k rows; None where the choice does not depend on it.
         first: [B] i64, zeros: the only row of the language model's tail.
         w, temperature: [B] f32; temperature 1 with noise 0 is the argmax.
@@ -31,6 +55,7 @@ class Batch:
 
     token: Tensor
     lm: Tail
+    ahead: Lookahead | None
     rm: Tail | None
     first: Tensor
     w: Tensor
@@ -42,15 +67,19 @@ class Batch:
     numbers: Tensor
 
 
-def step(lm: Backbone, rm: BranchedClassifier, batch: Batch) -> None:
+def begin_lookahead(lm: Backbone, batch: Batch) -> None:
+    """Before the first step that looks ahead the last token is read as in the plain order."""
+    _keep(batch, _read_last(lm, batch))
+
+
+def step(lm: Backbone, rm: BranchedClassifier, batch: Batch, beside: Beside) -> None:
     """Choose and commit one token for every sequence (design: eq. 2 and 3 of the paper). Shapes
     depend on nothing but the batch's, and the host is not asked: it can be captured as a graph."""
-    k = batch.noise.shape[2]
-    logits = lm.logits(batch.token, batch.lm.positions(), batch.lm)[:, -1]
-    batch.lm.commit(batch.first)
-    logprobs, ids = ops.topk_logprobs(logits, k)
-    if batch.places is not None:
-        logprobs, ids = logprobs.gather(1, batch.places), ids.gather(1, batch.places)
+    ahead = batch.ahead
+    if ahead is None:
+        logprobs, ids = _candidates(batch, _read_last(lm, batch))
+    else:
+        logprobs, ids = ahead.logprobs, ahead.ids
     noise = batch.noise.index_select(1, batch.column)[:, 0]
 
     if batch.rm is None:
@@ -60,14 +89,51 @@ def step(lm: Backbone, rm: BranchedClassifier, batch: Batch) -> None:
         score = logprobs.gather(1, branch[:, None])[:, 0]
         score = torch.where(batch.w == 0, score, torch.nan)
     else:
-        hidden = rm.hidden(ids, batch.rm.positions(), batch.rm)
-        branch, reward, score = batch.rm.select_commit(
-            hidden, rm.head_weight, rm.head_bias, logprobs, batch.w, batch.temperature, noise
-        )
+        with nullcontext() if ahead is None else beside():
+            hidden = rm.hidden(_to(rm, ids), batch.rm.positions(), batch.rm)
+        if ahead is not None:
+            following = lm.logits(ids, ahead.tail.positions(), ahead.tail)
+            beside.join()
+        scoring = (_to(rm, x) for x in (logprobs, batch.w, batch.temperature, noise))
+        chosen = batch.rm.select_commit(hidden, rm.head_weight, rm.head_bias, *scoring)
+        branch, reward, score = (_to(lm, x) for x in chosen)
 
-    chosen = branch[:, None]
-    batch.token.copy_(ids.gather(1, chosen))
+    at = branch[:, None]
+    batch.token.copy_(ids.gather(1, at))
     batch.tokens.index_copy_(1, batch.column, batch.token)
-    numbers = torch.stack([logprobs.gather(1, chosen)[:, 0], reward, score], dim=1)
+    numbers = torch.stack([logprobs.gather(1, at)[:, 0], reward, score], dim=1)
     batch.numbers.index_copy_(1, batch.column, numbers[:, None])
     batch.column.add_(1)
+
+    if ahead is not None:
+        ahead.tail.commit(branch)
+        row = at[:, :, None].expand(-1, 1, following.shape[2])
+        _keep(batch, following.gather(1, row)[:, 0])
+
+
+def _read_last(lm: Backbone, batch: Batch) -> Tensor:
+    """The language model reads the last token of every sequence: logits [B, V] of the next."""
+    logits = lm.logits(batch.token, batch.lm.positions(), batch.lm)[:, -1]
+    batch.lm.commit(batch.first)
+    return logits
+
+
+def _candidates(batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """logits [B, V] -> logprobs and ids [B, k] of the candidates, in the places that they have."""
+    logprobs, ids = ops.topk_logprobs(logits, batch.noise.shape[2])
+    if batch.places is not None:
+        logprobs, ids = logprobs.gather(1, batch.places), ids.gather(1, batch.places)
+    return logprobs, ids
+
+
+def _keep(batch: Batch, logits: Tensor) -> None:
+    """Keep the candidates that logits [B, V] make for the next step."""
+    assert batch.ahead is not None
+    logprobs, ids = _candidates(batch, logits)
+    batch.ahead.logprobs.copy_(logprobs)
+    batch.ahead.ids.copy_(ids)
+
+
+def _to(model: Backbone, tensor: Tensor) -> Tensor:
+    """On the model's device: the tensor itself, unless the two models have one each."""
+    return tensor.to(model.device, non_blocking=True)

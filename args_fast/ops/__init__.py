@@ -30,7 +30,8 @@ def _register(op: str) -> None:
     for device in ("cpu", "cuda"):
 
         def run(*args: Any, _device: str = device) -> Any:
-            return implementation(op, _device, args)(*args)
+            with torch.cuda.device_of(args[0]):  # kernels go to the current one; not on the CPU
+                return implementation(op, _device, args)(*args)
 
         _library.impl(op, run, device.upper())
 

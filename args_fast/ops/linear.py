@@ -20,7 +20,8 @@ _library.define(SCHEMA)
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, arrivals: Tensor) -> Tensor:
     from args_fast.kernels.linear import linear  # Triton, which not every platform has
 
-    return linear(x, weight, bias, arrivals)
+    with torch.cuda.device_of(x):  # the kernel goes to the current one; not on the CPU
+        return linear(x, weight, bias, arrivals)
 
 
 for _key in ("CPU", "CUDA"):

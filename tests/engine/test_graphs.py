@@ -1,37 +1,16 @@
-"""Graphs by their rules, on a machine that has none: a replay is the captured call, made again.
+"""When a step is captured and when it is replayed, by a stand-in for the device."""
 
-What a device does on a replay is what the captured function did to the tensors that it held. So a
-stand-in that keeps the captured function and calls it shows whether the engine's buffers are where
-a graph would look for them; it does not show that the models can be captured.
-"""
-
+import math
 import warnings
 
 import pytest
 import torch
 from models import tokens
+from recorded import Recorded, record
 from test_scheduler import assert_as_alone, run, scheduler, sequence
 
 from args_fast.engine.graphs import StepGraphs
 from args_fast.ops import use_backend
-
-
-class Recorded(StepGraphs):
-    """Notes what is captured, and replays it by calling it."""
-
-    def __init__(self):
-        super().__init__(enabled=True)
-        self.captured = []
-        self.replays = 0
-
-    def _capture(self, function):
-        self.captured.append(function)
-
-        def replay():
-            self.replays += 1
-            function()
-
-        return replay
 
 
 def test_the_first_call_runs_the_second_captures_and_all_others_replay():
@@ -96,15 +75,14 @@ KINDS = ({"k": 9}, {"k": 9, "temperature": 0.7}, {"k": 4}, {"k": 1}, {"w": 0.0, 
 
 
 def recorded_scheduler(**options):
-    engine = scheduler(padded=True, steps=4, **options)
-    for lane in engine.lanes:
-        lane._graphs = Recorded()
-    return engine
+    return record(scheduler(padded=True, steps=4, **options))
 
 
+@pytest.mark.parametrize("unread", [0, 1])
+@pytest.mark.parametrize("lookahead", [0, math.inf])
 @pytest.mark.parametrize("pages", [5, 40])
-def test_what_was_captured_for_one_request_serves_the_next(pages):
-    engine = recorded_scheduler(pages=pages)
+def test_what_was_captured_for_one_request_serves_the_next(pages, lookahead, unread):
+    engine = recorded_scheduler(pages=pages, lookahead=lookahead, unread=unread)
     for wave in range(4):
         requests = [
             sequence(tokens(3 + 9 * i, seed=wave), max_new_tokens=20, seed=wave, **KINDS[i % 5])
@@ -116,8 +94,9 @@ def test_what_was_captured_for_one_request_serves_the_next(pages):
     assert sum(lane._graphs.replays for lane in engine.lanes) > 100
 
 
-def test_memory_that_moves_takes_the_graphs_with_it():
-    engine = recorded_scheduler(pages=40)
+@pytest.mark.parametrize("lookahead", [0, math.inf])
+def test_memory_that_moves_takes_the_graphs_with_it(lookahead):
+    engine = recorded_scheduler(pages=40, lookahead=lookahead, unread=1)
     for k in (2, 3, 9, 3, 2):  # a larger k than ever needs larger tails
         one = sequence(tokens(20), k=k, max_new_tokens=20)
         run(engine, one)
