@@ -11,6 +11,7 @@ from args_fast.engine.cache import PagedCache
 from args_fast.engine.linear import few_rows
 from args_fast.engine.probe import probe
 from args_fast.engine.tail import Prefill
+from args_fast.engine.transfer import send
 
 # Rows per prefill chunk where torch's own attention cannot serve (behind a stored prefix, softcap,
 # sinks, a window shorter than the prompt): it bounds the scores that the general op holds at once.
@@ -62,7 +63,7 @@ class Backbone:
         in_one = start == 0 and len(ids) <= self.plain_up_to
         chunk = max(1, len(ids)) if in_one else PREFILL_CHUNK
         for at in range(0, len(ids), chunk):
-            piece = torch.tensor([ids[at : at + chunk]], device=self.device)
+            piece = send([ids[at : at + chunk]], torch.int64, self.device)
             context = Prefill(cache, pages, start + at, piece.shape[1])
             self.hidden(piece, context.position[None], context)
 

@@ -17,6 +17,7 @@ from args_fast.engine.sequence import Sequence
 from args_fast.engine.step import Batch, Lookahead, begin_lookahead, step
 from args_fast.engine.streams import Beside
 from args_fast.engine.tail import Tail
+from args_fast.engine.transfer import fetch, send_into
 from args_fast.errors import NonFiniteError
 from args_fast.ops.backends import implementation
 from args_fast.ops.schemas import SCHEMAS
@@ -116,7 +117,7 @@ class Lane:
         one = partial(step, self._lm, self._rm, batch, self._beside)
         for _ in range(steps):
             self._graphs.run(key, one)
-        burst = Burst(list(sequences), steps, _to_host(batch.tokens), _to_host(batch.numbers))
+        burst = Burst(list(sequences), steps, fetch(batch.tokens), fetch(batch.numbers))
         if self._lm.device.type == "cuda":
             burst.arrived = torch.cuda.Event()
             burst.arrived.record()
@@ -167,7 +168,7 @@ class Lane:
         batch = self._batch
 
         def send(target: Tensor, rows: list, filler: object) -> None:
-            _send(target, torch.tensor(rows + [filler] * (B - len(rows)), dtype=target.dtype))
+            send_into(target, torch.tensor(rows + [filler] * (B - len(rows)), dtype=target.dtype))
 
         table = [(s.pages + [SCRATCH_PAGE] * P)[:P] for s in sequences]
         for tail in {id(t.page_table): t for t in (batch.lm, batch.rm) if t is not None}.values():
@@ -179,7 +180,7 @@ class Lane:
         for row, sequence in zip(noise, sequences, strict=False):
             row[:, sequence.candidates :] = -torch.inf
             row[:steps, : sequence.candidates] = sequence.noise(steps)
-        _send(batch.noise, noise)
+        send_into(batch.noise, noise)
         if goes_on:
             return shape, batch
 
@@ -252,16 +253,6 @@ class Lane:
             device = at.device if at else self._lm.device
             self._memory[name] = torch.empty(largest, dtype=dtype, device=device)
         return self._memory[name][:size].view(shape)
-
-
-def _send(target: Tensor, host: Tensor) -> None:
-    """From pinned memory, because from any other a copy waits for all that the device has to do."""
-    target.copy_(host.pin_memory() if target.is_cuda else host, non_blocking=True)
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    return host.copy_(tensor, non_blocking=True)
 
 
 def _power_of_two(count: int) -> int:

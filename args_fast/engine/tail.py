@@ -7,6 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from args_fast import ops
 from args_fast.engine.attention import AttentionOptions
 from args_fast.engine.cache import PagedCache, pages_for
+from args_fast.engine.transfer import send
 
 
 class Tail:
@@ -76,11 +77,11 @@ class Prefill:
 
     def __init__(self, cache: PagedCache, pages: list[int], start: int, rows: int) -> None:
         device = cache.layout.device
-        table = torch.tensor([pages], dtype=torch.int32, device=device)
+        table = send([pages], torch.int32, device)
         self.cache = cache
         self.start = start
         self.table = table[:, : max(1, pages_for(start, cache.page_size))].contiguous()
-        self.lengths = torch.tensor([start], dtype=torch.int32, device=device)
+        self.lengths = send([start], torch.int32, device)
         self.position = torch.arange(start, start + rows, device=device)
         page = table[0].long()[self.position // cache.page_size]
         self.slots = page * cache.page_size + self.position % cache.page_size

@@ -1,6 +1,7 @@
 """Whatever comes, goes, waits or gives way: each request gets the tokens that it gets alone."""
 
 import functools
+import math
 
 import oracle
 import pytest
@@ -111,6 +112,8 @@ class Traffic(RuleBasedStateMachine):
         fill=st.sampled_from([5, 16, 64]),
         pages=st.sampled_from([4, 5, 5, 8]),
         padded=st.booleans(),
+        unread=st.integers(0, 2),
+        lookahead=st.sampled_from([0, 10, math.inf]),
         keep=st.booleans(),
     )
     def begin(self, **options):
