@@ -145,7 +145,11 @@ def test(check: Check) -> list[Outcome]:
         outcomes.append(Outcome("op tests", SKIPPED, note))
         toy = ["--check", "--toy", "--results", str(check.work / "outputs")]
         return [*outcomes, check.run("op outputs", ops_command(check, *toy))]
-    tests = ["tests/ops/test_on_device.py"] if check.dry_run else TESTS
+    tests = (
+        ["tests/ops/test_on_device.py", "tests/engine/test_on_device.py"]
+        if check.dry_run
+        else TESTS
+    )
     command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(ROOT)]
     command += [str(ROOT / name) for name in tests]

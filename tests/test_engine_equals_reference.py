@@ -1,6 +1,7 @@
 """The claim of the project: the engine's tokens are the naive decoder's, whatever is asked."""
 
 import dataclasses
+import functools
 import math
 
 import oracle
@@ -54,17 +55,22 @@ class Case:
 
     def expected(self):
         """The oracle's decodes without an end, and the end tokens."""
-        pair = self.pair
-        options = {"k": self.k, "w": self.w, "temperature": self.temperature, "seed": self.seed}
-        decodes = [
-            oracle.decode(pair.language_model, pair.reward_model, text, steps=STEPS, **options)
-            for text in self.texts()
-        ]
+        decodes = oracles(dataclasses.replace(self, backend=None, order="cpu", ends_at=None))
         return decodes, [] if self.ends_at is None else [decodes[0].tokens[self.ends_at]]
 
     def config(self, eos):
         options = {"k": self.k, "w": self.w, "temperature": self.temperature, "seed": self.seed}
         return DecodingConfig(max_new_tokens=STEPS, eos_token_ids=eos, **options)
+
+
+@functools.lru_cache(maxsize=64)
+def oracles(case):
+    pair = case.pair
+    options = {"k": case.k, "w": case.w, "temperature": case.temperature, "seed": case.seed}
+    return [
+        oracle.decode(pair.language_model, pair.reward_model, text, steps=STEPS, **options)
+        for text in case.texts()
+    ]
 
 
 def sizes(low, high):
