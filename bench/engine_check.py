@@ -8,6 +8,7 @@ float32 throughout, TF32 off: every one of the decodes must match, token for tok
 import argparse
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ def main() -> int:
 
 
 def check(golden: Path, device: str) -> list[str]:
-    """The decodes that differ, alone or in a batch with others of their model and options."""
+    """The decodes that differ: alone or in a batch with others of their model and options, with the
+    language model looking ahead or not."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     cases = json.loads((golden / "cases.json").read_text())
@@ -35,25 +37,30 @@ def check(golden: Path, device: str) -> list[str]:
     for case in cases:
         options = (case["family"], case["k"], case["w"], len(case["continuation"]))
         groups.setdefault(options, []).append(case)
-    decoders = {
-        family: ArgsDecoder.from_pretrained(
-            golden / family / "lm", golden / family / "rm", device=device, dtype="float32"
-        )
-        for family in {case["family"] for case in cases}
-    }
     wrong, matched = [], 0
-    for (family, k, w, steps), group in groups.items():
-        config = DecodingConfig(k=k, w=w, max_new_tokens=steps, eos_token_ids=[])
-        prompts = [case["prompt"] for case in group]
-        batch = decoders[family].generate(prompts, config)
-        for case, together in zip(group, batch, strict=True):
-            (alone,) = decoders[family].generate(case["prompt"], config)
-            for how, result in (("alone", alone), ("in a batch", together)):
-                if result.token_ids == case["continuation"]:
-                    matched += 1
-                else:
-                    wrong.append(f"{family} k={k} w={w} {how}: {result.token_ids}")
-    print(f"{matched} of {2 * len(cases)} decodes on {device} equal the published ones")
+    for family, lookahead in product(sorted({case["family"] for case in cases}), (False, True)):
+        decoder = ArgsDecoder.from_pretrained(
+            golden / family / "lm",
+            golden / family / "rm",
+            device=device,
+            dtype="float32",
+            lookahead=lookahead,
+        )
+        for (of, k, w, steps), group in groups.items():
+            if of != family:
+                continue
+            config = DecodingConfig(k=k, w=w, max_new_tokens=steps, eos_token_ids=[])
+            prompts = [case["prompt"] for case in group]
+            batch = decoder.generate(prompts, config)
+            for case, together in zip(group, batch, strict=True):
+                (alone,) = decoder.generate(case["prompt"], config)
+                for how, result in (("alone", alone), ("in a batch", together)):
+                    if result.token_ids == case["continuation"]:
+                        matched += 1
+                    else:
+                        at = f"{family} k={k} w={w} lookahead={lookahead} {how}"
+                        wrong.append(f"{at}: {result.token_ids}")
+    print(f"{matched} of {4 * len(cases)} decodes on {device} equal the published ones")
     return wrong
 
 

@@ -47,10 +47,11 @@ class Lane:
     """Sequences that all consult the reward model, or all do not.
 
     A burst is launched, and read later. While the same sequences go on, the device knows where each
-    of them is, and the next burst is launched before the last one is read: the device does not wait
-    for the host. Whenever others come or go, all is read first, and what the host knows is sent
-    again (a few kilobytes). So sequences join, leave and change places without any device work, and
-    a row that only fills up a batch, or what a captured graph did before, can leave nothing behind.
+    of them is, so the next burst may be launched before the last one is read, and the device does
+    not wait for the host. Whenever others come or go, all is read first, and what the host knows is
+    sent again (a few kilobytes). So sequences join, leave and change places without any device
+    work, and a row that only fills up a batch, or what a captured graph did before, can leave
+    nothing behind.
 
     Args:
         lm, rm: the models; rm is not run unless ``guided``.
@@ -92,6 +93,7 @@ class Lane:
         self._shape: Shape | None = None
         self._batch: Batch | None = None
         self._bursts: deque[Burst] = deque()
+        self._reached: list[tuple[Sequence, int]] = []  # by the rows that are on the device
 
     @property
     def unread(self) -> int:
@@ -106,8 +108,8 @@ class Lane:
     def launch(self, sequences: list[Sequence], steps: int) -> None:
         """Decode ``steps`` tokens for each, whose pages hold that many more. While bursts are
         unread, the sequences must be those under way."""
-        goes_on = bool(self._bursts)
-        assert not goes_on or sequences == self.under_way
+        goes_on = self._reached == [(s, s.reached) for s in sequences]
+        assert goes_on or not self._bursts
         self._graphs.bind(p for model in (self._lm, self._rm) for p in model.model.parameters())
         shape, batch = self._load(sequences, steps, goes_on)
         device = self._lm.device.type
@@ -124,6 +126,7 @@ class Lane:
         self._bursts.append(burst)
         for sequence in sequences:
             sequence.unread += steps
+        self._reached = [(s, s.reached) for s in sequences]
 
     def read(self) -> list[Sequence]:
         """Wait for the oldest burst, and give its sequences their tokens; those that have ended or
@@ -146,7 +149,8 @@ class Lane:
         return there
 
     def forget(self) -> None:
-        """Nobody wants what is unread."""
+        """Nobody wants what is unread, and what is on the device may not be so any more."""
+        self._reached = []
         while self._bursts:
             burst = self._bursts.popleft()
             for sequence in burst.sequences:

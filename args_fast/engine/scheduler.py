@@ -265,7 +265,7 @@ class Scheduler:
                 if sequence.over:
                     self._running.remove(sequence)
                     self._release(sequence)
-        if not any(sequence.pages for sequence in lane.under_way):
+        if lane.unread and not any(sequence.pages for sequence in lane.under_way):
             lane.forget()
 
     def _extend(self, sequence: Sequence, steps: int) -> None:
@@ -288,6 +288,8 @@ class Scheduler:
         else:
             self._running.remove(sequence)
         self._release(sequence)
+        for lane in self.lanes:
+            lane.forget()
         self._waiting.appendleft(sequence)
         self._count(preemptions=1)
 

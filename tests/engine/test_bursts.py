@@ -94,6 +94,16 @@ def test_a_sequence_goes_on_as_it_is_until_another_comes():
     assert_as_alone(other)
 
 
+def test_a_burst_that_was_read_is_no_reason_to_send_it_all_again():
+    pair = fresh()
+    engine = scheduler(pair, steps=1, unread=0, lookahead=math.inf)
+    passes = rows_of(pair.language_model)
+    one = sequence(tokens(9), k=4, max_new_tokens=6)
+    run(engine, one)
+    assert passes == [(1, 8), (1, 1)] + [(1, 4)] * 6
+    assert_as_alone(one)
+
+
 @pytest.mark.parametrize("ahead", [0, math.inf])
 def test_one_that_is_called_off_midway_is_not_missed(ahead):
     engine = scheduler(steps=S, unread=1, lookahead=ahead)

@@ -1,0 +1,58 @@
+"""The order of two streams, by a stand-in that notes who waits for whom."""
+
+import pytest
+import torch
+
+from args_fast.engine.streams import Beside
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    noted = []
+
+    class Stream:
+        def __init__(self, device, priority=0):
+            self.device, self.priority = device, priority
+            self.name = f"beside ({priority})"
+
+        def wait_stream(self, other):
+            noted.append(f"{self.name} waits for {other.name}")
+
+        def __enter__(self):
+            noted.append(f"on {self.name}")
+
+        def __exit__(self, *_):
+            noted.append(f"off {self.name}")
+
+    main = Stream("cuda:0")
+    main.name = "main"
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    return noted
+
+
+def test_on_one_device_it_forks_and_joins(waits):
+    beside = Beside(*[torch.device("cuda", 0)] * 2)
+    with beside():
+        waits.append("reward model")
+    waits.append("language model")
+    beside.join()
+    stream = "beside (-1)"
+    assert waits == [
+        f"{stream} waits for main",
+        f"on {stream}",
+        "reward model",
+        f"off {stream}",
+        "language model",
+        f"main waits for {stream}",
+    ]
+
+
+@pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cuda:0", "cuda:1")])
+def test_where_streams_are_apart_anyway_it_does_nothing(waits, devices):
+    beside = Beside(*map(torch.device, devices))
+    with beside():
+        pass
+    beside.join()
+    assert waits == []
