@@ -1,5 +1,6 @@
 """Bursts that are launched before the last one is read, and a language model that looks ahead."""
 
+import copy
 import math
 
 import pytest
@@ -10,6 +11,8 @@ from test_scheduler import assert_as_alone, check, run, scheduler, sequence
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.engine import lookahead
+from args_fast.engine.cache import PAGE_SIZE
+from args_fast.engine.memory import pages_within
 from args_fast.engine.tail import Tail
 from args_fast.errors import ConfigError, NonFiniteError, PairMismatchError
 
@@ -27,8 +30,6 @@ def rows_of(model):
 
 def fresh():
     """A pair whose hooks are nobody else's."""
-    import copy
-
     return ArgsDecoder(copy.deepcopy(language_model()), copy.deepcopy(reward_model()))
 
 
@@ -202,11 +203,12 @@ def test_without_rewards_there_is_nothing_to_look_ahead_for():
 
 
 class Device:
-    """What the rule asks of a model."""
+    """What is asked of a model before it runs."""
 
     def __init__(self, device, dtype):
         self.device = torch.device(device)
-        self.layout = type("Layout", (), {"dtype": dtype})
+        self.layout = type("Layout", (), {"dtype": dtype, "bytes_per_token": 1})
+        self.max_length = math.inf
 
 
 @pytest.mark.parametrize(
@@ -256,6 +258,22 @@ def test_each_model_can_be_given_its_device():
     assert pair.language_model.device == pair.reward_model.device == torch.device("cpu")
     with refuses(ConfigError, "device is 'cuda:7'"):
         ArgsDecoder.from_pretrained(LM, RM, rm_device="cuda:7")
+
+
+@pytest.mark.parametrize(
+    ("rm_at", "pages"),
+    [
+        ("cuda:0", 1000 // (2 * PAGE_SIZE) - 1),  # both on one: its room over both
+        ("cuda:1", 100 // PAGE_SIZE - 1),  # the device with less room has the say
+    ],
+)
+def test_each_device_has_room_for_its_own_models_cache(monkeypatch, rm_at, pages):
+    room = {torch.device("cuda", 0): 1000, torch.device("cuda", 1): 100}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (room[device], 10000))
+    lm, rm = (Device(at, torch.float32) for at in ("cuda:0", rm_at))
+    assert pages_within(lm, rm, 64, 1.0, None) == pages
+    with refuses(ConfigError, "memory_fraction is 0.5", f"at least {4 * PAGE_SIZE} bytes"):
+        pages_within(lm, rm, 64, 0.5, None)
 
 
 def test_decoders_of_every_order_share_a_pair_of_models():
