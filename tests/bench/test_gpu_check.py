@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from args_fast.bench import ops_bench, ops_cases
+from args_fast.bench import gpu_check, ops_bench, ops_cases
 from args_fast.ops import backends, plain
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +105,52 @@ def test_outputs_that_differ_do_not_agree(difference):
     assert ops_cases.agree(wanted, wanted) is None
     assert ops_cases.agree((wanted[0] + difference, wanted[1]), wanted) > 0
     assert ops_cases.agree((wanted[0], wanted[1] + 1), wanted) > 0
+
+
+def check(work, *more, **environment):
+    command = [sys.executable, ROOT / "bench" / "gpu_check.py", "--dry-run", "--work", work, *more]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_check_that_is_killed_leaves_nothing_running_and_is_gone_on_with(tmp_path):
+    killed = check(tmp_path, "--stage", "ops")
+    document = None
+    while document is None and killed.poll() is None:
+        time.sleep(0.01)
+        document = next((tmp_path / "results").rglob("ops.json"), None)
+    killed.kill()
+    killed.wait()
+    time.sleep(0.2)
+    before = json.loads(document.read_text())
+    time.sleep(0.5)
+    assert json.loads(document.read_text()) == before  # nobody goes on writing
+    assert 0 < len(before["cases"]) < len(ops_cases.cases(toy=True))
+    again = check(tmp_path, "--stage", "ops")
+    assert again.wait() == 0
+    after = json.loads(document.read_text())
+    assert after["cases"][: len(before["cases"])] == before["cases"]
+    assert after["not_reached"] == []
+
+
+def test_stages_that_were_all_right_are_not_run_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry-run", "--work", str(tmp_path)])
+    ran = []
+    statuses = {"build": gpu_check.OK, "test": gpu_check.RED, "ops": gpu_check.OK}
+
+    def stage(name):
+        def run(check):
+            ran.append(name)
+            return [gpu_check.Outcome(name, statuses[name], "")]
+
+        return run
+
+    monkeypatch.setattr(gpu_check, "STAGES", {name: stage(name) for name in statuses})
+    assert gpu_check.main() == 1
+    statuses["test"] = gpu_check.OK
+    assert gpu_check.main() == 0
+    assert ran == ["build", "test", "ops", "test", "ops"]  # ops knows itself what is left
+    assert "build              0.0 s   (kept)" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_check, "fingerprint", lambda check: "other sources")
+    assert gpu_check.main() == 0
+    assert ran[5:] == ["build", "test", "ops"]

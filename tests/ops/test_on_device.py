@@ -23,8 +23,10 @@ pytestmark = pytest.mark.skipif(
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Beside one unit in the last place: exponentials and sums as a GPU does them, but not TF32.
 TOLERANCE = {**op_cases.TOLERANCE, torch.float32: 1e-4}
-# Triton compiles a kernel for every new shape, which takes longer than all else here.
+# Triton compiles a kernel for every new shape, which takes longer than all else here: 0.3 to 3
+# seconds each. docs/performance.md counts them.
 few = settings(max_examples=15)
+some = settings(max_examples=30)
 
 
 def backends(op):
@@ -52,7 +54,24 @@ def test_branch_attention(backend, drawn):
     assert_equal([out], [plain.branch_attention(*arguments)], TOLERANCE[out.dtype])
 
 
+# Sizes at which the prefix is divided among many programs, and the states of all are merged.
+LONG = {"t": [4096, 5003], "N": [1, 10], "heads": [(4, 4, 64), (8, 2, 128), (4, 4, 80)]}
+
+
+@backends("branch_attention")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("Hq", "Hkv", "D"), LONG["heads"])
+@pytest.mark.parametrize("N", LONG["N"])
+@pytest.mark.parametrize("t", LONG["t"])
+def test_a_long_prefix_of_one_sequence(backend, t, N, Hq, Hkv, D, dtype):
+    case = op_cases.attention_case([t], N, Hq, Hkv, D, dtype=dtype, seed=t)
+    arguments = (*case, 0, 0.0, None)
+    out = TABLE[DEVICE]["branch_attention"][backend](*moved(arguments))
+    assert_equal([out], [plain.branch_attention(*arguments)], TOLERANCE[dtype])
+
+
 @backends("topk_logprobs")
+@few
 @given(op_cases.logits())
 def test_topk_logprobs(backend, drawn):
     rows, k = drawn[0], min(drawn[1], 128)
@@ -63,6 +82,7 @@ def test_topk_logprobs(backend, drawn):
 
 
 @backends("select")
+@some
 @given(op_cases.select_cases())
 def test_select(backend, case):
     # The inputs are such that every sum is exact.
@@ -70,6 +90,7 @@ def test_select(backend, case):
 
 
 @backends("commit")
+@some
 @given(op_cases.commit_cases())
 def test_commit(backend, case):
     arguments = moved(case)
@@ -81,6 +102,7 @@ def test_commit(backend, case):
 
 @pytest.mark.skipif("select_commit" not in SCHEMAS, reason="there is no such op")
 @backends("select_commit")
+@some
 @given(op_cases.select_commit_cases())
 def test_select_commit(backend, case):
     arguments = [x.clone() if isinstance(x, torch.Tensor) else x for x in moved(case)]
