@@ -261,7 +261,4 @@ def _cases(
     if dry_run:
         table = [cases.tiny(case) for case in table]
     changed = [replace(case, **changes) for case in table]
-    chosen: dict[str, cases.Case] = {}
-    for case in changed:
-        chosen.setdefault(case.key, cases.on_device(case, device, methods or None))
-    return list(chosen.values())
+    return cases.once(cases.on_device(case, device, methods or None) for case in changed)

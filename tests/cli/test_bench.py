@@ -79,7 +79,7 @@ def test_what_is_left_is_told(cli, monkeypatch, tmp_path):
     )
     shown = cli("bench", "--set", "headline", "--results", tmp_path)
     assert shown.exit_code == 0
-    assert "1 of 4 cases are left: run the same command again" in shown.stderr
+    assert "1 of 8 cases are left: run the same command again" in shown.stderr
 
 
 def test_a_lost_device_ends_the_command_with_the_way_on(cli, monkeypatch, tmp_path):
