@@ -8,7 +8,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -27,6 +27,7 @@ SLOW = (baselines.K_COPIES, baselines.NAIVE)
 EAGER = (*SLOW, baselines.TRANSFORMERS)  # nothing is compiled or captured: one warm-up is enough
 # A first guess at what takes time beside the floor, for budgets; corrected by what is measured.
 LAYER_SECONDS = {"cuda": 0.5e-3, "cpu": 0.3e-3}  # per layer and forward pass: launches, overhead
+REPLAYED = 0.1  # of that, where CUDA graphs are replayed
 COMPILE_SECONDS = {"cuda": 1.25, "cpu": 2.0}  # per layer
 PROFILED = 32  # new tokens at least, of the decode that is profiled
 PROFILE_SECONDS = 3.0  # for making sense of a profile
@@ -82,7 +83,7 @@ def run(
         if len(missing) < len(case.methods):
             label += f" + {' + '.join(missing)}"
         left = None if budget is None else budget - (time.perf_counter() - began)
-        expected = ratio * estimate(replace(case, methods=missing), device, results.machine)
+        expected = ratio * estimate(case, missing, device, results.machine)
         if left is not None and expected > left:
             skipped.append(Skipped(case, f"about {expected:.0f} s, {max(left, 0):.0f} s left"))
             tell(f"{label}: not begun ({skipped[-1].why})")
@@ -222,8 +223,7 @@ def _run_case(
         if lost is None or issubclass(lost, DeviceLostError):
             record["complete"] = True
             record["seconds"] = time.perf_counter() - began
-            measured = replace(case, methods=tuple(methods))
-            record["expected_seconds"] = estimate(measured, kept.device, results.machine)
+            record["expected_seconds"] = estimate(case, methods, kept.device, results.machine)
             results.write()
 
 
@@ -334,23 +334,30 @@ def _cache(case: Case) -> dict[str, int]:
     return {"rm_bytes_per_sequence": one, "rm_bytes_of_k_copies": case.k * one}
 
 
-def estimate(case: Case, device: torch.device, machine: dict[str, Any]) -> float:
-    """Seconds that a case may take: a guess from floors, good to a factor."""
+def estimate(
+    case: Case, methods: Sequence[str], device: torch.device, machine: dict[str, Any]
+) -> float:
+    """Seconds that a case, or these methods of it, may take: a guess from floors, good to a
+    factor."""
     here = roofline.Device("", machine["bandwidth"], machine["peak"], "")
     at = {"t": case.prompt, "batch": case.batch, "dtype": case.dtype, "device": here}
     floor = roofline.floor(case.lm, case.rm, k=case.k, **at)
     lm_layers, rm_layers = (models.config(name).num_hidden_layers for name in (case.lm, case.rm))
     layers = lm_layers + rm_layers
-    overhead = layers * LAYER_SECONDS[device.type]
     size = roofline.DTYPES[case.dtype].itemsize
     lm, rm = roofline.model_cost(case.lm, True), roofline.model_cost(case.rm, False)
     seconds = 2 * size * (lm.parameters + rm.parameters) / here.bandwidth + 2.0
-    for method in case.methods:
+    if len(methods) < len(case.methods):
+        methods = (baselines.ARGS, *methods)  # once more, beside what is added
+    for method in methods:
         greedy = method in baselines.GREEDIES
+        eager = method in EAGER or device.type == "cpu"
+        launches = (lm_layers if greedy else layers) * LAYER_SECONDS[device.type]
+        overhead = launches * (1 if eager else REPLAYED)
         step = (floor.greedy_seconds if greedy else floor.step_seconds) * 1.5 + overhead
-        rows = case.batch * case.prompt * (case.k if method in SLOW else 1)
-        flops = 2 * rows * (lm.matrices + (0 if greedy else rm.matrices))
-        prefill = flops / here.peak[case.dtype] + overhead
+        copies = 0 if greedy else case.k if method in SLOW else 1
+        flops = 2 * case.batch * case.prompt * (lm.matrices + copies * rm.matrices)
+        prefill = flops / here.peak[case.dtype] + launches
         if method == baselines.NAIVE:
             step += prefill
         if method in (baselines.STATIC, *baselines.COMPILED):
@@ -359,10 +366,10 @@ def estimate(case: Case, device: torch.device, machine: dict[str, Any]) -> float
             seconds += at_work * COMPILE_SECONDS[device.type]
         if method == baselines.ARGS:
             profiled = parts.STEPS[device.type] + parts.WARM_UP
-            seconds += PROFILE_SECONDS + prefill + profiled * 3 * step
+            seconds += PROFILE_SECONDS + prefill + profiled * 3 * (step + launches)
         once = prefill + case.tokens_of(method) * step
         limit = SECONDS[device.type]
-        seconds += (1 if method in EAGER else 2) * once + max(3 * once, min(REPEATS * once, limit))
+        seconds += (1 if eager else 2) * once + max(3 * once, min(REPEATS * once, limit))
         seconds += max(3 * prefill, min(REPEATS * prefill, limit))
     return seconds
 

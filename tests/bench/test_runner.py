@@ -162,7 +162,7 @@ def test_again_measures_everything_once_again(results, instant):
 def test_estimates_count_what_has_to_be_compiled(results):
     machine = {"bandwidth": 1e10, "peak": {"float32": 1e10}}
     seconds = {
-        method: runner.estimate(replace(CASE, methods=(method,)), CPU, machine)
+        method: runner.estimate(replace(CASE, methods=(method,)), (method,), CPU, machine)
         for method in (baselines.GREEDY, *baselines.COMPILED, baselines.STATIC)
     }
     layers = {baselines.ARGS_COMPILED: 4, baselines.GREEDY_COMPILED: 2, baselines.STATIC: 2}
@@ -173,10 +173,10 @@ def test_estimates_count_what_has_to_be_compiled(results):
 def test_every_method_adds_to_the_estimate():
     machine = {"bandwidth": 1e12, "peak": {"bfloat16": 1e14}}
     case = Case("opt-2.7b", "opt-350m")
-    whole = runner.estimate(case, torch.device("cuda"), machine)
+    whole = runner.estimate(case, case.methods, torch.device("cuda"), machine)
     for method in baselines.METHODS:
-        rest = tuple(name for name in baselines.METHODS if name != method)
-        assert runner.estimate(replace(case, methods=rest), torch.device("cuda"), machine) < whole
+        rest = replace(case, methods=tuple(name for name in case.methods if name != method))
+        assert runner.estimate(rest, rest.methods, torch.device("cuda"), machine) < whole
 
 
 def test_what_is_finished_is_not_measured_again_unless_asked(results, instant):
