@@ -308,35 +308,42 @@ def test_a_file_of_another_schema_is_refused(tmp_path, results):
 
 
 def test_a_killed_dry_run_of_the_gpu_set_goes_on_where_it_stopped(tmp_path):
-    """`make gpu-bench` in miniature, ended by SIGKILL, and started again."""
+    """`make gpu-bench` in miniature, ended by SIGKILL in the middle of a case, and run again."""
     kept, copies = tmp_path / "kept", tmp_path / "copies"
     command = [sys.executable, "-m", "args_fast", "bench", "--set", "all", "--dry-run"]
     command += ["--device", "cpu", "--results", str(kept), "--budget", "1000"]
     settings = os.environ | {"OUT": str(copies), "OMP_NUM_THREADS": "1"}
 
-    def finished():
+    def records(complete=True):
         (found,) = [*read_all(kept)] or [None]
         if found is None:
             return {}
-        return {key: record for key, record in found.cases.items() if record["complete"]}
+        return {
+            key: record for key, record in found.cases.items() if record["complete"] is complete
+        }
+
+    def in_the_middle():
+        return any(0 < len(record["methods"]) < 3 for record in records(complete=False).values())
 
     process = subprocess.Popen(command, env=settings, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
-        while len(finished()) < 2:
+        while len(records()) < 2 or not in_the_middle():
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    before = finished()
+    before = records()
+    (killed,) = records(complete=False)
 
     again = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=400)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("finished before") == len(before)
     (results,) = read_all(kept)
-    after = finished()
+    after = records()
+    assert after[killed]["attempts"] == 2
     assert {key: after[key] for key in before} == before
     assert set(after) == set(results.cases)
     assert len(after) > len(before)
