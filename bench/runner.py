@@ -28,7 +28,7 @@ EAGER = (*SLOW, baselines.TRANSFORMERS)  # nothing is compiled or captured: one 
 # A first guess at what takes time beside the floor, for budgets; corrected by what is measured.
 LAYER_SECONDS = {"cuda": 0.5e-3, "cpu": 0.3e-3}  # per layer and forward pass: launches, overhead
 REPLAYED = 0.1  # of that, where CUDA graphs are replayed
-COMPILE_SECONDS = {"cuda": 1.25, "cpu": 2.0}  # per layer
+COMPILE_SECONDS = {"cuda": 1.25, "cpu": 1.0}  # per layer
 PROFILED = 32  # new tokens at least, of the decode that is profiled
 PROFILE_SECONDS = 3.0  # for making sense of a profile
 
