@@ -135,7 +135,9 @@ def random_pair(
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    cache_bytes: int | None = None,
 ) -> ArgsDecoder:
     """A decoder over models of these names, with weights drawn from ``seed``."""
     torch.manual_seed(seed)
-    return ArgsDecoder(language_model(lm, device, dtype), reward_model(rm, device, dtype))
+    pair = language_model(lm, device, dtype), reward_model(rm, device, dtype)
+    return ArgsDecoder(*pair, cache_bytes=cache_bytes)

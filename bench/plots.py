@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.figure import Figure
 
 from args_fast.bench import baselines
+from args_fast.bench import parts as parts_of
 from args_fast.bench.cases import Case
 from args_fast.bench.timing import slug
 
@@ -37,6 +38,14 @@ AXES = {
 }
 COLOURS = ("#1f6fb4", "#c4541a", "#3c8d4f")
 GREY = "#666666"
+MOST = 24  # bars of a picture
+PARTS = dict(
+    zip(
+        parts_of.NAMES,
+        ("#1f6fb4", "#e08a2b", "#9ecae1", "#3c8d4f", "#c0392b", "#7b52ab", "#8c6d5a", "#d0d0d0"),
+        strict=True,
+    )
+)
 
 
 def label(case: Case, axis: str) -> str:
@@ -46,24 +55,26 @@ def label(case: Case, axis: str) -> str:
 
 
 def slowdown(series: Sequence[Sequence["Row"]], axis: str, device: str, folder: Path) -> str:
-    """The slowdown against transformers' greedy decoding along one axis, one colour per series."""
+    """The slowdown against both greedy decodings along one axis, one colour per series."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     plot = figure.add_subplot()
     for colour, rows in zip(COLOURS, series, strict=False):
         x = [getattr(row.case, axis) for row in rows]
         y = [row.slowdown() or 0.0 for row in rows]
         name = "ARGS" if len(series) == 1 else label(rows[0].case, axis)
-        look = {"color": colour, "marker": "o", "capsize": 3, "label": f"{name}, measured"}
+        words = f"{name} / transformers greedy, measured"
+        look = {"color": colour, "marker": "o", "capsize": 3, "label": words}
         plot.errorbar(x, y, yerr=_bars(rows), **look)
         own = [row.slowdown(against=baselines.GREEDY) for row in rows]
-        _line(plot, x, own, colour, "ARGS against args-fast's own greedy, measured", ":", "s")
+        light = colour if len(series) > 1 else COLOURS[2]
+        _line(plot, x, own, light, "ARGS / args-fast greedy, measured", ":", "s")
         copies = [row.slowdown(baselines.K_COPIES) for row in rows]
-        _line(plot, x, copies, GREY, "k-copies cache, measured", "-", "^")
+        _line(plot, x, copies, GREY, "k-copies cache / transformers greedy, measured", "-", "^")
         floors = [row.floor.slowdown for row in rows]
         _line(plot, x, floors, colour, "floor, computed", "--", "")
     plot.axhline(1, color="black", linewidth=0.8)
     plot.set_xlabel(AXES[axis].label)
-    plot.set_ylabel("time of a step / transformers greedy (x)")
+    plot.set_ylabel("slowdown of a step (x)")
     plot.set_xscale(AXES[axis].scale, **({"base": 2} if AXES[axis].scale == "log" else {}))
     ticks = sorted({getattr(row.case, axis) for rows in series for row in rows})
     plot.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -76,7 +87,7 @@ def slowdown(series: Sequence[Sequence["Row"]], axis: str, device: str, folder: 
 
 def roofline(rows: Sequence["Row"], device: str, folder: Path) -> str:
     """The computed floor over the measured time, of greedy decoding and of ARGS."""
-    rows = [row for row in rows if row.step(baselines.ARGS)][:16]
+    rows = [row for row in rows if row.step(baselines.ARGS)][:MOST]
     if not rows:
         return ""
     figure = Figure(figsize=(7.2, 1.6 + 0.5 * len(rows)), layout="constrained")
@@ -96,7 +107,7 @@ def roofline(rows: Sequence["Row"], device: str, folder: Path) -> str:
                 fractions.append(100 * least / step)
         plot.barh(places, fractions, height=0.24, color=colour, label=name)
     plot.set_yticks(range(len(rows)), [_short(row.case) for row in rows])
-    plot.invert_yaxis()
+    plot.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
     plot.axvline(100, color="black", linestyle="--", linewidth=1, label="floor, computed")
     plot.set_xlabel("computed floor / measured time of a step (%)")
     plot.grid(alpha=0.25, axis="x")
@@ -106,19 +117,22 @@ def roofline(rows: Sequence["Row"], device: str, folder: Path) -> str:
 
 def parts(rows: Sequence["Row"], device: str, folder: Path) -> str:
     """Where the time of a step goes: record["parts"], seconds by name."""
-    rows = [row for row in rows if "parts" in row.record]
+    rows = [row for row in rows if "parts" in row.record][:MOST]
     figure = Figure(figsize=(7.2, 1.8 + 0.5 * len(rows)), layout="constrained")
     plot = figure.add_subplot()
-    names = list(dict.fromkeys(name for row in rows for name in row.record["parts"]))
+    names = {name for row in rows for name in row.record["parts"]}
     left = [0.0] * len(rows)
-    for name in names:
+    for name in [*(n for n in PARTS if n in names), *sorted(names - PARTS.keys())]:
         widths = [row.record["parts"].get(name, 0.0) * 1e3 for row in rows]
-        plot.barh(range(len(rows)), widths, left=left, height=0.6, label=name)
+        colour = PARTS.get(name)
+        plot.barh(range(len(rows)), widths, left=left, height=0.6, label=name, color=colour)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     plot.set_yticks(range(len(rows)), [_short(row.case) for row in rows])
-    plot.invert_yaxis()
-    plot.set_xlabel("measured time of a step (ms)")
-    _titles(figure, plot, device, ["where a step's time goes"])
+    plot.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
+    plot.set_xlabel("time of a step, measured (ms)")
+    plot.grid(alpha=0.25, axis="x")
+    plot.set_axisbelow(True)
+    _titles(figure, plot, device, ["where a step of ARGS goes, measured"], columns=4)
     return _save(figure, folder, f"{slug(device)}-parts", "Where a step's time goes")
 
 
@@ -147,15 +161,17 @@ def _line(
         )
 
 
-def _titles(figure: Any, plot: Any, device: str, under: list[str]) -> None:
+def _titles(figure: Any, plot: Any, device: str, under: list[str], columns: int = 2) -> None:
     plot.set_title("\n".join([device, *under]), fontsize=9)
     handles, names = plot.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))  # one entry for a kind of line
+    # One entry for a kind of line; those with error bars, which matplotlib puts last, come first.
+    found = sorted(zip(names, handles, strict=True), key=lambda one: not hasattr(one[1], "lines"))
+    unique = dict(found)
     figure.legend(
         unique.values(),
         unique.keys(),
         loc="outside lower center",
-        ncols=2,
+        ncols=columns,
         fontsize=8,
         frameon=False,
     )

@@ -14,7 +14,6 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +22,23 @@ from torch.autograd import profiler_util
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from args_fast import DecodingConfig
+from args_fast.bench import parts
 from args_fast.bench.models import random_pair
 from args_fast.bench.timing import device_name, environment, slug
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PRODUCTS = {"aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::matmul"}
-KINDS = {
-    "aten::native_layer_norm": "layer norms",
-    "aten::layer_norm": "layer norms",
-    "aten::relu": "activations",
-    "aten::clamp_min": "activations",
-    "aten::copy_": "copies",
-    "aten::clone": "copies",
-    "aten::contiguous": "copies",
-    "aten::add": "additions",
-    "aten::embedding": "embeddings",
-    "aten::index_select": "embeddings",
-}
-PRODUCT, REST = "matrix products", "Python and dispatch"
+REST = "Python and dispatch"
 STEP = "one step"
 
 
 def shares(events: list[profiler_util.FunctionEvent]) -> dict[str, float]:
-    """Kind of work -> share of the steps' time. An op inside one of ours, or inside a product, is
-    part of it; otherwise every op stands for its own time without that of the ops it calls."""
-    spent: dict[str, float] = defaultdict(float)
-    whole = sum(event.cpu_time_total for event in events if event.name == STEP)
-    for event in events:
-        if event.name != STEP and any(e.name == STEP for e in _ancestors(event)):
-            spent[_kind(event)] += event.self_cpu_time_total
-    spent[REST] = whole - sum(spent.values())
-    return {kind: time_spent / whole for kind, time_spent in spent.items()}
-
-
-def _ancestors(event: profiler_util.FunctionEvent) -> Iterator[profiler_util.FunctionEvent]:
-    above = event.cpu_parent
-    while above is not None:
-        yield above
-        above = above.cpu_parent
-
-
-def _kind(event: profiler_util.FunctionEvent) -> str:
-    line = [event, *_ancestors(event)]
-    for e in line:
-        if e.name.startswith("args_fast::"):
-            return e.name.removeprefix("args_fast::")
-    if any(e.name in PRODUCTS for e in line):
-        return PRODUCT
-    return next((KINDS[e.name] for e in line if e.name in KINDS), "other torch ops")
+    """Kind of work -> share of the steps' time."""
+    whole = sum(event.cpu_time_total for event in events if event.name == STEP) * 1e-6
+    found: dict[str, float] = defaultdict(float)
+    for (_, kind), seconds in parts.spent(events).items():
+        found[kind] += seconds / whole
+    found[REST] = 1 - sum(found.values())
+    return dict(found)
 
 
 def rounds(*, prompt: int, k: int, steps: int, count: int, size: str) -> tuple[list, list]:
@@ -113,9 +81,9 @@ def summary(found: list[dict[str, float]], seconds: list[float]) -> dict[str, An
             [sum(one.get(op, 0.0) for op in (*ours, "copies")) for one in found]
         ),
         "every op but the matrix products": spread(
-            [1 - one.get(PRODUCT, 0.0) - one.get(REST, 0.0) for one in found]
+            [1 - one.get(parts.PRODUCT, 0.0) - one.get(REST, 0.0) for one in found]
         ),
-        "not a matrix product": spread([1 - one.get(PRODUCT, 0.0) for one in found]),
+        "not a matrix product": spread([1 - one.get(parts.PRODUCT, 0.0) for one in found]),
         "rounds": len(found),
     }
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from args_fast.bench import baselines, plots, roofline
-from args_fast.bench.cases import Case
+from args_fast.bench import baselines, parts, plots, roofline
+from args_fast.bench.cases import HEADLINE, Case
 from args_fast.bench.results import Results, read_all
 from args_fast.errors import ConfigError
 
@@ -61,6 +61,19 @@ class Row:
         )
 
     @property
+    def drifts(self) -> list[float]:
+        """What ARGS took beside methods that were added later, over what it had taken before."""
+        step = self.step(baselines.ARGS)
+        again = (each["args"].get("step_seconds") for each in self.record.get("added", ()))
+        return [later / step for later in again if later and step]
+
+    @property
+    def over_floor(self) -> float | None:
+        """The measured slowdown against our own greedy decoding over its computed floor."""
+        slowdown = self.slowdown(against=baselines.GREEDY)
+        return slowdown / self.floor.slowdown if slowdown else None
+
+    @property
     def commit(self) -> str:
         return self.results.environment["commit"]
 
@@ -73,7 +86,7 @@ def write_report(folder: Path, output: Path) -> Path:
         raise ConfigError(f"there are no results under {folder}; make some with: args-fast bench")
     pictures = output.parent / "plots"
     pictures.mkdir(parents=True, exist_ok=True)
-    sections = [_opening(devices), _machines(devices), _paper(devices)]
+    sections = [_opening(devices), _headline(devices), _paper(devices), _machines(devices)]
     for device, rows in devices.items():
         sections.append(_device(device, rows, pictures))
     sections.append(_method())
@@ -122,6 +135,58 @@ def _opening(devices: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
+def _headline(devices: dict[str, list[Row]]) -> str:
+    """What a reader came for: k = 10, one prompt at a time."""
+    header = [
+        "device",
+        "models",
+        "prompt",
+        "dtype",
+        "tokens/s, measured",
+        *(f"slowdown x {name}, measured" for name in SHORT.values()),
+        "floor of the slowdown, computed",
+        "x args-fast / floor",
+        "step ms, measured",
+        "step floor ms, computed",
+        "peak memory GiB, measured",
+    ]
+    body = [
+        [
+            device,
+            f"{row.case.lm} + {row.case.rm}",
+            row.case.prompt,
+            row.case.dtype,
+            _speed(row.record["methods"].get(baselines.ARGS, {})),
+            *(_ratio(row.slowdown(against=name)) for name in SHORT),
+            f"{row.floor.slowdown:.2f}",
+            _ratio(row.over_floor),
+            _ms(row.step(baselines.ARGS)),
+            _ms(row.floor.step_seconds),
+            _peak(row.record["methods"].get(baselines.ARGS, {})),
+        ]
+        for device, rows in devices.items()
+        for row in sorted(rows, key=_rank)  # else in the order that they have
+        if (row.case.k, row.case.batch) == (10, 1)
+    ]
+    words = (
+        "ARGS with k = 10, one prompt at a time. A slowdown is the time of a step of ARGS over "
+        "that of a step of greedy decoding: by transformers' `generate`, by `generate` with a "
+        "static cache and torch.compile, and by args-fast's own engine. The floor is that of two "
+        "models which do nothing but read their weights and caches, or multiply; the column "
+        "behind it is the **measured** slowdown against args-fast's own greedy over that "
+        "**computed** floor. Peak memory, models included, is known of GPUs only."
+    )
+    if not body:
+        return f"## Headline\n\n{words}\n\nNo such case has been measured yet."
+    return f"## Headline\n\n{words}\n\n" + _table(header, body)
+
+
+def _rank(row: Row) -> int:
+    """The paper's pair first, and what else is headline; the others behind it."""
+    keys = [case.key for case in HEADLINE]
+    return keys.index(row.case.key) if row.case.key in keys else len(keys)
+
+
 def _machines(devices: dict[str, list[Row]]) -> str:
     rows = []
     for device, measured in devices.items():
@@ -159,7 +224,7 @@ def _paper(devices: dict[str, list[Row]]) -> str:
     rows: list[list[Any]] = [
         [
             "reported by the paper",
-            "A100-class",
+            "A100-class, not ours",
             "OPT-2.7B",
             10,
             DASH,
@@ -197,21 +262,26 @@ def _paper(devices: dict[str, list[Row]]) -> str:
 
 
 def _device(device: str, rows: list[Row], pictures: Path) -> str:
-    parts = [f"## {device}", "### Slowdown", _slowdowns(rows), "### Against the floor"]
-    parts += [_against_floor(rows), plots.roofline(rows, device, pictures)]
+    section = [f"## {device}", "### Slowdown", _slowdowns(rows), "### Against the floor"]
+    section += [_against_floor(rows), plots.roofline(rows, device, pictures)]
     for axis in plots.AXES:
         series = _series(rows, axis)
         if series:
-            parts += [f"### By {plots.AXES[axis].title}"]
-            parts += [plots.slowdown(series, axis, device, pictures), _slopes(series, axis)]
-    parts += ["### Every method: time of a step", _methods(rows)]
-    parts += ["### Prompt and memory", _memory(rows)]
-    if any("parts" in row.record for row in rows):
-        parts += ["### Where a step's time goes (measured)", plots.parts(rows, device, pictures)]
+            section += [f"### By {plots.AXES[axis].title}"]
+            section += [plots.slowdown(series, axis, device, pictures), _slopes(series, axis)]
+    section += ["### Every method: time of a step", _methods(rows)]
+    options = [row for row in rows if any(row.step(name) for name in baselines.VARIANTS)]
+    if options:
+        section += ["### ARGS with other options", _options(options)]
+    section += ["### Prompt and memory", _memory(rows)]
+    profiled = [row for row in rows if "parts" in row.record]
+    if profiled:
+        section += ["### Where a step's time goes", plots.parts(profiled, device, pictures)]
+        section += [_parts(profiled)]
     failures = _failures(rows)
     if failures:
-        parts += ["### What failed", failures]
-    return "\n\n".join(parts)
+        section += ["### What failed", failures]
+    return "\n\n".join(section)
 
 
 def _names(row: Row) -> list[Any]:
@@ -229,7 +299,7 @@ def _slowdowns(rows: list[Row]) -> str:
         [
             *_names(row),
             _ms(row.step(baselines.ARGS)),
-            DASH if row.spread() is None else " ".join(map(_ms, row.spread())),
+            DASH if row.spread() is None else " to ".join(map(_ms, row.spread())),
             *(_ratio(row.slowdown(against=name)) for name in SHORT),
             _ratio(row.slowdown(baselines.K_COPIES)),
             _ratio(row.slowdown(baselines.NAIVE)),
@@ -278,9 +348,67 @@ def _against_floor(rows: list[Row]) -> str:
 
 
 def _methods(rows: list[Row]) -> str:
-    header = [*NAMES, *(f"{name}, ms" for name in baselines.METHODS)]
-    body = [[*_names(row), *(_ms(row.step(name)) for name in baselines.METHODS)] for row in rows]
-    return "All **measured**.\n\n" + _table(header, body)
+    names = [name for name in baselines.METHODS if name not in baselines.VARIANTS]
+    header = [*NAMES, *(f"{name}, ms" for name in names), "ARGS, tokens/s"]
+    body = [
+        [
+            *_names(row),
+            *(_ms(row.step(name)) for name in names),
+            _speed(row.record["methods"].get(baselines.ARGS, {})),
+        ]
+        for row in rows
+    ]
+    return "All **measured**; tokens/s are of all prompts together.\n\n" + _table(header, body)
+
+
+def _options(rows: list[Row]) -> str:
+    """Ours as it comes, and with what can be turned on and off."""
+    names = [name for name in baselines.VARIANTS if any(row.step(name) for row in rows)]
+    header = [*NAMES, f"{baselines.ARGS}, ms", *(f"{name}, ms" for name in names)]
+    header += ["compiled ARGS x compiled greedy", "compiled ARGS x transformers, static + compile"]
+    compiled = [
+        (baselines.ARGS_COMPILED, against)
+        for against in (baselines.GREEDY_COMPILED, baselines.STATIC)
+    ]
+    body = [
+        [
+            *_names(row),
+            _ms(row.step(baselines.ARGS)),
+            *(_ms(row.step(name)) for name in names),
+            *(_ratio(row.slowdown(*methods)) for methods in compiled),
+        ]
+        for row in rows
+    ]
+    words = (
+        "All **measured**, time of a step. The first is the engine's own choice, which is what "
+        "stands everywhere else on this page."
+    )
+    drifts = [drift for row in rows for drift in row.drifts]
+    if drifts:
+        words += (
+            f" Some were added to their case later; ARGS beside them took {min(drifts):.2f} to "
+            f"{max(drifts):.2f} times what it had taken in the case."
+        )
+    return f"{words}\n\n" + _table(header, body)
+
+
+def _parts(rows: list[Row]) -> str:
+    names = [name for name in parts.NAMES if any(name in row.record["parts"] for row in rows)]
+    header = [*NAMES, "step ms", *(f"{name}, %" for name in names), "busy / step"]
+    body = []
+    for row in rows:
+        step = sum(row.record["parts"].values())
+        shares = [100 * row.record["parts"].get(name, 0.0) / step for name in names]
+        busy = row.record["profile"]["busy_seconds"] / step
+        body.append([*_names(row), _ms(step), *(f"{x:.1f}" for x in shares), _ratio(busy)])
+    return (
+        "Shares of the **measured** step, by a profile of a few steps in which the whole batch "
+        "decodes (`bench/parts.py`). On a GPU kernels count by the device's clock, from steps "
+        "without CUDA graphs, and what they leave of the step (with graphs) is the host's, or "
+        "nobody's; where they ran side by side and add up to more than the step (the last column "
+        "is above 1), they are scaled to it. On a CPU the shares are those of the profiled "
+        "steps.\n\n" + _table(header, body)
+    )
 
 
 def _memory(rows: list[Row]) -> str:
@@ -296,7 +424,7 @@ def _memory(rows: list[Row]) -> str:
             [
                 *_names(row),
                 *(_ms(each.get("prefill_seconds")) for each in figures),
-                *(_added(each) for each in figures),
+                *(_added(row, name) for name in shown),
                 f"{cache['rm_bytes_per_sequence'] / 2**20:.1f}",
                 f"{cache['rm_bytes_of_k_copies'] / 2**20:.1f}",
             ]
@@ -307,9 +435,24 @@ def _memory(rows: list[Row]) -> str:
     )
 
 
-def _added(figures: dict[str, Any]) -> str:
+def _added(row: Row, method: str) -> str:
+    figures = row.record["methods"].get(method, {})
     peak, before = figures.get("peak_memory_bytes"), figures.get("memory_before_bytes")
-    return DASH if peak is None or before is None else f"{(peak - before) / 2**20:.0f}"
+    if peak is None or before is None:
+        return DASH
+    # The engine's caches are there before it decodes.
+    own = row.record["cache"]["bytes"] if method == baselines.ARGS else 0
+    return f"{(peak - before + own) / 2**20:.0f}"
+
+
+def _peak(figures: dict[str, Any]) -> str:
+    peak = figures.get("peak_memory_bytes")
+    return DASH if peak is None else f"{peak / 2**30:.2f}"
+
+
+def _speed(figures: dict[str, Any]) -> str:
+    speed = figures.get("tokens_per_second")
+    return DASH if speed is None else f"{speed:.3g}" if speed < 1000 else f"{speed:.0f}"
 
 
 def _series(rows: list[Row], axis: str) -> list[list[Row]]:
@@ -353,6 +496,8 @@ def _failures(rows: list[Row]) -> str:
     for row in rows:
         if "error" in row.record:
             lines.append(f"- {row.case.key}: {row.record['error']}")
+        if "parts_error" in row.record:
+            lines.append(f"- {row.case.key}: where a step's time goes: {row.record['parts_error']}")
         lines += [
             f"- {row.case.key}: {name}: {figures['error']}"
             for name, figures in row.record["methods"].items()
@@ -365,7 +510,8 @@ def _method() -> str:
     return (
         "## How it is measured\n\n"
         "Models are built from their configurations at true sizes with random weights; prompts are "
-        "random ids; nothing ends early. All methods of a row ran in one process. A step is "
+        "random ids; nothing ends early. All methods of a row ran in one process, "
+        "but for those that were added later with ARGS beside them once more. A step is "
         "(T(n) - T(1)) / (n - 1), where T(n) is the median time of decoding n tokens, prompt "
         "included, after warm-up; the k-copies cache decodes at most 32 tokens, the one with no "
         "cache 4. Greedy by transformers is `generate` with its dynamic cache, and with a static "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import args_fast
+from args_fast.bench.cases import Case
 from args_fast.bench.timing import slug
 from args_fast.errors import ConfigError
 
@@ -48,7 +49,8 @@ class Results:
         environment: timing.environment, with the code's fingerprint under "code".
         machine: "type" (cpu, cuda); measured: "bandwidth" in bytes/s, "peak" {dtype: flops/s}.
         cases: key -> {"case", "complete", "attempts", "seconds", "methods": {name: figures or
-            {"error"}}}; see runner.py.
+            {"error"}}, "parts": {name: seconds} or "parts_error"}; see runner.py. "added" tells
+            which methods came later than the others, and what ARGS took beside them.
     """
 
     path: Path
@@ -88,8 +90,15 @@ class Results:
             path, record["environment"], record["machine"], record["cases"], record["dry_run"]
         )
 
-    def finished(self, key: str) -> bool:
-        return self.cases.get(key, {}).get("complete", False)
+    def missing(self, case: Case) -> tuple[str, ...]:
+        """The methods that are still to be measured: all of them where the case was interrupted,
+        and none where its models did not fit."""
+        record = self.cases.get(case.key, {})
+        if not record.get("complete"):
+            return case.methods
+        if "error" in record:
+            return ()
+        return tuple(name for name in case.methods if name not in record["methods"])
 
 
 def open_results(

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from args_fast import ArgsDecoder
-from args_fast.bench import baselines, models, roofline
+from args_fast.bench import baselines, models, parts, roofline
+from args_fast.bench.baselines.engine import cache_bytes, free
 from args_fast.bench.cases import Case
 from args_fast.bench.results import Results
 from args_fast.bench.timing import copy_bandwidth, measure
@@ -26,7 +27,10 @@ SLOW = (baselines.K_COPIES, baselines.NAIVE)
 EAGER = (*SLOW, baselines.TRANSFORMERS)  # nothing is compiled or captured: one warm-up is enough
 # A first guess at what takes time beside the floor, for budgets; corrected by what is measured.
 LAYER_SECONDS = {"cuda": 0.5e-3, "cpu": 0.3e-3}  # per layer and forward pass: launches, overhead
-COMPILE_SECONDS = 40.0
+REPLAYED = 0.1  # of that, where CUDA graphs are replayed
+COMPILE_SECONDS = {"cuda": 1.25, "cpu": 1.0}  # per layer
+PROFILED = 32  # new tokens at least, of the decode that is profiled
+PROFILE_SECONDS = 3.0  # for making sense of a profile
 
 
 @dataclass(frozen=True)
@@ -65,39 +69,45 @@ def run(
     """
     began = time.perf_counter()
     _measure_machine(cases, results, device, tell)
-    skipped, pair = [], _Models(device)
-    ratio = _ratio(results, device)
+    skipped, pair, measured = [], _Models(device), set[str]()
+    ratio = _ratio(results)
     # A case that has died twice may be what kills the process: it waits for the others.
     cases = sorted(cases, key=lambda case: _attempts(case, results) > 1)
     for number, case in enumerate(cases, 1):
         label = f"[{number}/{len(cases)}] {case.key}"
-        if results.finished(case.key) and not again:
+        afresh = again and case.key not in measured
+        missing = case.methods if afresh else results.missing(case)
+        if not missing:
             tell(f"{label}: finished before")
             continue
+        if len(missing) < len(case.methods):
+            label += f" + {' + '.join(missing)}"
         left = None if budget is None else budget - (time.perf_counter() - began)
-        expected = ratio * estimate(case, device, results.machine)
+        expected = ratio * estimate(case, missing, device, results.machine)
         if left is not None and expected > left:
             skipped.append(Skipped(case, f"about {expected:.0f} s, {max(left, 0):.0f} s left"))
             tell(f"{label}: not begun ({skipped[-1].why})")
             continue
         tell(f"{label}: about {expected:.0f} s")
-        _run_case(case, results, pair, tell)
-        ratio = _ratio(results, device)
+        _run_case(case, missing, results, pair, tell)
+        measured.add(case.key)
+        ratio = _ratio(results)
     return skipped
 
 
 def _attempts(case: Case, results: Results) -> int:
-    """How often the case was begun in vain."""
+    """How often the case, or what it lacks, was begun in vain."""
     record = results.cases.get(case.key, {})
-    return 0 if record.get("complete") else record.get("attempts", 0)
+    if not results.missing(case):
+        return 0
+    return record.get("attempts", 0) - record.get("complete", False)
 
 
-def _ratio(results: Results, device: torch.device) -> float:
+def _ratio(results: Results) -> float:
     """By how much the estimates were off in the case that was finished last."""
     for record in reversed(results.cases.values()):
         if record["complete"] and "error" not in record:
-            case = Case.from_json(record["case"])
-            return max(0.2, record["seconds"] / estimate(case, device, results.machine))
+            return max(0.2, record["seconds"] / record["expected_seconds"])
     return 1.0
 
 
@@ -113,15 +123,24 @@ class _Models:
         """A fresh decoder, with empty caches and nothing captured, over the case's models."""
         torch.compiler.reset()  # compiled steps of earlier cases count against a limit of shapes
         names = (case.lm, case.rm, case.dtype)
+        costs = roofline.model_cost(case.lm, True), roofline.model_cost(case.rm, False)
+        # As much as the case needs: the rest of the device is for the other methods.
+        room = cache_bytes(
+            sum(cost.cached for cost in costs) * roofline.DTYPES[case.dtype].itemsize,
+            batch=case.batch,
+            tokens=case.prompt + max(PROFILED, case.new_tokens),
+        )
         if names == self._names and self._pair is not None:
             old, self._pair = self._pair, None
-            pair = ArgsDecoder(old.language_model, old.reward_model)
+            pair = ArgsDecoder(old.language_model, old.reward_model, cache_bytes=room)
             del old
         else:
             self._pair = None
             self.free()
             dtype = roofline.DTYPES[case.dtype]
-            pair = models.random_pair(case.lm, case.rm, device=self.device, dtype=dtype)
+            pair = models.random_pair(
+                case.lm, case.rm, device=self.device, dtype=dtype, cache_bytes=room
+            )
         self._names, self._pair = names, pair
         self.free()
         return pair
@@ -147,24 +166,52 @@ def _measure_machine(
     results.write()
 
 
-def _run_case(case: Case, results: Results, kept: _Models, tell: Callable[[str], None]) -> None:
+def _run_case(
+    case: Case,
+    methods: Sequence[str],
+    results: Results,
+    kept: _Models,
+    tell: Callable[[str], None],
+) -> None:
+    """Measure a case, or those of its methods that it lacks."""
     began = time.perf_counter()
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    attempts = _attempts(case, results) + 1
+    before = results.cases.pop(case.key, {})  # so that the last of the table is the last measured
+    adding = len(methods) < len(case.methods)
     record: dict[str, Any] = {
         "case": case.as_json(),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": started,
         "complete": False,
-        "attempts": _attempts(case, results) + 1,
+        "attempts": attempts,
         "cache": _cache(case),
         "methods": {},
     }
-    results.cases.pop(case.key, None)  # so that the last of the table is the last measured
+    if adding:
+        known = Case.from_json(before["case"]).methods
+        record = before | {"attempts": attempts + 1, "case": case.as_json()}
+        record["case"]["methods"] = [*known, *(name for name in methods if name not in known)]
     results.cases[case.key] = record
     results.write()
     try:
         pair = kept.of(case)
-        for method in case.methods:
+        record["cache"]["bytes"] = pair.cache.bytes
+        if adding and "step_seconds" in record["methods"].get(baselines.ARGS, {}):
+            # Another process, or another hour: what is added has ARGS beside it again.
+            again = _measured(pair, case, baselines.ARGS, tell)
+            addition = {"started": started, "methods": [], "args": again}
+            record.setdefault("added", []).append(addition)
+        for method, following in zip(methods, [*methods[1:], None], strict=True):
             record["methods"][method] = _measured(pair, case, method, tell)
+            if adding and "added" in record:
+                record["added"][-1]["methods"].append(method)
             results.write()
+            if not {method, following} <= set(baselines.COMPILED):
+                free(pair)
+            kept.free()
+            _check_device(kept.device, case)
+        if "parts" not in record:
+            record |= _parts(pair, case, record["methods"], tell)
             kept.free()
             _check_device(kept.device, case)
     except torch.OutOfMemoryError as error:
@@ -176,7 +223,26 @@ def _run_case(case: Case, results: Results, kept: _Models, tell: Callable[[str],
         if lost is None or issubclass(lost, DeviceLostError):
             record["complete"] = True
             record["seconds"] = time.perf_counter() - began
+            record["expected_seconds"] = estimate(case, methods, kept.device, results.machine)
             results.write()
+
+
+def _parts(
+    pair: ArgsDecoder, case: Case, methods: dict[str, Any], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Where a step of ARGS goes; or why that is not known, which is no fault of the case."""
+    step = methods.get(baselines.ARGS, {}).get("step_seconds")
+    if step is None:
+        return {}
+    try:
+        new_tokens = max(PROFILED, case.new_tokens)
+        found = parts.measure_parts(pair, prompts_of(case), new_tokens, case.k, case.w, step)
+    except Exception as error:
+        tell(f"  where a step's time goes: failed: {_first_line(error)}")
+        return {"parts_error": _first_line(error)}
+    largest = sorted(found["parts"].items(), key=lambda part: -part[1])[:3]
+    tell(f"  a step: {', '.join(f'{seconds / step:.0%} {name}' for name, seconds in largest)}")
+    return found
 
 
 def _measured(
@@ -205,7 +271,7 @@ def _check_device(device: torch.device, case: Case) -> None:
     except RuntimeError as error:
         raise DeviceLostError(
             f"the device answers no more after an error in {case.key} ({_first_line(error)}); what "
-            "was measured is written. Run the same command again: it goes on with the next case"
+            "was measured is written. Run the same command again: it goes on behind it"
         ) from error
 
 
@@ -268,29 +334,42 @@ def _cache(case: Case) -> dict[str, int]:
     return {"rm_bytes_per_sequence": one, "rm_bytes_of_k_copies": case.k * one}
 
 
-def estimate(case: Case, device: torch.device, machine: dict[str, Any]) -> float:
-    """Seconds that a case may take: a guess from floors, good to a factor."""
+def estimate(
+    case: Case, methods: Sequence[str], device: torch.device, machine: dict[str, Any]
+) -> float:
+    """Seconds that a case, or these methods of it, may take: a guess from floors, good to a
+    factor."""
     here = roofline.Device("", machine["bandwidth"], machine["peak"], "")
     at = {"t": case.prompt, "batch": case.batch, "dtype": case.dtype, "device": here}
     floor = roofline.floor(case.lm, case.rm, k=case.k, **at)
-    layers = sum(models.config(name).num_hidden_layers for name in (case.lm, case.rm))
-    overhead = layers * LAYER_SECONDS[device.type]
+    lm_layers, rm_layers = (models.config(name).num_hidden_layers for name in (case.lm, case.rm))
+    layers = lm_layers + rm_layers
     size = roofline.DTYPES[case.dtype].itemsize
     lm, rm = roofline.model_cost(case.lm, True), roofline.model_cost(case.rm, False)
     seconds = 2 * size * (lm.parameters + rm.parameters) / here.bandwidth + 2.0
-    for method in case.methods:
+    if len(methods) < len(case.methods):
+        methods = (baselines.ARGS, *methods)  # once more, beside what is added
+    for method in methods:
         greedy = method in baselines.GREEDIES
+        eager = method in EAGER or device.type == "cpu"
+        launches = (lm_layers if greedy else layers) * LAYER_SECONDS[device.type]
+        overhead = launches * (1 if eager else REPLAYED)
         step = (floor.greedy_seconds if greedy else floor.step_seconds) * 1.5 + overhead
-        rows = case.batch * case.prompt * (case.k if method in SLOW else 1)
-        flops = 2 * rows * (lm.matrices + (0 if greedy else rm.matrices))
-        prefill = flops / here.peak[case.dtype] + overhead
+        copies = 0 if greedy else case.k if method in SLOW else 1
+        flops = 2 * case.batch * case.prompt * (lm.matrices + copies * rm.matrices)
+        prefill = flops / here.peak[case.dtype] + launches
         if method == baselines.NAIVE:
             step += prefill
-        if method == baselines.STATIC:
-            seconds += COMPILE_SECONDS
+        if method in (baselines.STATIC, *baselines.COMPILED):
+            # The language model, and for ARGS the reward model too.
+            at_work = layers if method == baselines.ARGS_COMPILED else lm_layers
+            seconds += at_work * COMPILE_SECONDS[device.type]
+        if method == baselines.ARGS:
+            profiled = parts.STEPS[device.type] + parts.WARM_UP
+            seconds += PROFILE_SECONDS + prefill + profiled * 3 * (step + launches)
         once = prefill + case.tokens_of(method) * step
         limit = SECONDS[device.type]
-        seconds += (1 if method in EAGER else 2) * once + max(3 * once, min(REPEATS * once, limit))
+        seconds += (1 if eager else 2) * once + max(3 * once, min(REPEATS * once, limit))
         seconds += max(3 * prefill, min(REPEATS * prefill, limit))
     return seconds
 

@@ -1,10 +1,16 @@
 """Every baseline decodes what it says it decodes, so their times are times of the same work."""
 
+import gc
+import inspect
+import weakref
+
 import pytest
 import torch
 from models import decoder, tokens
 
+from args_fast import ArgsDecoder
 from args_fast.bench import baselines
+from args_fast.bench.baselines import engine
 from args_fast.bench.models import random_pair
 
 
@@ -17,7 +23,12 @@ def prompts(count, length=7):
     return [tokens(length, seed) for seed in range(count)]
 
 
-GREEDIES = [name for name in baselines.GREEDIES if name != baselines.STATIC]
+GREEDIES = [baselines.TRANSFORMERS, baselines.GREEDY]
+OPTIONS = {"lookahead", "torch_compile"}
+needs_options = pytest.mark.skipif(
+    not set(inspect.signature(ArgsDecoder).parameters) >= OPTIONS,
+    reason="this ArgsDecoder has no lookahead and no torch_compile yet",
+)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -69,3 +80,58 @@ def test_a_static_cache_and_compile_change_no_token():
         for new_tokens in (9, 9, 1):  # compiled, again in the same cache, the first token alone
             got = baselines.static_greedy(pair, texts, new_tokens, 1, 0.0)
             assert got == [ids[:new_tokens] for ids in expected]
+
+
+# ---- ours with options --------------------------------------------------------------------------
+
+
+@needs_options
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", [baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD])
+def test_lookahead_changes_no_token(pair, name, batch):
+    expected = baselines.args(pair, prompts(batch), 12, 5, 1.5)
+    assert baselines.METHODS[name](pair, prompts(batch), 12, 5, 1.5) == expected
+
+
+@needs_options
+def test_compiling_ours_changes_no_token():
+    pair = decoder("llama", "llama")
+    for name, plain in (
+        (baselines.ARGS_COMPILED, baselines.args),
+        (baselines.GREEDY_COMPILED, baselines.greedy),
+    ):
+        expected = plain(pair, prompts(2), 9, 5, 1.5)
+        assert baselines.METHODS[name](pair, prompts(2), 9, 5, 1.5) == expected
+        assert baselines.METHODS[name](pair, prompts(2), 1, 5, 1.5) == [x[:1] for x in expected]
+    torch.compiler.reset()
+
+
+def test_a_decoder_with_options_is_kept_between_calls_and_freed(pair):
+    method = engine.with_options(baselines.args, max_batch_size=2)
+    expected = baselines.args(pair, prompts(3), 12, 5, 1.5)
+    assert method(pair, prompts(3), 12, 5, 1.5) == expected
+    (own,) = [kept for _, _, kept in engine._kept.values()]
+    assert own is not pair
+    assert own.max_batch_size == 2
+    assert own.language_model is pair.language_model
+    assert method(pair, prompts(3), 1, 5, 1.5) == [ids[:1] for ids in expected]
+    assert engine._kept[pair][2] is own
+    assert method(pair, prompts(3), 40, 5, 1.5)[0][:12] == expected[0]  # a larger cache
+    assert engine._kept[pair][2] is not own
+    gone = weakref.ref(engine._kept[pair][2])
+    engine.free(pair)
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_decoder_with_options_has_a_cache_for_its_prompts_and_not_for_more(pair):
+    few = engine.beside(pair, prompts(3), 12)
+    assert few.cache.sequences(7 + 12) >= 3
+    assert few.cache.tokens <= 3 * (32 + 2 * 16) + 16
+
+
+@pytest.mark.parametrize("tokens_each", [1, 9, 10, 16, 80])
+def test_a_sized_cache_never_makes_a_sequence_give_way(pair, tokens_each):
+    small = engine.beside(pair, prompts(5), tokens_each)
+    baselines.args(small, prompts(5), tokens_each, 5, 1.5)
+    assert small.cache.preemptions == 0

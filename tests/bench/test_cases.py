@@ -1,9 +1,15 @@
 """The table of cases: what stands in it can be run."""
 
 import pytest
+import torch
 
 from args_fast.bench import baselines, cases, models
 from args_fast.bench.cases import SETS, Case, chosen, on_device, tiny
+from args_fast.bench.plan import plan
+from args_fast.bench.roofline import DEVICES
+from args_fast.bench.runner import estimate
+
+CPU = torch.device("cpu")
 
 EVERY_CASE = [pytest.param(case, id=f"{name}: {case.key}") for name in SETS for case in SETS[name]]
 
@@ -20,22 +26,66 @@ def test_a_case_fits_its_models(case):
 
 
 def test_the_headline_is_what_the_paper_and_the_design_name():
-    settings = [(case.lm, case.rm, case.prompt) for case in chosen("headline")]
+    settings = [(case.lm, case.rm, case.prompt) for case in SETS["headline"]]
     assert settings[:2] == [("opt-2.7b", "opt-350m", 128), ("opt-2.7b", "opt-350m", 1900)]
     assert ("opt-2.7b", "opt-125m", 128) in settings
     assert ("llama-7b", "llama-7b", 128) in settings
-    for case in chosen("headline"):
+    for case in SETS["headline"]:
         assert (case.k, case.batch, case.dtype, case.new_tokens) == (10, 1, "bfloat16", 128)
         assert set(case.methods) == set(baselines.METHODS)
 
 
-def test_all_begins_with_the_headline_and_holds_each_setting_once():
-    everything = chosen("all")
-    assert everything[: len(chosen("headline"))] == chosen("headline")
-    keys = [case.key for case in everything]
-    assert len(keys) == len(set(keys))
-    assert {case.batch for case in everything} >= {1, 4, 16, 64}
-    assert {case.k for case in everything} >= {2, 5, 10, 20, 40}
+@pytest.mark.parametrize("name", ["headline", "all"])
+def test_the_headline_comes_first_and_what_compiles_long_behind_all_of_it(name):
+    first, second = chosen(name)[:4], chosen(name)[4:8]
+    assert [case.key for case in first] == [case.key for case in SETS["headline"]]
+    for case in first:
+        assert set(baselines.METHODS) - set(case.methods) == set(baselines.COMPILED)
+    assert second == SETS["headline"]
+
+
+def test_all_the_sets_hold_each_method_of_a_setting_once():
+    seen = {}
+    for case in chosen("all"):
+        assert set(case.methods) - seen.setdefault(case.key, set())
+        seen[case.key] |= set(case.methods)
+    assert {case.batch for case in chosen("all")} >= {1, 4, 16, 64}
+    assert {case.k for case in chosen("all")} >= {2, 5, 10, 20, 40}
+
+
+def test_the_set_for_a_cpu_has_the_curves_and_ours_compiled():
+    cases = chosen("cpu")
+    small = [case for case in cases if case.lm == "opt-125m"]
+    curve = [case for case in small if (case.prompt, case.batch) == (128, 1)]
+    assert {case.k for case in curve} == {2, 5, 10, 20, 40}
+    at_ten = [case for case in small if case.k == 10]
+    assert {case.prompt for case in at_ten if case.batch == 1} == {128, 512, 1024}
+    assert {case.batch for case in at_ten if case.prompt == 128} == {1, 4, 16}
+    assert ("opt-350m", "opt-125m") in {(case.lm, case.rm) for case in cases}
+    assert sum(baselines.LOOKAHEAD in case.methods for case in cases) == 1
+    compiled = [case for case in cases if set(baselines.COMPILED) <= set(case.methods)]
+    assert {(case.lm, case.batch) for case in compiled} == {
+        ("opt-125m", 1),
+        ("opt-125m", 4),
+        ("opt-350m", 1),
+    }
+
+
+def test_the_set_for_a_cpu_takes_25_minutes_on_two_cores():
+    machine = {"bandwidth": 20e9, "peak": {"float32": 1.2e11}}  # two cores of an EPYC, about
+    seconds = [estimate(case, case.methods, CPU, machine) for case in chosen("cpu")]
+    assert sum(seconds) < 25 * 60
+
+
+@pytest.mark.parametrize("device", ["a100-80gb", "h100", "h200"])
+def test_the_headline_fits_the_time_of_a_run_and_the_papers_pair_compiled_too(device):
+    machine = {"bandwidth": DEVICES[device].bandwidth, "peak": DEVICES[device].peak}
+    table = plan(chosen("all"), device)
+    in_all = [float(line.split("|")[-2]) for line in table.splitlines()[5:]]
+    assert in_all[3] < 450
+    assert in_all[4] < 540
+    first = chosen("all")[0]
+    assert in_all[0] == round(estimate(first, first.methods, torch.device("cuda"), machine))
 
 
 def test_a_case_comes_back_from_its_json():

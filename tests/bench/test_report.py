@@ -34,7 +34,11 @@ def record(case, args, greedy=0.010, **more):
     return {
         "case": case.as_json(),
         "complete": True,
-        "cache": {"rm_bytes_per_sequence": 3 * 2**20, "rm_bytes_of_k_copies": 30 * 2**20},
+        "cache": {
+            "rm_bytes_per_sequence": 3 * 2**20,
+            "rm_bytes_of_k_copies": 30 * 2**20,
+            "bytes": 5 * 2**20,
+        },
         "methods": {
             baselines.ARGS: figures(args),
             baselines.GREEDY: figures(greedy * 0.8),
@@ -48,7 +52,7 @@ def record(case, args, greedy=0.010, **more):
 def results(folder, device, cases, *, type="cuda", dry_run=False, day="2030-01-01", commit="abc"):
     about = {"device": device, "threads": 2, "cuda": "13.0", "commit": commit}
     about |= {"date": f"{day}T00:00:00+00:00", "versions": {"torch": "2.11.0", "triton": None}}
-    machine = {"type": type, "bandwidth": 2e12, "peak": {"bfloat16": 1e14}}
+    machine = {"type": type, "bandwidth": 2e12, "peak": {"bfloat16": 1e14, "float32": 1e13}}
     path = folder / device.lower() / f"{day}-{commit}.json"
     Results(path, about, machine, cases, dry_run).write()
 
@@ -73,11 +77,76 @@ def cells(text, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_slowdowns_come_from_the_files(tmp_path, curve):
+def slowdowns(text):
+    return text.split("### Slowdown")[1].split("###")[0]
+
+
+def test_the_headline_is_the_first_table_and_holds_what_a_reader_came_for(tmp_path, curve):
+    small = Case("opt-125m", "opt-125m", dtype="float32", new_tokens=16)
+    results(tmp_path / "results", "H100", curve)
+    results(tmp_path / "results", "EPYC", {small.key: record(small, 0.08)}, type="cpu")
+    text = page(tmp_path)
+    assert re.findall("^## .*$", text, flags=re.MULTILINE)[0] == "## Headline"
+    text = text.split("## Headline")[1].split("## ")[0]
+    header = cells(text, "device")
+    assert all("measured" in name or "computed" in name for name in header[4:9] + header[10:])
+    (at_ten,) = re.findall(r"^\| H100 .*$", text, flags=re.MULTILINE)  # k = 10 alone
+    row = dict(zip(header, [cell.strip() for cell in at_ten.strip("|").split("|")], strict=True))
+    device = roofline.Device("", 2e12, {"bfloat16": 1e14}, "")
+    at = {"k": 10, "t": 128 + 64, "batch": 1, "dtype": "bfloat16", "device": device}
+    floor = roofline.floor("opt-2.7b", "opt-350m", **at)
+    assert row["tokens/s, measured"] == "50"
+    assert row["slowdown x transformers, measured"] == "2.00"
+    assert row["slowdown x transformers, static + compile, measured"] == "-"
+    assert row["slowdown x args-fast, measured"] == "2.50"
+    assert row["floor of the slowdown, computed"] == f"{floor.slowdown:.2f}"
+    assert row["x args-fast / floor"] == f"{2.5 / floor.slowdown:.2f}"
+    assert row["peak memory GiB, measured"] == "1.01"
+    assert "| EPYC | opt-125m + opt-125m | 128 | float32 |" in text
+
+
+def test_the_papers_pair_stands_first_in_the_headline(tmp_path, curve):
+    other = Case("llama-3-8b", "llama-3-8b")
+    results(tmp_path / "results", "H100", curve | {other.key: record(other, 0.05)})
+    text = page(tmp_path).split("## Headline")[1]
+    assert text.index("opt-2.7b") < text.index("llama-3-8b")
+
+
+def test_ours_with_other_options_has_a_table_of_its_own(tmp_path, curve):
+    more = record(PAIR, 0.02, added=[{"started": "", "methods": [], "args": figures(0.021)}])
+    more["methods"] |= {
+        baselines.LOOKAHEAD: figures(0.018),
+        baselines.ARGS_COMPILED: figures(0.016),
+        baselines.GREEDY_COMPILED: figures(0.008),
+    }
+    results(tmp_path / "results", "H100", curve | {PAIR.key: more})
+    text = page(tmp_path).split("### ARGS with other options")[1].split("###")[0]
+    row = cells(text, "opt-2.7b + opt-350m | 10")
+    assert row[5:] == ["20", "18", "16", "8", "2.00", "-"]
+    assert "took 1.05 to 1.05 times" in text
+    assert "opt-2.7b + opt-350m | 20" not in text
+
+
+def test_the_parts_of_a_step_are_shares_of_what_was_measured(tmp_path, curve):
+    spent = {"LM matrix products": 0.012, "attention": 0.002, "host, idle": 0.006}
+    busy = {"parts": spent, "profile": {"steps": 4, "busy_seconds": 0.014}}
+    failed = Case("opt-2.7b", "opt-350m", k=5)
+    curve |= {
+        PAIR.key: record(PAIR, 0.02, **busy),
+        failed.key: record(failed, 0.02, parts_error="RuntimeError: no profiler"),
+    }
     results(tmp_path / "results", "H100", curve)
     text = page(tmp_path)
-    row = cells(text.split("### Against the floor")[0], "opt-2.7b + opt-350m | 10")
-    assert row[:7] == ["opt-2.7b + opt-350m", "10", "128", "1", "bfloat16", "20", "18 24"]
+    table = text.split("### Where a step's time goes")[1].split("###")[0]
+    assert cells(table, "opt-2.7b + opt-350m | 10")[5:] == ["20", "60.0", "10.0", "30.0", "0.70"]
+    assert "where a step's time goes: RuntimeError: no profiler" in text
+
+
+def test_slowdowns_come_from_the_files(tmp_path, curve):
+    results(tmp_path / "results", "H100", curve)
+    text = slowdowns(page(tmp_path))
+    row = cells(text, "opt-2.7b + opt-350m | 10")
+    assert row[:7] == ["opt-2.7b + opt-350m", "10", "128", "1", "bfloat16", "20", "18 to 24"]
     assert row[7:] == ["2.00", "-", "2.50", "4.40", "-", "abc"]
 
 
@@ -99,7 +168,7 @@ def test_every_table_is_marked(tmp_path, curve):
     results(tmp_path / "results", "H100", curve)
     blocks = page(tmp_path).split("\n\n")
     tables = [i for i, block in enumerate(blocks) if block.startswith("|")]
-    assert len(tables) == 6
+    assert len(tables) == 7
     for i in tables:
         assert re.search("measured|reported", blocks[i - 1] + blocks[i].splitlines()[0]), blocks[i]
 
@@ -112,7 +181,8 @@ def test_slopes_are_fitted(tmp_path, curve):
 def test_plots_are_pictures_that_the_page_shows(tmp_path, curve):
     long = Case("opt-2.7b", "opt-350m", prompt=1900)
     wide = Case("opt-2.7b", "opt-350m", batch=16)
-    curve |= {long.key: record(long, 0.03), wide.key: record(wide, 0.05, parts={"LM": 0.03})}
+    parts = {"parts": {"attention": 0.05}, "profile": {"steps": 4, "busy_seconds": 0.05}}
+    curve |= {long.key: record(long, 0.03), wide.key: record(wide, 0.05, **parts)}
     results(tmp_path / "results", "H100", curve)
     text = page(tmp_path)
     shown = re.findall(r"!\[.*\]\((.*)\)", text)
@@ -121,14 +191,14 @@ def test_plots_are_pictures_that_the_page_shows(tmp_path, curve):
         assert f"plots/h100-slowdown-by-{axis}.png" in shown
     for picture in shown:
         assert (tmp_path / picture).read_bytes().startswith(PNG)
-    assert "Where a step's time goes (measured)" in text
+    assert "### Where a step's time goes" in text
 
 
 def test_the_papers_figure_stands_apart_with_its_device_and_ours(tmp_path, curve):
     results(tmp_path / "results", "H100", curve)
-    text = page(tmp_path).split("## Beside the paper")[1].split("## H100")[0]
+    text = page(tmp_path).split("## Beside the paper")[1].split("## ")[0]
     paper = cells(text, "reported by the paper")
-    assert paper[1] == "A100-class"
+    assert paper[1] == "A100-class, not ours"
     assert paper[6] == "1.9"
     assert cells(text, "measured")[1:5] == ["H100", "opt-2.7b + opt-350m", "10", "128"]
     assert "Ours: H100." in text
@@ -150,6 +220,7 @@ def test_dry_runs_and_unfinished_cases_are_left_out(tmp_path, curve):
     results(tmp_path / "results", "H100", half)
     text = page(tmp_path)
     assert "Toy" not in text
+    text = slowdowns(text)
     assert "opt-2.7b + opt-350m | 10" not in text
     assert "opt-2.7b + opt-350m | 20" in text
 
@@ -158,7 +229,7 @@ def test_the_latest_of_two_measurements_counts(tmp_path, curve):
     results(tmp_path / "results", "H100", curve)
     newer = {PAIR.key: record(PAIR, 0.015)}
     results(tmp_path / "results", "H100", newer, day="2030-02-01", commit="def")
-    row = cells(page(tmp_path).split("### Against the floor")[0], "opt-2.7b + opt-350m | 10")
+    row = cells(slowdowns(page(tmp_path)), "opt-2.7b + opt-350m | 10")
     assert (row[5], row[-1]) == ("15", "def")
 
 
@@ -172,7 +243,7 @@ def test_memory_is_what_a_method_adds(tmp_path, curve):
     results(tmp_path / "results", "H100", curve)
     text = page(tmp_path).split("### Prompt and memory")[1]
     row = cells(text.split("###")[0], "opt-2.7b + opt-350m | 10")
-    assert row[-5:] == ["7", "7", "7", "3.0", "30.0"]
+    assert row[-5:] == ["12", "7", "7", "3.0", "30.0"]  # ARGS and its cache
 
 
 def test_no_results_are_an_error_that_says_what_to_do(tmp_path):

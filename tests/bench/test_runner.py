@@ -1,5 +1,6 @@
 """What is measured is kept: figures, failures, and whatever was finished before a crash."""
 
+import inspect
 import json
 import os
 import signal
@@ -7,16 +8,19 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from args_fast import ArgsDecoder
 from args_fast.bench import baselines, runner
 from args_fast.bench.cases import Case
 from args_fast.bench.results import Results, code_fingerprint, open_results, read_all
 from args_fast.bench.timing import environment
 
 CPU = torch.device("cpu")
+MEASURE_PARTS = runner.parts.measure_parts
 CASE = Case(
     "tiny-opt",
     "tiny-opt",
@@ -30,9 +34,26 @@ CASE = Case(
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """The machine's own figures take seconds, and are tested in test_roofline."""
+    """The machine's own figures and profiles take seconds, and have tests of their own."""
     monkeypatch.setattr(runner, "copy_bandwidth", lambda device: 1e10)
     monkeypatch.setattr(runner.roofline, "matmul_peak", lambda device, dtype: 1e10)
+    profile = {"parts": {"host, idle": 1.0}, "profile": {"steps": 4, "busy_seconds": 0.0}}
+    monkeypatch.setattr(runner.parts, "measure_parts", lambda *arguments: profile)
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    """Nothing is timed: the methods that would be, in order. One that is in ``fails`` raises."""
+
+    def measured(pair, case, method, tell):
+        if method in instant.fails:
+            raise instant.fails[method]
+        instant.calls.append(method)
+        return {"step_seconds": 1.0 + len(instant.calls)}
+
+    instant = SimpleNamespace(calls=[], fails={})
+    monkeypatch.setattr(runner, "_measured", measured)
+    return instant
 
 
 @pytest.fixture
@@ -57,9 +78,108 @@ def test_a_step_and_the_prompt_are_timed_apart(results):
     bytes_per_token = 2 * 2 * 64 * 4  # keys and values, layers, hidden, float32
     assert record["cache"]["rm_bytes_per_sequence"] == (9 + 24) * bytes_per_token
     assert record["cache"]["rm_bytes_of_k_copies"] == 5 * (9 + 24) * bytes_per_token
+    assert record["cache"]["bytes"] < 20 * (9 + 24) * bytes_per_token
 
 
-def test_what_is_finished_is_not_measured_again_unless_asked(results):
+def test_a_steps_time_is_kept_in_parts(results, monkeypatch):
+    monkeypatch.setattr(runner.parts, "measure_parts", MEASURE_PARTS)
+    runner.run([replace(CASE, methods=(baselines.ARGS,))], results, CPU)
+    record = Results.read(results.path).cases[CASE.key]
+    step = record["methods"][baselines.ARGS]["step_seconds"]
+    assert sum(record["parts"].values()) == pytest.approx(step)
+    assert record["profile"]["steps"] > 1
+
+
+def test_a_profile_that_fails_is_told_and_fails_nothing_else(results, instant, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no profiler\nhere")
+
+    monkeypatch.setattr(runner.parts, "measure_parts", broken)
+    runner.run([CASE], results, CPU)
+    record = Results.read(results.path).cases[CASE.key]
+    assert record["complete"]
+    assert record["parts_error"] == "RuntimeError: no profiler"
+    assert "parts" not in record
+    assert all("step_seconds" in figures for figures in record["methods"].values())
+
+
+def test_methods_that_a_case_lacks_are_added_with_args_beside_them(results, instant):
+    first = replace(CASE, methods=(baselines.ARGS, baselines.GREEDY))
+    runner.run([first], results, CPU)
+    before = json.loads(json.dumps(results.cases[CASE.key]))
+    told = []
+    runner.run([CASE], results, CPU, tell=told.append)
+    assert f"{CASE.key} + {baselines.TRANSFORMERS}: about" in "\n".join(told)
+    record = Results.read(results.path).cases[CASE.key]
+    assert record["complete"]
+    assert set(record["methods"]) == set(CASE.methods) == set(record["case"]["methods"])
+    for method in first.methods:
+        assert record["methods"][method] == before["methods"][method]
+    assert record["parts"] == before["parts"]
+    (added,) = record["added"]
+    assert added["methods"] == [baselines.TRANSFORMERS]
+    assert added["args"] == {"step_seconds": 4.0}  # the third that was measured
+    assert results.missing(CASE) == ()
+    runner.run([first, CASE], results, CPU)
+    assert Results.read(results.path).cases[CASE.key] == record
+
+
+def test_what_was_finished_is_lost_to_no_interrupt(results, instant):
+    first = replace(CASE, methods=(baselines.ARGS,))
+    runner.run([first], results, CPU)
+    before = results.cases[CASE.key]["methods"][baselines.ARGS]
+    instant.fails[baselines.TRANSFORMERS] = KeyboardInterrupt()
+    for attempts in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            runner.run([CASE], results, CPU)
+        record = Results.read(results.path).cases[CASE.key]
+        assert record["attempts"] == attempts
+        assert record["methods"][baselines.ARGS] == before
+        assert results.missing(CASE) == (baselines.TRANSFORMERS,)
+    told = []
+    instant.fails.clear()
+    runner.run([CASE, replace(first, k=7)], results, CPU, tell=told.append)
+    begun = [line for line in told if line.startswith("[")]
+    assert "k=7" in begun[0]  # what died twice waits for the others
+    assert results.missing(CASE) == ()
+    assert [each["methods"] for each in results.cases[CASE.key]["added"]] == [
+        [baselines.GREEDY],
+        [],
+        [baselines.TRANSFORMERS],
+    ]
+
+
+def test_again_measures_everything_once_again(results, instant):
+    first = replace(CASE, methods=(baselines.ARGS,))
+    whole = replace(CASE, methods=(baselines.ARGS, baselines.GREEDY))
+    for again in (False, True):
+        instant.calls.clear()
+        runner.run([first, whole], results, CPU, again=again)
+        # ARGS a second time beside what is added to it.
+        assert instant.calls == [baselines.ARGS, baselines.ARGS, baselines.GREEDY]
+
+
+def test_estimates_count_what_has_to_be_compiled(results):
+    machine = {"bandwidth": 1e10, "peak": {"float32": 1e10}}
+    seconds = {
+        method: runner.estimate(replace(CASE, methods=(method,)), (method,), CPU, machine)
+        for method in (baselines.GREEDY, *baselines.COMPILED, baselines.STATIC)
+    }
+    layers = {baselines.ARGS_COMPILED: 4, baselines.GREEDY_COMPILED: 2, baselines.STATIC: 2}
+    for method, count in layers.items():
+        assert seconds[method] > seconds[baselines.GREEDY] / 2 + count * 1.0 - 0.5
+
+
+def test_every_method_adds_to_the_estimate():
+    machine = {"bandwidth": 1e12, "peak": {"bfloat16": 1e14}}
+    case = Case("opt-2.7b", "opt-350m")
+    whole = runner.estimate(case, case.methods, torch.device("cuda"), machine)
+    for method in baselines.METHODS:
+        rest = replace(case, methods=tuple(name for name in case.methods if name != method))
+        assert runner.estimate(rest, rest.methods, torch.device("cuda"), machine) < whole
+
+
+def test_what_is_finished_is_not_measured_again_unless_asked(results, instant):
     runner.run([CASE], results, CPU)
     before = json.dumps(results.cases)
     runner.run([CASE], results, CPU)
@@ -130,14 +250,14 @@ def test_no_case_is_begun_that_does_not_fit_the_budget(results):
     assert runner.run([CASE], results, CPU, budget=1000.0) == []
 
 
-def test_estimates_follow_what_was_measured(results):
+def test_estimates_follow_what_was_measured(results, instant):
     runner.run([CASE], results, CPU)
-    results.cases[CASE.key]["seconds"] = 50 * runner.estimate(CASE, CPU, results.machine)
+    results.cases[CASE.key]["seconds"] = 50 * results.cases[CASE.key]["expected_seconds"]
     (skipped,) = runner.run([replace(CASE, k=6)], results, CPU, budget=60.0)
     assert skipped.case.k == 6
 
 
-def test_a_case_that_died_twice_waits_for_the_others(results):
+def test_a_case_that_died_twice_waits_for_the_others(results, instant):
     deadly, other = CASE, replace(CASE, k=7)
     results.cases[deadly.key] = {"complete": False, "attempts": 2}
     told = []
@@ -188,43 +308,55 @@ def test_a_file_of_another_schema_is_refused(tmp_path, results):
 
 
 def test_a_killed_dry_run_of_the_gpu_set_goes_on_where_it_stopped(tmp_path):
-    """`make gpu-bench` in miniature, ended by SIGKILL, and started again."""
+    """`make gpu-bench` in miniature, ended by SIGKILL in the middle of a case, and run again."""
     kept, copies = tmp_path / "kept", tmp_path / "copies"
     command = [sys.executable, "-m", "args_fast", "bench", "--set", "all", "--dry-run"]
     command += ["--device", "cpu", "--results", str(kept), "--budget", "1000"]
     settings = os.environ | {"OUT": str(copies), "OMP_NUM_THREADS": "1"}
 
-    def finished():
+    def records(complete=True):
         (found,) = [*read_all(kept)] or [None]
         if found is None:
             return {}
-        return {key: record for key, record in found.cases.items() if record["complete"]}
+        return {
+            key: record for key, record in found.cases.items() if record["complete"] is complete
+        }
+
+    def in_the_middle():
+        return any(0 < len(record["methods"]) < 3 for record in records(complete=False).values())
 
     process = subprocess.Popen(command, env=settings, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
-        while len(finished()) < 2:
+        while len(records()) < 2 or not in_the_middle():
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    before = finished()
+    before = records()
+    (killed,) = records(complete=False)
 
     again = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=400)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("finished before") == len(before)
     (results,) = read_all(kept)
-    after = finished()
+    after = records()
+    assert after[killed]["attempts"] == 2
     assert {key: after[key] for key in before} == before
     assert set(after) == set(results.cases)
     assert len(after) > len(before)
+    # Until this ArgsDecoder has their options.
+    options = inspect.signature(ArgsDecoder).parameters
+    waiting = () if "lookahead" in options else (baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD)
     batches = {record["case"]["batch"] for record in after.values()}
     assert batches == {1, 4}
     for key, record in after.items():
         for method, figures in record["methods"].items():
-            assert "step_seconds" in figures or "too noisy" in figures["error"], (key, method)
+            known = "step_seconds" in figures or "too noisy" in figures["error"]
+            assert known or method in waiting, (key, method)
+        assert record.get("parts") or "too noisy" in record["methods"][baselines.ARGS]["error"]
     assert again.stdout.strip() == str(results.path)
     (copy,) = read_all(copies)
     assert copy.cases == results.cases
