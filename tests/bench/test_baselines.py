@@ -1,14 +1,12 @@
 """Every baseline decodes what it says it decodes, so their times are times of the same work."""
 
 import gc
-import inspect
 import weakref
 
 import pytest
 import torch
 from models import decoder, tokens
 
-from args_fast import ArgsDecoder
 from args_fast.bench import baselines
 from args_fast.bench.baselines import engine
 from args_fast.bench.models import random_pair
@@ -24,11 +22,6 @@ def prompts(count, length=7):
 
 
 GREEDIES = [baselines.TRANSFORMERS, baselines.GREEDY]
-OPTIONS = {"lookahead", "torch_compile"}
-needs_options = pytest.mark.skipif(
-    not set(inspect.signature(ArgsDecoder).parameters) >= OPTIONS,
-    reason="this ArgsDecoder has no lookahead and no torch_compile yet",
-)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -85,7 +78,6 @@ def test_a_static_cache_and_compile_change_no_token():
 # ---- ours with options --------------------------------------------------------------------------
 
 
-@needs_options
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", [baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD])
 def test_lookahead_changes_no_token(pair, name, batch):
@@ -93,7 +85,6 @@ def test_lookahead_changes_no_token(pair, name, batch):
     assert baselines.METHODS[name](pair, prompts(batch), 12, 5, 1.5) == expected
 
 
-@needs_options
 def test_compiling_ours_changes_no_token():
     pair = decoder("llama", "llama")
     for name, plain in (
