@@ -12,6 +12,7 @@ from args_fast.config import DecodingConfig
 from args_fast.encoding import Encoder, Prompt, check_length
 from args_fast.engine.backbone import Backbone
 from args_fast.engine.cache import PAGE_SIZE
+from args_fast.engine.compiled import compile_mode
 from args_fast.engine.memory import CacheUse, pages_within
 from args_fast.engine.proof import prove
 from args_fast.engine.scheduler import Scheduler
@@ -39,12 +40,16 @@ class ArgsDecoder:
         cache_bytes: of both models' caches, instead; None on the CPU is a quarter of the RAM that
             is available, of which only what is used becomes resident.
         cuda_graphs: replay decode steps as CUDA graphs (on CUDA only).
+        torch_compile: run both models' decode steps through torch.compile, in its default mode
+            (True) or in "max-autotune-no-cudagraphs". It compiles at load and once more when
+            there are several prompts, each time for as long as torch takes for the two models.
 
     Raises:
         UnsupportedModelError, RewardHeadError: a model cannot be driven by the engine.
         PairMismatchError: the two models cannot work on the same ids.
         ConfigError: an argument is outside its range.
         ProofError: a branched forward disagrees with a recomputed one.
+        CompileError: torch_compile is asked for and a model cannot be compiled as one graph.
     """
 
     def __init__(
@@ -57,9 +62,11 @@ class ArgsDecoder:
         memory_fraction: float = 0.9,
         cache_bytes: int | None = None,
         cuda_graphs: bool = True,
+        torch_compile: bool | str = False,
     ) -> None:
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size is {max_batch_size}; it must be at least 1")
+        mode = compile_mode(torch_compile)
         self.tokenizer = tokenizer
         self.max_batch_size = max_batch_size
         for model in (lm, rm):
@@ -82,6 +89,13 @@ class ArgsDecoder:
             )
         prove(self._lm, logits=True)
         prove(self._rm, logits=False)
+        if mode is not None:
+            self._lm.compile(mode)
+            self._rm.compile(mode)
+            # Again, as compiled: a compiler can be wrong too. One row and several are what a single
+            # prompt will need, so no graph is made for this alone.
+            prove(self._lm, logits=True, branches=1)
+            prove(self._rm, logits=False)
         self._encoder = Encoder(self._lm, self._rm, tokenizer)
         self._scheduler = Scheduler(
             self._lm,
@@ -106,6 +120,7 @@ class ArgsDecoder:
         memory_fraction: float = 0.9,
         cache_bytes: int | None = None,
         cuda_graphs: bool = True,
+        torch_compile: bool | str = False,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
 
@@ -117,7 +132,8 @@ class ArgsDecoder:
             trust_remote_code: run code that comes with the models; off unless asked for.
             lm_quantization, rm_quantization: "int8" or "fp8" weights for the linear layers of that
                 model, through torchao; None for the weights as they are. The reward head stays.
-            max_batch_size, memory_fraction, cache_bytes, cuda_graphs: as for the constructor.
+            max_batch_size, memory_fraction, cache_bytes, cuda_graphs, torch_compile: as for the
+                constructor.
 
         Raises:
             ConfigError, and what the constructor raises.
@@ -143,6 +159,7 @@ class ArgsDecoder:
             memory_fraction=memory_fraction,
             cache_bytes=cache_bytes,
             cuda_graphs=cuda_graphs,
+            torch_compile=torch_compile,
         )
 
     def generate(

@@ -1,6 +1,8 @@
 """One Hugging Face model, driven by the engine: its forward passes and its limits."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,13 +10,16 @@ from transformers import PreTrainedModel
 
 from args_fast.engine.attention import CONTEXT, AttentionContext, driven
 from args_fast.engine.cache import PagedCache
+from args_fast.engine.compiled import Compiled
 from args_fast.engine.linear import few_rows
 from args_fast.engine.probe import probe
-from args_fast.engine.tail import Prefill
+from args_fast.engine.tail import Prefill, Tail
 
 # Rows per prefill chunk where torch's own attention cannot serve (behind a stored prefix, softcap,
 # sinks, a window shorter than the prompt): it bounds the scores that the general op holds at once.
 PREFILL_CHUNK = 512
+
+Forward = Callable[[Tensor, Tensor, Any], Tensor]
 
 
 class Backbone:
@@ -39,22 +44,39 @@ class Backbone:
         self.vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore
         self.max_length = _max_length(model)
         self._linear = few_rows(self.device)
+        self._tail_hidden: Forward = self._hidden
+        self._tail_logits: Forward = self._logits
+
+    def compile(self, mode: str) -> None:
+        """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
+        one length. Raises CompileError at the first forward pass where that cannot be done."""
+        name = f"the {self.role} ({type(self.model).__name__})"
+        self._tail_hidden = Compiled(self._hidden, name, mode)
+        self._tail_logits = Compiled(self._logits, name, mode)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
+        run = self._tail_hidden if isinstance(context, Tail) else self._hidden
         with driven(self.model), self._linear:
-            out = self.model.base_model(
-                input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
-            )
-        return out.last_hidden_state
+            return run(ids, positions, context)
 
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
         scale or cap them behind the head."""
+        run = self._tail_logits if isinstance(context, Tail) else self._logits
         with driven(self.model), self._linear:
-            out = self.model(
-                input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
-            )
+            return run(ids, positions, context)
+
+    def _hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
+        out = self.model.base_model(
+            input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
+        )
+        return out.last_hidden_state
+
+    def _logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
+        out = self.model(
+            input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
+        )
         return out.logits
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:

@@ -42,10 +42,16 @@ class Tail:
     ) -> Tensor:
         self.k[layer].copy_(key.transpose(1, 2))
         self.v[layer].copy_(value.transpose(1, 2))
+        return self.answer(layer, query, self.k[layer], self.v[layer], options)
+
+    def answer(
+        self, layer: int, query: Tensor, k: Tensor, v: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        """The attention of rows whose keys and values are k and v [B, N, Hkv, D]."""
         return ops.branch_attention(
             query.transpose(1, 2),
-            self.k[layer],
-            self.v[layer],
+            k,
+            v,
             self.cache.k_pages[layer],
             self.cache.v_pages[layer],
             self.page_table,
