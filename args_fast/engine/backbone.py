@@ -11,12 +11,14 @@ from transformers import PreTrainedModel
 from args_fast.engine.attention import CONTEXT, AttentionContext, driven
 from args_fast.engine.cache import PagedCache
 from args_fast.engine.compiled import Compiled
+from args_fast.engine.flash import torch_has_flash, varlen_attention
 from args_fast.engine.linear import few_rows
+from args_fast.engine.prefill import Prefill
 from args_fast.engine.probe import probe
-from args_fast.engine.tail import Prefill, Tail
+from args_fast.engine.tail import Tail
 
-# Rows per prefill chunk where torch's own attention cannot serve (behind a stored prefix, softcap,
-# sinks, a window shorter than the prompt): it bounds the scores that the general op holds at once.
+# Rows per prefill chunk where the attention holds something for each row and each token: scores, in
+# the general op, or a mask. It bounds what is held at once.
 PREFILL_CHUNK = 512
 
 Forward = Callable[[Tensor, Tensor, Any], Tensor]
@@ -43,6 +45,7 @@ class Backbone:
         self.device = traits.layout.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore
         self.max_length = _max_length(model)
+        self._flash = None if traits.sinks else varlen_attention(traits.layout)
         self._linear = few_rows(self.device)
         self._tail_hidden: Forward = self._hidden
         self._tail_logits: Forward = self._logits
@@ -81,12 +84,19 @@ class Backbone:
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""
-        in_one = start == 0 and len(ids) <= self.plain_up_to
-        chunk = max(1, len(ids)) if in_one else PREFILL_CHUNK
+        chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
         for at in range(0, len(ids), chunk):
             piece = torch.tensor([ids[at : at + chunk]], device=self.device)
-            context = Prefill(cache, pages, start + at, piece.shape[1])
+            context = Prefill(cache, pages, start + at, piece.shape[1], self._flash)
             self.hidden(piece, context.position[None], context)
+
+    def _in_one(self, start: int, rows: int) -> bool:
+        """Whether every layer's attention works on tiles, and needs no more memory for more rows
+        than the rows take themselves."""
+        if self._flash is not None:
+            return True
+        plain = start + rows <= self.plain_up_to
+        return plain and (start == 0 or torch_has_flash(self.layout))
 
 
 def _max_length(model: PreTrainedModel) -> float:
