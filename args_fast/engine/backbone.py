@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,40 +48,30 @@ class Backbone:
         self.max_length = _max_length(model)
         self._flash = None if traits.sinks else varlen_attention(traits.layout)
         self._linear = few_rows(self.device)
-        self._tail_hidden: Forward = self._hidden
-        self._tail_logits: Forward = self._logits
+        self._tail_hidden: Forward = partial(_hidden, model)
+        self._tail_logits: Forward = partial(_logits, model)
 
     def compile(self, mode: str) -> None:
         """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
-        one length. Raises CompileError at the first forward pass where that cannot be done."""
+        one length. CompileError comes with the first forward pass where that cannot be done."""
         name = f"the {self.role} ({type(self.model).__name__})"
-        self._tail_hidden = Compiled(self._hidden, name, mode)
-        self._tail_logits = Compiled(self._logits, name, mode)
+        self._tail_hidden = Compiled(partial(_hidden, self.model), name, mode)
+        self._tail_logits = Compiled(partial(_logits, self.model), name, mode)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
-        run = self._tail_hidden if isinstance(context, Tail) else self._hidden
         with driven(self.model), self._linear:
-            return run(ids, positions, context)
+            if isinstance(context, Tail):
+                return self._tail_hidden(ids, positions, context)
+            return _hidden(self.model, ids, positions, context)
 
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
         scale or cap them behind the head."""
-        run = self._tail_logits if isinstance(context, Tail) else self._logits
         with driven(self.model), self._linear:
-            return run(ids, positions, context)
-
-    def _hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
-        out = self.model.base_model(
-            input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
-        )
-        return out.last_hidden_state
-
-    def _logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
-        out = self.model(
-            input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
-        )
-        return out.logits
+            if isinstance(context, Tail):
+                return self._tail_logits(ids, positions, context)
+            return _logits(self.model, ids, positions, context)
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""
@@ -97,6 +88,22 @@ class Backbone:
             return True
         plain = start + rows <= self.plain_up_to
         return plain and (start == 0 or torch_has_flash(self.layout))
+
+
+def _hidden(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor, context: AttentionContext
+) -> Tensor:
+    out = model.base_model(
+        input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
+    )
+    return out.last_hidden_state
+
+
+def _logits(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor, context: AttentionContext
+) -> Tensor:
+    out = model(input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context})
+    return out.logits
 
 
 def _max_length(model: PreTrainedModel) -> float:

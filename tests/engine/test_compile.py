@@ -11,6 +11,7 @@ from refusals import refuses
 from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig, reference
 from args_fast.engine import compiled, linear
 from args_fast.engine.graphs import StepGraphs
+from args_fast.engine.proof import prove
 from args_fast.errors import ArgsError, CompileError, ConfigError, ProofError
 
 
@@ -105,6 +106,13 @@ def test_decoders_of_one_class_do_not_use_up_each_others_graphs(backend):
         lm, rm = language_model(layers=1, seed=number), reward_model(layers=1, seed=number)
         assert_as_the_oracle(ArgsDecoder(lm, rm, torch_compile=True), WAVES[2])
         assert backend.graphs == 4 * number
+
+
+def test_the_language_model_takes_several_rows_as_well(backend):
+    pair = compiled_pair()
+    for rows in (3, 2, 7):
+        prove(pair._lm, logits=True, branches=rows)
+    assert backend.graphs == 3
 
 
 def test_weights_are_read_at_every_step(backend):
