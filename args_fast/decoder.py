@@ -12,6 +12,7 @@ from args_fast.config import DecodingConfig
 from args_fast.encoding import Encoder, Prompt, check_length
 from args_fast.engine.backbone import Backbone
 from args_fast.engine.cache import PAGE_SIZE
+from args_fast.engine.compiled import compile_mode
 from args_fast.engine.lookahead import most_rows
 from args_fast.engine.memory import CacheUse, pages_within
 from args_fast.engine.proof import prove
@@ -44,12 +45,16 @@ class ArgsDecoder:
             so that its next logits are there when the choice is made. Same tokens; pays where more
             rows cost little. "auto": by the number of rows and the device
             (``args_fast.engine.lookahead``), never on the CPU.
+        torch_compile: run both models' decode steps through torch.compile, in its default mode
+            (True) or in "max-autotune-no-cudagraphs". It compiles at load and once more when
+            there are several prompts, each time for as long as torch takes for the two models.
 
     Raises:
         UnsupportedModelError, RewardHeadError: a model cannot be driven by the engine.
         PairMismatchError: the two models cannot work on the same ids.
         ConfigError: an argument is outside its range.
         ProofError: a branched forward disagrees with a recomputed one.
+        CompileError: torch_compile is asked for and a model cannot be compiled as one graph.
     """
 
     def __init__(
@@ -63,11 +68,13 @@ class ArgsDecoder:
         cache_bytes: int | None = None,
         cuda_graphs: bool = True,
         lookahead: bool | str = "auto",
+        torch_compile: bool | str = False,
     ) -> None:
         if lookahead not in (True, False, "auto"):
             raise ConfigError(f"lookahead is {lookahead!r}; it must be True, False or 'auto'")
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size is {max_batch_size}; it must be at least 1")
+        mode = compile_mode(torch_compile)
         self.tokenizer = tokenizer
         self.max_batch_size = max_batch_size
         for model in (lm, rm):
@@ -90,6 +97,13 @@ class ArgsDecoder:
             )
         prove(self._lm, logits=True)
         prove(self._rm, logits=False)
+        if mode is not None:
+            self._lm.compile(mode)
+            self._rm.compile(mode)
+            # Again, as compiled: a compiler can be wrong too. One row and several are what a single
+            # prompt will need, so no graph is made for this alone.
+            prove(self._lm, logits=True, branches=1)
+            prove(self._rm, logits=False)
         self._encoder = Encoder(self._lm, self._rm, tokenizer)
         self._scheduler = Scheduler(
             self._lm,
@@ -118,6 +132,7 @@ class ArgsDecoder:
         lookahead: bool | str = "auto",
         lm_device: str | torch.device | None = None,
         rm_device: str | torch.device | None = None,
+        torch_compile: bool | str = False,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
 
@@ -129,8 +144,8 @@ class ArgsDecoder:
             trust_remote_code: run code that comes with the models; off unless asked for.
             lm_quantization, rm_quantization: "int8" or "fp8" weights for the linear layers of that
                 model, through torchao; None for the weights as they are. The reward head stays.
-            max_batch_size, memory_fraction, cache_bytes, cuda_graphs, lookahead: as for the
-                constructor.
+            max_batch_size, memory_fraction, cache_bytes, cuda_graphs, lookahead, torch_compile: as
+                for the constructor.
             lm_device, rm_device: of one model, in place of ``device``: two GPUs, one model each.
 
         Raises:
@@ -159,6 +174,7 @@ class ArgsDecoder:
             cache_bytes=cache_bytes,
             cuda_graphs=cuda_graphs,
             lookahead=lookahead,
+            torch_compile=torch_compile,
         )
 
     def generate(

@@ -40,6 +40,10 @@ class ProofError(ArgsError, RuntimeError):
     """A branched forward disagrees with a recomputed one: the model's tokens would be wrong."""
 
 
+class CompileError(ArgsError, RuntimeError):
+    """torch.compile was asked for and cannot make one graph of a model."""
+
+
 class NonFiniteError(ArgsError, ArithmeticError):
     """A model produced a NaN or infinite logit or reward while decoding."""
 

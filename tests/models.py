@@ -99,17 +99,24 @@ WITHOUT_CLASSIFIER = {"granite", "cohere"}
 REWARD_CONFIGS = sorted(set(CONFIGS) - WITHOUT_CLASSIFIER)
 
 
+def attention(name):
+    """Of the model itself, with which the oracles run it. Some versions of transformers give gemma2
+    torch's, which has no softcap."""
+    return {"attn_implementation": "eager"} if name == "gemma2" else {}
+
+
 @functools.cache
 def language_model(name="llama", layers=2, hidden=32, seed=1):
     torch.manual_seed(seed)
-    return t.AutoModelForCausalLM.from_config(CONFIGS[name](layers=layers, hidden=hidden)).eval()
+    config = CONFIGS[name](layers=layers, hidden=hidden)
+    return t.AutoModelForCausalLM.from_config(config, **attention(name)).eval()
 
 
 @functools.cache
 def reward_model(name="llama", layers=2, hidden=32, seed=2):
     torch.manual_seed(seed)
     config = CONFIGS[name](layers=layers, hidden=hidden)
-    return t.AutoModelForSequenceClassification.from_config(config).eval()
+    return t.AutoModelForSequenceClassification.from_config(config, **attention(name)).eval()
 
 
 # Orders of the engine's work, as options of its scheduler: by default that of the CPU. Steps in

@@ -14,6 +14,7 @@ from args_fast import ArgsDecoder, ArgsError, DecodingConfig, errors, loading, o
 from args_fast.errors import (
     BackendError,
     CapacityError,
+    CompileError,
     ConfigError,
     DecoderClosedError,
     JobError,
@@ -66,6 +67,7 @@ def own():
         (RewardHeadError, UnsupportedModelError),
         (PairMismatchError, ValueError),
         (ProofError, RuntimeError),
+        (CompileError, RuntimeError),
         (NonFiniteError, ArithmeticError),
         (BackendError, RuntimeError),
         (DecoderClosedError, RuntimeError),
@@ -84,6 +86,7 @@ def test_there_are_no_other_errors():
         "ArgsError",
         "BackendError",
         "CapacityError",
+        "CompileError",
         "ConfigError",
         "DecoderClosedError",
         "JobError",

@@ -77,6 +77,7 @@ def batch(
     device: options.Device = "auto",
     dtype: options.DtypeName = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
+    compiled: options.Compile = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -187,6 +188,7 @@ def batch(
             "dtype": dtype.value,
             "trust_remote_code": trust_remote_code,
             "max_batch_size": max_batch_size,
+            "torch_compile": compiled,
         }
         records: Iterable[Finished]
         with opened(source, output, settings, restart=restart) as job:

@@ -46,6 +46,7 @@ def doctor(
 
 def examine() -> dict[str, Any]:
     """All that doctor knows, as plain JSON values."""
+    from args_fast.engine import flash
     from args_fast.ops import backends
 
     return {
@@ -59,6 +60,7 @@ def examine() -> dict[str, Any]:
             }
             for device, table in backends.TABLE.items()
         },
+        "flash_attn": flash.status(),
         "forced_backend": os.environ.get(backends.ENVIRONMENT) or None,
         "embedded_pair": _has_embedded_pair(),
         "missing": _missing(),
@@ -113,6 +115,8 @@ def _missing() -> dict[str, str]:
     """What is not here -> why, and how to get it."""
     import torch
 
+    from args_fast.engine import flash
+
     missing = {}
     for module, name in NATIVE.items():
         if find_spec(f"args_fast.ops.{module}") is None:
@@ -124,8 +128,8 @@ def _missing() -> dict[str, str]:
         missing["CUDA"] = f"torch {torch.__version__} is a CPU build; decoding runs on the CPU"
     elif not torch.cuda.is_available():
         missing["CUDA"] = "torch sees no device (driver? CUDA_VISIBLE_DEVICES?); the CPU is used"
-    if not _version("flash-attn"):
-        missing["flash-attn"] = "optional, CUDA only: pip install 'args-fast[flash]'"
+    if flash.status() != "used":
+        missing["flash-attn"] = flash.status()
     if not _has_embedded_pair():
         missing["embedded pair"] = "reinstall args-fast, or run examples/tiny_pair/train.py"
     return missing
@@ -142,6 +146,9 @@ def _show(facts: dict[str, Any]) -> None:
     results.print(_ops(facts["ops"], present, forced))
     results.print()
 
+    used = facts["flash_attn"] == "used"
+    prompts = "flash-attn on CUDA in 16 bits, else torch's" if used else "torch's"
+    _section("Prompts", [("attention", prompts)])
     pair = str(tiny_pair.LM.parent) if facts["embedded_pair"] else "not there"
     _section("Models", [("embedded pair", pair)])
     if facts["missing"]:

@@ -45,6 +45,7 @@ def generate(
     device: options.Device = "auto",
     dtype: options.DtypeName = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
+    compiled: options.Compile = False,
     k: options.K = 10,
     w: options.W = 1.5,
     temperature: options.Temperature = None,
@@ -84,7 +85,12 @@ def generate(
             stop=tuple(stop or ()),
         )
         decoder, models = load_pair(
-            lm, rm, device=device, dtype=dtype.value, trust_remote_code=trust_remote_code
+            lm,
+            rm,
+            device=device,
+            dtype=dtype.value,
+            trust_remote_code=trust_remote_code,
+            torch_compile=compiled,
         )
         ids = encode_prompt(decoder, text, raw=raw)
         about = {"prompt": text, "models": models} | _where(decoder)

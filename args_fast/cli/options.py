@@ -55,6 +55,14 @@ TrustRemoteCode = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Run both models through torch.compile: minutes once, then fewer and larger kernels.",
+        rich_help_panel=MODELS,
+    ),
+]
 K = Annotated[
     int,
     typer.Option(

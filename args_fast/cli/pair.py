@@ -30,6 +30,7 @@ def load_pair(
     dtype: str,
     trust_remote_code: bool,
     max_batch_size: int = 64,
+    torch_compile: bool = False,
 ) -> tuple["ArgsDecoder", dict[str, str]]:
     """The decoder and the names of its models: those given, or the embedded pair, said so."""
     with notes.status("[dim]loading the models[/]"):
@@ -47,6 +48,7 @@ def load_pair(
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
                 max_batch_size=max_batch_size,
+                torch_compile=torch_compile,
             )
         except ArgsError:
             raise

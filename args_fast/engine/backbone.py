@@ -1,6 +1,9 @@
 """One Hugging Face model, driven by the engine: its forward passes and its limits."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,14 +11,19 @@ from transformers import PreTrainedModel
 
 from args_fast.engine.attention import CONTEXT, AttentionContext, driven
 from args_fast.engine.cache import PagedCache
+from args_fast.engine.compiled import Compiled
+from args_fast.engine.flash import torch_has_flash, varlen_attention
 from args_fast.engine.linear import few_rows
+from args_fast.engine.prefill import Prefill
 from args_fast.engine.probe import probe
-from args_fast.engine.tail import Prefill
+from args_fast.engine.tail import Tail
 from args_fast.engine.transfer import send
 
-# Rows per prefill chunk where torch's own attention cannot serve (behind a stored prefix, softcap,
-# sinks, a window shorter than the prompt): it bounds the scores that the general op holds at once.
+# Rows per prefill chunk where the attention holds something for each row and each token: scores, in
+# the general op, or a mask. It bounds what is held at once.
 PREFILL_CHUNK = 512
+
+Forward = Callable[[Tensor, Tensor, Any], Tensor]
 
 
 class Backbone:
@@ -39,33 +47,64 @@ class Backbone:
         self.device = traits.layout.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore
         self.max_length = _max_length(model)
+        self._flash = None if traits.sinks else varlen_attention(traits.layout)
         self._linear = few_rows(self.device)
+        self._tail_hidden: Forward = partial(_hidden, model)
+        self._tail_logits: Forward = partial(_logits, model)
+
+    def compile(self, mode: str) -> None:
+        """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
+        one length. CompileError comes with the first forward pass where that cannot be done."""
+        name = f"the {self.role} ({type(self.model).__name__})"
+        self._tail_hidden = Compiled(partial(_hidden, self.model), name, mode)
+        self._tail_logits = Compiled(partial(_logits, self.model), name, mode)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
         with driven(self.model), self._linear:
-            out = self.model.base_model(
-                input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
-            )
-        return out.last_hidden_state
+            if isinstance(context, Tail):
+                return self._tail_hidden(ids, positions, context)
+            return _hidden(self.model, ids, positions, context)
 
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
         scale or cap them behind the head."""
         with driven(self.model), self._linear:
-            out = self.model(
-                input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
-            )
-        return out.logits
+            if isinstance(context, Tail):
+                return self._tail_logits(ids, positions, context)
+            return _logits(self.model, ids, positions, context)
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""
-        in_one = start == 0 and len(ids) <= self.plain_up_to
-        chunk = max(1, len(ids)) if in_one else PREFILL_CHUNK
+        chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
         for at in range(0, len(ids), chunk):
             piece = send([ids[at : at + chunk]], torch.int64, self.device)
-            context = Prefill(cache, pages, start + at, piece.shape[1])
+            context = Prefill(cache, pages, start + at, piece.shape[1], self._flash)
             self.hidden(piece, context.position[None], context)
+
+    def _in_one(self, start: int, rows: int) -> bool:
+        """Whether every layer's attention works on tiles, and needs no more memory for more rows
+        than the rows take themselves."""
+        if self._flash is not None:
+            return True
+        plain = start + rows <= self.plain_up_to
+        return plain and (start == 0 or torch_has_flash(self.layout))
+
+
+def _hidden(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor, context: AttentionContext
+) -> Tensor:
+    out = model.base_model(
+        input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
+    )
+    return out.last_hidden_state
+
+
+def _logits(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor, context: AttentionContext
+) -> Tensor:
+    out = model(input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context})
+    return out.logits
 
 
 def _max_length(model: PreTrainedModel) -> float:

@@ -18,10 +18,11 @@ WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_
 @dataclass(frozen=True)
 class Traits:
     """layout: what a token occupies; plain_up_to: the longest text over which torch's own causal
-    attention is the model's."""
+    attention is the model's; sinks: whether a layer has them."""
 
     layout: CacheLayout
     plain_up_to: float
+    sinks: bool
 
 
 @dataclass
@@ -84,10 +85,11 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
 
     key = recorder.calls[0][0]
     options = [call[2] for call in recorder.calls.values()]
-    special = any(o.softcap or o.sinks is not None for o in options)
+    sinks = any(o.sinks is not None for o in options)
+    special = sinks or any(o.softcap for o in options)
     window = min((o.sliding_window for o in options if o.sliding_window), default=math.inf)
     layout = CacheLayout(len(options), key.shape[1], key.shape[3], key.dtype, key.device)
-    return Traits(layout, 0 if special else window)
+    return Traits(layout, 0 if special else window, sinks)
 
 
 def _check_layers(recorder: _Recorder, layers: int, name: str) -> None:

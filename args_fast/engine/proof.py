@@ -20,13 +20,13 @@ LONGEST_WINDOW = 128  # a window up to this is exceeded by the texts of the proo
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-@torch.inference_mode()
-def prove(backbone: Backbone, *, logits: bool) -> None:
+def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None:
     """Prefill, branch, commit, branch again; each against the model's own pass over the whole text.
 
     Args:
         backbone: the model to prove.
         logits: compare the model's logits (a language model) or its hidden states (a reward model).
+        branches: rows of the tail.
 
     Raises:
         ProofError: they disagree.
@@ -37,25 +37,38 @@ def prove(backbone: Backbone, *, logits: bool) -> None:
     if backbone.max_length < T + 2:
         return  # too short a context to branch twice: nothing can be decoded in it either
     ids = torch.randint(
-        backbone.vocabulary, (T + 2, BRANCHES), generator=torch.Generator().manual_seed(0)
-    )
-    prompt = ids[:T, 0].tolist()
-    at, device = backbone.layout, backbone.device
+        backbone.vocabulary, (T + 2, branches), generator=torch.Generator().manual_seed(0)
+    ).tolist()
     pages = list(range(1, 1 + pages_for(T + 2)))
-    cache = PagedCache(at, len(pages))
+    # Made outside inference mode as the engine's own is: a graph tells the two kinds apart.
+    cache = PagedCache(backbone.layout, len(pages))
+    with torch.inference_mode():
+        _branch_twice(backbone, [row[0] for row in ids[:T]], ids[T:], cache, pages, logits)
+
+
+def _branch_twice(
+    backbone: Backbone,
+    prompt: list[int],
+    steps: list[list[int]],
+    cache: PagedCache,
+    pages: list[int],
+    logits: bool,
+) -> None:
+    at, device, branches = backbone.layout, backbone.device, len(steps[0])
     backbone.prefill(cache, prompt, pages)
-    rows = (at.layers, 1, BRANCHES, at.kv_heads, at.head_size)
+    rows = (at.layers, 1, branches, at.kv_heads, at.head_size)
     k, v = (torch.zeros(rows, dtype=at.dtype, device=device) for _ in range(2))
     table = torch.tensor([pages], dtype=torch.int32, device=device)
-    tail = Tail(cache, table, torch.tensor([T], dtype=torch.int32, device=device), k, v)
+    lengths = torch.tensor([len(prompt)], dtype=torch.int32, device=device)
+    tail = Tail(cache, table, lengths, k, v)
     run = backbone.logits if logits else backbone.hidden
-    text = prompt
-    for candidates in ids[T:].tolist():
+    text, taken = prompt, min(1, branches - 1)
+    for candidates in steps:
         branched = run(torch.tensor([candidates], device=device), tail.positions(), tail)[0]
         whole = torch.tensor([[*text, v] for v in candidates], device=device)
         _compare(backbone, branched, _recompute(backbone, whole, logits))
-        tail.commit(torch.tensor([1], device=device))
-        text = [*text, candidates[1]]
+        tail.commit(torch.tensor([taken], device=device))
+        text = [*text, candidates[taken]]
 
 
 def _recompute(backbone: Backbone, texts: Tensor, logits: bool) -> Tensor:

@@ -2,12 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from args_fast import ops
 from args_fast.engine.attention import AttentionOptions
-from args_fast.engine.cache import PagedCache, pages_for
-from args_fast.engine.transfer import send
+from args_fast.engine.cache import PagedCache
 
 
 class Tail:
@@ -43,10 +41,16 @@ class Tail:
     ) -> Tensor:
         self.k[layer].copy_(key.transpose(1, 2))
         self.v[layer].copy_(value.transpose(1, 2))
+        return self.answer(layer, query, self.k[layer], self.v[layer], options)
+
+    def answer(
+        self, layer: int, query: Tensor, k: Tensor, v: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        """The attention of rows whose keys and values are k and v [B, N, Hkv, D]."""
         return ops.branch_attention(
             query.transpose(1, 2),
-            self.k[layer],
-            self.v[layer],
+            k,
+            v,
             self.cache.k_pages[layer],
             self.cache.v_pages[layer],
             self.page_table,
@@ -70,59 +74,3 @@ class Tail:
     @property
     def _prefixes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.cache.k_pages, self.cache.v_pages, self.page_table, self.lengths
-
-
-class Prefill:
-    """T rows of one sequence behind ``start`` stored ones (an AttentionContext)."""
-
-    def __init__(self, cache: PagedCache, pages: list[int], start: int, rows: int) -> None:
-        device = cache.layout.device
-        table = send([pages], torch.int32, device)
-        self.cache = cache
-        self.start = start
-        self.table = table[:, : max(1, pages_for(start, cache.page_size))].contiguous()
-        self.lengths = send([start], torch.int32, device)
-        self.position = torch.arange(start, start + rows, device=device)
-        page = table[0].long()[self.position // cache.page_size]
-        self.slots = page * cache.page_size + self.position % cache.page_size
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
-    ) -> Tensor:
-        self._store(self.cache.k_pages[layer], key)
-        self._store(self.cache.v_pages[layer], value)
-        T = query.shape[2]
-        if self.start == 0 and _is_plain(options, T):
-            out = scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                is_causal=T > 1,
-                scale=options.scale,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-            return out.transpose(1, 2)
-        causal = torch.ones(T, T, dtype=torch.bool, device=query.device).tril()
-        return ops.branch_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            self.cache.k_pages[layer],
-            self.cache.v_pages[layer],
-            self.table,
-            self.lengths,
-            causal,
-            options.scale,
-            options.sliding_window,
-            options.softcap,
-            options.sinks,
-        )
-
-    def _store(self, pages: Tensor, rows: Tensor) -> None:
-        pages.flatten(0, 1).index_copy_(0, self.slots, rows[0].transpose(0, 1))
-
-
-def _is_plain(options: AttentionOptions, tokens: int) -> bool:
-    """Whether torch's own attention computes the same over a text of this many tokens."""
-    windowed = 0 < options.sliding_window < tokens
-    return not windowed and options.softcap == 0.0 and options.sinks is None

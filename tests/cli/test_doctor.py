@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from args_fast import tiny_pair
+from args_fast.engine import flash
 from args_fast.ops import backends, cpp
 
 
@@ -53,6 +54,16 @@ def test_ops_that_are_not_built_are_missing_with_the_way_to_get_them(cli, cli_js
     assert "reinstall with a compiler" in cli("doctor").stdout
     monkeypatch.setattr(cpp, "status", lambda: "built")
     assert "C++ ops" not in cli_json("doctor")["missing"]
+
+
+def test_it_says_whether_flash_attn_is_used(cli, cli_json, monkeypatch):
+    monkeypatch.setattr(flash, "status", lambda: "installed, but for another torch")
+    facts = cli_json("doctor")
+    assert facts["flash_attn"] == facts["missing"]["flash-attn"] == flash.status()
+    assert "attention torch's" in " ".join(cli("doctor").stdout.split())
+    monkeypatch.setattr(flash, "status", lambda: "used")
+    assert "flash-attn" not in cli_json("doctor")["missing"]
+    assert "flash-attn on CUDA in 16 bits" in cli("doctor").stdout
 
 
 def test_an_embedded_pair_that_is_not_there_is_missing(cli, cli_json, monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.cli.pair import encode_prompt
+from args_fast.engine import compiled
 from args_fast.tiny_pair import HELDOUT, LM, RM
 
 QUESTION = "How do I grow mint?"
@@ -95,6 +96,14 @@ def test_json_holds_the_generation_and_how_it_came_about(cli_json, pair, wrapped
 def test_json_of_an_unrewarded_decode_has_nulls_for_numbers_that_do_not_exist(cli_json):
     record = cli_json("generate", QUESTION, "--w", 0, *SHORT)
     assert record["rewards"] == [None] * 12
+
+
+def test_compiled_models_give_the_same_text(cli_json, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(compiled, "BACKEND", lambda graph, _: graphs.append(graph) or graph)
+    asked = ("generate", QUESTION, *SHORT)
+    assert cli_json(*asked, "--compile")["token_ids"] == cli_json(*asked)["token_ids"]
+    assert len(graphs) == 2
 
 
 def test_the_seed_decides_the_draw(cli_json):

@@ -1,4 +1,4 @@
-"""One model under the engine: chunks of a prompt, rows that are run, a forward that compiles."""
+"""One model under the engine: the rows that are run, and what it stays outside."""
 
 import copy
 
@@ -7,25 +7,9 @@ import torch
 from models import CONFIGS, decoder, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.engine import backbone as backbone_module
-from args_fast.engine.attention import CONTEXT, driven
 from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PAGE_SIZE, PagedCache
-from args_fast.engine.tail import Tail
 
 CONFIG = DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[])
-
-
-@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "mistral", "gemma3", "starcoder2"])
-@pytest.mark.parametrize("chunk", [1, 7, PAGE_SIZE])
-def test_a_prompt_stored_in_chunks_is_the_same_prompt(monkeypatch, name, chunk):
-    prompts = [tokens(n) for n in (1, 16, 17, 45)]
-    pair = decoder(name, name)
-    expected = pair.generate(prompts, CONFIG)
-    monkeypatch.setattr(backbone_module, "PREFILL_CHUNK", chunk)
-    for result, wanted in zip(pair.generate(prompts, CONFIG), expected, strict=True):
-        assert result.token_ids == wanted.token_ids
-        assert result.rewards == pytest.approx(wanted.rewards, abs=1e-4)
 
 
 def rows(model):
@@ -74,46 +58,3 @@ def test_the_layout_is_what_the_attention_sends(name):
     assert lm.layout.layers == config.num_hidden_layers == 2
     assert lm.layout.kv_heads == heads
     assert lm.layout.dtype == torch.float32
-
-
-# ---- torch.compile -------------------------------------------------------------------------------
-
-COMPILED = [
-    ("llama", "eager"),
-    ("llama", "aot_eager"),
-    ("opt", "aot_eager"),
-    ("gpt2", "aot_eager"),
-    ("gpt_neox", "eager"),
-    ("gemma2", "aot_eager"),
-    ("gpt_oss", "eager"),
-]
-
-
-@pytest.mark.parametrize(("name", "backend"), COMPILED)
-def test_a_branched_forward_compiles_as_one_graph(name, backend):
-    torch._dynamo.reset()
-    rm = decoder(name, name)._rm
-    at, pages = rm.layout, [1, 2]
-    cache = PagedCache(at, len(pages))
-    with torch.inference_mode():
-        rm.prefill(cache, tokens(17), pages)
-    table, lengths = (torch.tensor(x, dtype=torch.int32) for x in ([pages], [17]))
-    k, v = (torch.zeros(at.layers, 1, 3, at.kv_heads, at.head_size) for _ in range(2))
-    tail = Tail(cache, table, lengths, k, v)
-
-    def hidden(ids):
-        out = rm.model.base_model(
-            input_ids=ids, position_ids=tail.positions(), use_cache=False, **{CONTEXT: tail}
-        )
-        return out.last_hidden_state
-
-    compiled = torch.compile(hidden, fullgraph=True, backend=backend)
-    try:
-        with torch.no_grad(), driven(rm.model):
-            for ids in (torch.tensor([[5, 6, 7]]), torch.tensor([[50, 6, 9]])):
-                expected, keys = hidden(ids), tail.k.clone()
-                tail.k.zero_()
-                torch.testing.assert_close(compiled(ids), expected)
-                torch.testing.assert_close(tail.k, keys)  # the rows to commit are stored as well
-    finally:
-        torch._dynamo.reset()

@@ -12,7 +12,7 @@ import transformers as t
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from args_fast.engine import backbone, tail
+from args_fast.engine import backbone, prefill
 from args_fast.engine.backbone import Backbone
 from args_fast.engine.cache import PagedCache
 from args_fast.engine.lane import Lane
@@ -67,7 +67,7 @@ def check(name: str, lookahead: float, *, mixed: bool) -> None:
     raise AssertionError("a tensor of one device went through a model of the other")
 
 
-backbone.send = tail.send = sent
+backbone.send = prefill.send = sent
 with FakeTensorMode(), torch.inference_mode():
     for lookahead, mixed in itertools.product((0, math.inf), (False, True)):
         check("llama", lookahead, mixed=mixed)
