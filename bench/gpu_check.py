@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # docs/performance.md says what each is made of.
 BUDGET = {"build": 75, "test": 140, "sanitize": 110, "ops": 155}
 # What needs no GPU is left to the machines without one.
-TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_on_device.py")
+TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
 CUDA_TESTS = ("tests/csrc/test_cuda_ops.py",)
 OK, SKIPPED, RED = "ok", "skipped", "RED"
 
