@@ -75,6 +75,7 @@ def batch(
     lm: options.Lm = None,
     rm: options.Rm = None,
     device: options.Device = "auto",
+    rm_device: options.RmDevice = None,
     dtype: options.DtypeName = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
     compiled: options.Compile = False,
@@ -161,6 +162,8 @@ def batch(
             fail("--json and OUT - both want standard output; name a file for OUT")
         if actors is not None and not use_ray:
             fail("--actors is for --ray; without it there is one pair of models")
+        if rm_device is not None and use_ray:
+            fail("--rm-device is not for --ray, whose actors have one GPU each")
         from args_fast.jobs.job import Settings, decode_lines, opened
         from args_fast.jobs.run import WINDOW
         from args_fast.text import encode_turn
@@ -189,6 +192,7 @@ def batch(
             "trust_remote_code": trust_remote_code,
             "max_batch_size": max_batch_size,
             "torch_compile": compiled,
+            "rm_device": rm_device,
         }
         records: Iterable[Finished]
         with opened(source, output, settings, restart=restart) as job:

@@ -43,6 +43,7 @@ def generate(
     lm: options.Lm = None,
     rm: options.Rm = None,
     device: options.Device = "auto",
+    rm_device: options.RmDevice = None,
     dtype: options.DtypeName = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
     compiled: options.Compile = False,
@@ -91,6 +92,7 @@ def generate(
             dtype=dtype.value,
             trust_remote_code=trust_remote_code,
             torch_compile=compiled,
+            rm_device=rm_device,
         )
         ids = encode_prompt(decoder, text, raw=raw)
         about = {"prompt": text, "models": models} | _where(decoder)

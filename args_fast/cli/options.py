@@ -38,6 +38,15 @@ Device = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+RmDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--rm-device",
+        help="Another GPU for the reward model, cuda:N; without it both models share --device.",
+        metavar="NAME",
+        rich_help_panel=MODELS,
+    ),
+]
 DtypeName = Annotated[
     Dtype,
     typer.Option(

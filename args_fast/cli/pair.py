@@ -31,6 +31,7 @@ def load_pair(
     trust_remote_code: bool,
     max_batch_size: int = 64,
     torch_compile: bool = False,
+    rm_device: str | None = None,
 ) -> tuple["ArgsDecoder", dict[str, str]]:
     """The decoder and the names of its models: those given, or the embedded pair, said so."""
     with notes.status("[dim]loading the models[/]"):
@@ -49,6 +50,7 @@ def load_pair(
                 trust_remote_code=trust_remote_code,
                 max_batch_size=max_batch_size,
                 torch_compile=torch_compile,
+                rm_device=rm_device,
             )
         except ArgsError:
             raise

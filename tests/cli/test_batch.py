@@ -275,6 +275,11 @@ def test_actors_are_for_ray(cli, source, output):
     refused(cli("batch", source, output, "--actors", 2), "--actors is for --ray")
 
 
+def test_a_gpu_for_the_reward_model_is_not_for_rays_actors(cli, source, output):
+    asked = ("--ray", "--rm-device", "cuda:1")
+    refused(cli("batch", source, output, *asked), "--rm-device is not for --ray")
+
+
 def test_without_ray_the_way_to_get_it_is_said(cli, source, output, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     refused(cli("batch", source, output, "--ray"), "pip install 'args-fast[ray]'")

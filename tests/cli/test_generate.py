@@ -106,6 +106,14 @@ def test_compiled_models_give_the_same_text(cli_json, monkeypatch):
     assert len(graphs) == 2
 
 
+def test_the_reward_model_may_have_a_device_of_its_own(cli, cli_json):
+    asked = ("generate", QUESTION, *SHORT)
+    assert cli_json(*asked, "--rm-device", "cpu")["token_ids"] == cli_json(*asked)["token_ids"]
+    refused = cli(*asked, "--rm-device", "cuda:7")
+    assert refused.exit_code != 0
+    assert "cuda:7" in refused.stderr
+
+
 def test_the_seed_decides_the_draw(cli_json):
     def draw(seed):
         sampled = ("--temperature", 3, "--w", 0.5, "--seed", seed)

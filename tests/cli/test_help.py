@@ -27,7 +27,7 @@ def test_generate_explains_its_options_and_shows_examples(cli, option):
     for option in (
         *("--lm", "--rm", "--k", "--w", "--temperature", "--seed", "--max-new-tokens", "--stop"),
         *("--dtype", "--device", "--compare-greedy", "--json", "--raw", "--trust-remote-code"),
-        "--compile",
+        *("--compile", "--rm-device"),
     ):
         assert option in shown
     for lesson in ("1<=x<=128", "[default: 10]", "0 leaves the reward model out"):
