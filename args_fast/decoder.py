@@ -95,14 +95,17 @@ class ArgsDecoder:
                 f"vocabulary, or rm.resize_token_embeddings({self._lm.vocabulary}) if the ids "
                 "beyond are padding"
             )
+        most = most_rows(self._lm, self._rm, lookahead)
         prove(self._lm, logits=True)
         prove(self._rm, logits=False)
         if mode is not None:
             self._lm.compile(mode)
             self._rm.compile(mode)
-            # Again, as compiled: a compiler can be wrong too. One row and several are what a single
-            # prompt will need, so no graph is made for this alone.
+            # Again, as compiled: a compiler can be wrong too. These are the graphs that a single
+            # prompt will need, so none is made for this alone.
             prove(self._lm, logits=True, branches=1)
+            if most > 0:
+                prove(self._lm, logits=True)
             prove(self._rm, logits=False)
         self._encoder = Encoder(self._lm, self._rm, tokenizer)
         self._scheduler = Scheduler(
@@ -111,7 +114,7 @@ class ArgsDecoder:
             pages=pages_within(self._lm, self._rm, max_batch_size, memory_fraction, cache_bytes),
             rows=max_batch_size,
             graphs=cuda_graphs,
-            lookahead=most_rows(self._lm, self._rm, lookahead),
+            lookahead=most,
         )
 
     @classmethod

@@ -60,13 +60,13 @@ def weight_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers: of a quantized one its numbers and scales, of tied ones
     once."""
     pieces = [*module.parameters(), *module.buffers()]
-    storages = {piece.data_ptr(): piece.nbytes for tensor in pieces for piece in _plain(tensor)}
+    storages = {piece.data_ptr(): piece.nbytes for tensor in pieces for piece in plain(tensor)}
     return sum(storages.values())
 
 
-def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
+def plain(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The plain tensors that a tensor is made of (torch's protocol for wrapper subclasses)."""
     if type(tensor) in (torch.Tensor, nn.Parameter):
         return [tensor.detach()]
     names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-    return [piece for name in names for piece in _plain(getattr(tensor, name))]
+    return [piece for name in names for piece in plain(getattr(tensor, name))]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from args_fast.quantization import plain
+
 Function = Callable[[], None]
 
 
@@ -46,7 +48,7 @@ class StepGraphs:
         """Forget all graphs where weights lie elsewhere than at the last call: between decodes the
         models are the caller's, and a graph would go on reading where they were."""
         if self.enabled:
-            addresses = tuple(weight.data_ptr() for weight in weights)
+            addresses = tuple(piece.data_ptr() for weight in weights for piece in plain(weight))
             if addresses != self._weights:
                 self.clear()
                 self._weights = addresses
@@ -60,6 +62,7 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         self._stream = self._stream or torch.cuda.Stream()
         before = torch.cuda.current_stream()
+        _forget_workspaces()
         try:
             # Other threads may allocate meanwhile: what they do is not ours to forbid.
             with torch.cuda.graph(
@@ -75,5 +78,14 @@ class StepGraphs:
                 stacklevel=2,
             )
             return function
+        finally:
+            _forget_workspaces()
         self._pool = graph.pool()
         return graph.replay
+
+
+def _forget_workspaces() -> None:
+    """cuBLAS keeps memory for each stream that it was called on. A graph has to find its own in its
+    own pool, not what others may free (torch's compiler does, for graphs of its own), and nobody
+    else may work in that of a graph."""
+    torch._C._cuda_clearCublasWorkspaces()

@@ -1,10 +1,10 @@
 """A lane decodes sequences of one kind together, a burst of steps at a time."""
 
+import math
 from collections import deque
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
@@ -88,11 +88,17 @@ class Lane:
         self._rows = rows
         self._padded = padded
         self._lookahead = lookahead if guided else 0
+        # Pages of the longest sequence that fits, as wide as page tables come.
+        self._longest = caches[0].k_pages.shape[1] - 1
+        if lm.max_length < math.inf:
+            self._longest = min(self._longest, pages_for(int(lm.max_length)))
+        self._longest = _power_of_two(self._longest)
         self._graphs = StepGraphs(enabled=graphs)
         self._memory: dict[str, Tensor] = {}
         self._shape: Shape | None = None
         self._batch: Batch | None = None
         self._bursts: deque[Burst] = deque()
+        self.newest: Any = None  # the event at the end of all that was launched, on CUDA
         self._reached: list[tuple[Sequence, int]] = []  # by the rows that are on the device
 
     @property
@@ -121,7 +127,7 @@ class Lane:
             self._graphs.run(key, one)
         burst = Burst(list(sequences), steps, fetch(batch.tokens), fetch(batch.numbers))
         if self._lm.device.type == "cuda":
-            burst.arrived = torch.cuda.Event()
+            burst.arrived = self.newest = torch.cuda.Event()
             burst.arrived.record()
         self._bursts.append(burst)
         for sequence in sequences:
@@ -142,10 +148,11 @@ class Lane:
                 continue
             there.append(sequence)
             for token, (logprob, reward, score) in zip(chosen[: burst.steps], values, strict=False):
-                sequence.error = _fault(logprob, score, self.guided)
-                if sequence.error is not None:
+                if sequence.over:
                     break
-                sequence.push(token, logprob, reward, score)
+                sequence.error = _fault(logprob, score, self.guided)
+                if sequence.error is None:
+                    sequence.push(token, logprob, reward, score)
         return there
 
     def forget(self) -> None:
@@ -167,6 +174,7 @@ class Lane:
             B, P = _power_of_two(B), _power_of_two(P)
         shape = (B, k, P, mixed)
         if shape != self._shape or self._batch is None:
+            self._batch = None  # memory may have moved, whether all of it could be had or not
             self._batch = self._make(shape)
             self._shape = shape
         batch = self._batch
@@ -175,8 +183,9 @@ class Lane:
             send_into(target, torch.tensor(rows + [filler] * (B - len(rows)), dtype=target.dtype))
 
         table = [(s.pages + [SCRATCH_PAGE] * P)[:P] for s in sequences]
-        for tail in {id(t.page_table): t for t in (batch.lm, batch.rm) if t is not None}.values():
-            send(tail.page_table, table, [SCRATCH_PAGE] * P)
+        tails = (tail for tail in (batch.lm, batch.rm) if tail is not None)
+        for target in {tail.cache.layout.device: tail.page_table for tail in tails}.values():
+            send(target, table, [SCRATCH_PAGE] * P)
         batch.column.zero_()
         if goes_on and all(s.config.temperature is None for s in sequences):
             return shape, batch
@@ -219,7 +228,8 @@ class Lane:
                 for kind in (" keys", " values")
             )
             lengths = like.lengths if like else self._view(name + " lengths", i32, B, at=at)
-            return Tail(cache, self._view(f"{at.device} table", i32, B, P, at=at), lengths, k, v)
+            table = self._view(f"{at.device} table", i32, B, P, at=at, row=self._longest)
+            return Tail(cache, table, lengths, k, v)
 
         last = tail("lm", lm, 1)
         ahead = None
@@ -245,14 +255,20 @@ class Lane:
         )
 
     def _view(
-        self, name: str, dtype: torch.dtype, *shape: int, at: CacheLayout | None = None
+        self,
+        name: str,
+        dtype: torch.dtype,
+        *shape: int,
+        at: CacheLayout | None = None,
+        row: int = 0,
     ) -> Tensor:
-        """The first bytes of a piece of memory that is made once, for the largest batch; only a
-        larger k or a longer page table than ever before moves it. It is where the cache of layout
+        """The first bytes of a piece of memory that is made once, for the largest batch and rows of
+        ``row`` elements; only a larger k than ever before moves it. It is where the cache of layout
         ``at`` is, or with the language model."""
-        size = prod(shape)
+        size = math.prod(shape)
         if name not in self._memory or self._memory[name].numel() < size:
-            largest = prod(shape[1:]) * (_power_of_two(self._rows) if self._padded else self._rows)
+            rows = _power_of_two(self._rows) if self._padded else self._rows
+            largest = rows * max(row, math.prod(shape[1:]))
             self._graphs.clear()
             device = at.device if at else self._lm.device
             self._memory[name] = torch.empty(largest, dtype=dtype, device=device)

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from args_fast import ops
 from args_fast.engine.attention import AttentionOptions
 from args_fast.engine.cache import PagedCache, pages_for
+from args_fast.engine.flash import torch_has_flash
 from args_fast.engine.transfer import send
 
 
@@ -102,6 +103,10 @@ class Prefill:
     def _by_torch(
         self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
     ) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and query.is_cuda and not torch_has_flash(self.cache.layout):
+            # Of torch's kernels only flash knows groups: the others hold all scores in memory.
+            key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
         one = self.rows == 1  # it sees everything, and needs no mask
         mask = self._lower_right(query) if self.start and not one else None
         out = scaled_dot_product_attention(

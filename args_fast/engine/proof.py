@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torc
 
 
 def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None:
-    """Prefill, branch, commit, branch again; each against the model's own pass over the whole text.
+    """Prefill twice, branch, commit, branch again; against the model's own pass over whole texts.
 
     Args:
         backbone: the model to prove.
@@ -55,7 +55,10 @@ def _branch_twice(
     logits: bool,
 ) -> None:
     at, device, branches = backbone.layout, backbone.device, len(steps[0])
-    backbone.prefill(cache, prompt, pages)
+    # In two pieces, as prompts are that begin alike: behind a prefix another attention serves.
+    half = len(prompt) // 2
+    backbone.prefill(cache, prompt[:half], pages)
+    backbone.prefill(cache, prompt[half:], pages, half)
     rows = (at.layers, 1, branches, at.kv_heads, at.head_size)
     k, v = (torch.zeros(rows, dtype=at.dtype, device=device) for _ in range(2))
     table = torch.tensor([pages], dtype=torch.int32, device=device)

@@ -51,7 +51,7 @@ class Scheduler:
     decodes the models are the caller's, who may change them; ``keep_prefixes`` keeps them.
 
     Args:
-        lm, rm: the models, on one device.
+        lm, rm: the models.
         pages: of each cache.
         rows: sequences decoded together at most.
         graphs: replay captured CUDA graphs (on CUDA only).
@@ -158,6 +158,9 @@ class Scheduler:
         """
         try:
             with torch.cuda.device_of(self.caches[0].k_pages):  # nothing on the CPU
+                for lane in self.lanes:
+                    if lane.newest is not None:
+                        self._beside.after(lane.newest)
                 self._fill()
                 for lane in self.lanes:
                     self._decode(lane)

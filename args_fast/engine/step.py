@@ -90,11 +90,14 @@ def step(lm: Backbone, rm: BranchedClassifier, batch: Batch, beside: Beside) -> 
         score = torch.where(batch.w == 0, score, torch.nan)
     else:
         with nullcontext() if ahead is None else beside():
-            hidden = rm.hidden(_to(rm, ids), batch.rm.positions(), batch.rm)
+            # Before anything that takes long: a copy between devices waits for both.
+            candidates, *scoring = (
+                _to(rm, x) for x in (ids, logprobs, batch.w, batch.temperature, noise)
+            )
+            hidden = rm.hidden(candidates, batch.rm.positions(), batch.rm)
         if ahead is not None:
             following = lm.logits(ids, ahead.tail.positions(), ahead.tail)
             beside.join()
-        scoring = (_to(rm, x) for x in (logprobs, batch.w, batch.temperature, noise))
         chosen = batch.rm.select_commit(hidden, rm.head_weight, rm.head_bias, *scoring)
         branch, reward, score = (_to(lm, x) for x in chosen)
 

@@ -24,6 +24,7 @@ class Beside:
     """
 
     def __init__(self, lm: torch.device, rm: torch.device) -> None:
+        self._devices = {lm, rm}
         self._stream: torch.cuda.Stream | None = None
         if lm == rm and lm.type == "cuda":
             # The reward model's kernels are short and many: they are not to wait in line.
@@ -37,6 +38,12 @@ class Beside:
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             yield
+
+    def after(self, event: torch.cuda.Event) -> None:
+        """What is enqueued from now on, for either model, is behind this too: the caller's stream
+        may be another one than the last time."""
+        for device in self._devices:
+            torch.cuda.current_stream(device).wait_event(event)
 
     def join(self) -> None:
         """Between two devices every copy waits for both, so there is nothing to do."""

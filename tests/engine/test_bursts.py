@@ -146,6 +146,50 @@ def test_a_fault_midway_is_that_sequences_alone():
     assert engine.pool.pages_in_use == 0
 
 
+def test_a_fault_behind_the_end_is_nobodys():
+    # What the device made beyond the end is dropped, whatever it is.
+    pair = fresh()
+    expected = sequence(tokens(9), k=4, max_new_tokens=20)
+    run(scheduler(pair), expected)
+    engine = scheduler(pair, steps=8, unread=1)
+    one = sequence(tokens(9), k=4, max_new_tokens=20)
+    one.end_tokens = frozenset([expected.tokens[0].token_id])
+    calls = iter(range(100))
+
+    def break_later(module, args, output):
+        return output * math.nan if next(calls) > 3 else output
+
+    hook = pair.language_model.lm_head.register_forward_hook(break_later)
+    run(engine, one)
+    hook.remove()
+    assert one.error is None
+    assert one.finish_reason == "eos"
+    assert [t.token_id for t in one.tokens] == [expected.tokens[0].token_id]
+
+
+def test_memory_that_cannot_be_had_leaves_no_batch_behind(monkeypatch):
+    # The batch of before may be on memory that has moved meanwhile.
+    engine = scheduler(pages=40)
+    lane = engine.lanes[0]
+    run(engine, sequence(tokens(9), k=3))
+    view, names = type(lane)._view, []
+
+    def scarce(self, name, *shape, **options):
+        names.append(name)
+        if len(names) > 3:
+            raise torch.OutOfMemoryError("made up")
+        return view(self, name, *shape, **options)
+
+    monkeypatch.setattr(type(lane), "_view", scarce)
+    engine.submit(sequence(tokens(9), k=5))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.step()
+    assert lane._batch is None
+    monkeypatch.undo()
+    (again,) = run(engine, sequence(tokens(9), k=3))
+    assert_as_alone(again)
+
+
 def test_a_failure_with_bursts_unread_leaves_a_clean_engine():
     pair = fresh()
     engine = scheduler(pair, steps=S, unread=1)

@@ -90,6 +90,15 @@ def test_every_batch_decodes_as_the_oracle_does_with_two_graphs_a_model(backend,
     assert backend.graphs == 4  # and of several
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_language_model_that_looks_ahead_has_graphs_for_its_candidates(backend, name):
+    pair = compiled_pair(name, lookahead=True)
+    assert backend.graphs == 3
+    for wave in WAVES:
+        assert_as_the_oracle(pair, wave)
+    assert backend.graphs == 6
+
+
 def test_what_inductor_makes_decodes_as_the_oracle_does(monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(compiled, "BACKEND", "inductor")

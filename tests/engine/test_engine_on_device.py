@@ -121,18 +121,22 @@ def test_the_host_never_waits_while_it_launches(lookahead, graphs):
     made = pair("llama", lookahead, graphs)
     for _ in range(2):  # whatever is compiled, captured and allocated once
         made.generate(tokens(9), config(KINDS[0]))
-    (lane, _) = made._scheduler.lanes
-    launch = lane.launch
+        made.generate([tokens(9), tokens(30)], config(KINDS[0]))
 
-    def strict(*arguments):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            launch(*arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    def strict(function):
+        def strictly(*arguments):
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return function(*arguments)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
-    lane.launch = strict
+        return strictly
+
+    (lane, _), scheduler = made._scheduler.lanes, made._scheduler
+    lane.launch, scheduler._store = strict(lane.launch), strict(scheduler._store)
     try:
         made.generate(tokens(9), config(KINDS[0]))
+        made.generate([tokens(9), tokens(30)], config(KINDS[0]))
     finally:
-        del lane.launch
+        del lane.launch, scheduler._store

@@ -18,6 +18,9 @@ def waits(monkeypatch):
         def wait_stream(self, other):
             noted.append(f"{self.name} waits for {other.name}")
 
+        def wait_event(self, event):
+            noted.append(f"{self.name} waits for {event}")
+
         def __enter__(self):
             noted.append(f"on {self.name}")
 
@@ -47,6 +50,12 @@ def test_on_one_device_it_forks_and_joins(waits):
         "language model",
         f"main waits for {stream}",
     ]
+
+
+@pytest.mark.parametrize("second", [0, 1])
+def test_what_was_launched_from_another_stream_is_waited_for(waits, second):
+    Beside(torch.device("cuda", 0), torch.device("cuda", second)).after("the last burst")
+    assert waits == ["main waits for the last burst"] * (1 + second)
 
 
 @pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cuda:0", "cuda:1")])
