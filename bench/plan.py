@@ -1,6 +1,6 @@
 """What a set of cases will take on a device that need not be here: computed, never measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -16,7 +16,6 @@ def plan(cases: Sequence[Case], name: str) -> str:
         name: in ``roofline.DEVICES``.
     """
     device = roofline.DEVICES[name]
-    machine = {"bandwidth": device.bandwidth, "peak": device.peak}
     lines = [
         f"Computed for {device.name} ({device.source}: {device.bandwidth / 1e9:.0f} GB/s, "
         f"{', '.join(f'{peak / 1e12:g} TFLOP/s {dtype}' for dtype, peak in device.peak.items())}).",
@@ -26,12 +25,8 @@ def plan(cases: Sequence[Case], name: str) -> str:
         "| case | methods | greedy floor ms | ARGS floor ms | slowdown floor | seconds | in all |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    done: dict[str, set[str]] = {}
     total = 0.0
-    for case in cases:
-        before = done.setdefault(case.key, set())
-        missing = tuple(method for method in case.methods if method not in before)
-        seconds = estimate(case, missing, torch.device("cuda"), machine)
+    for case, missing, seconds in planned(cases, name):
         total += seconds
         floor = roofline.floor(
             case.lm,
@@ -43,12 +38,24 @@ def plan(cases: Sequence[Case], name: str) -> str:
             device=device,
         )
         lines.append(
-            f"| {case.key} | {_words(missing, adding=bool(before))} "
+            f"| {case.key} | {_words(missing, adding=missing != case.methods)} "
             f"| {floor.greedy_seconds * 1e3:.3f} | {floor.step_seconds * 1e3:.3f} "
             f"| {floor.slowdown:.3f} | {seconds:.0f} | {total:.0f} |"
         )
-        before.update(missing)
     return "\n".join(lines)
+
+
+def planned(cases: Sequence[Case], name: str) -> Iterator[tuple[Case, tuple[str, ...], float]]:
+    """Each case with those of its methods that none before it has measured, and the seconds that
+    they may take on a device of ``roofline.DEVICES``."""
+    device = roofline.DEVICES[name]
+    machine = {"bandwidth": device.bandwidth, "peak": device.peak}
+    done: dict[str, set[str]] = {}
+    for case in cases:
+        before = done.setdefault(case.key, set())
+        missing = tuple(method for method in case.methods if method not in before)
+        yield case, missing, estimate(case, missing, torch.device("cuda"), machine)
+        before.update(missing)
 
 
 def _words(methods: Sequence[str], *, adding: bool) -> str:

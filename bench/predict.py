@@ -18,8 +18,10 @@ from typing import Any
 from transformers.utils import logging
 
 from args_fast.bench import gpu_model, models
+from args_fast.bench.cases import chosen
 from args_fast.bench.gpu_model import ARCH, REACHED, Launch, Model, Pass, Step, step
 from args_fast.bench.launches import PAIRS, PROMPTS, K, collect
+from args_fast.bench.plan import planned
 from args_fast.bench.resources import MACHINES
 from args_fast.bench.roofline import DEVICES, cache_bytes, floor
 
@@ -372,6 +374,24 @@ def _widths(counts: dict[str, int]) -> str:
     return ", ".join(f"{n} of {width}" for width, n in counts.items()) or "-"
 
 
+def _plan(data: dict[str, Any]) -> list[str]:
+    def rows() -> Iterator[tuple]:
+        total = dict.fromkeys(devices, 0.0)
+        for each in zip(*(planned(chosen("all"), name) for name in devices), strict=True):
+            case, missing, _ = each[0]
+            seconds = [found[2] for found in each]
+            for name, more in zip(devices, seconds, strict=True):
+                total[name] += more
+            yield (
+                f"{case.lm} + {case.rm}, k {case.k}, prompt {case.prompt}, batch {case.batch}",
+                len(missing) if missing == case.methods else f"+ {len(missing)} compiled",
+                *(f"{s:.0f} ({t:.0f})" for s, t in zip(seconds, total.values(), strict=True)),
+            )
+
+    devices = ("h100", "h200", "a100-80gb")
+    return _table("case | methods | H100, s (in all) | H200 | A100", rows())
+
+
 def _versions(data: dict[str, Any]) -> list[str]:
     names = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
     return [f"Compiled and counted with {names}."]
@@ -388,6 +408,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "copies": _copies,
     "times": _times,
     "resources": _resources,
+    "plan": _plan,
     "versions": _versions,
 }
 
