@@ -21,7 +21,7 @@ BUDGET ?= 540
 BENCH_PYTHON ?= $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test asan lint format bench bench-ops gpu-check gpu-bench gpu-follow-up report clean
+.PHONY: help install demo test asan lint format bench bench-steps bench-ops gpu-check gpu-bench gpu-follow-up report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,7 +66,10 @@ format: $(INSTALLED)  ## let ruff rewrite the Python files
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## the slowdown against transformers' greedy decoding, on this machine
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m pytest bench/test_slowdown.py bench/test_throughput.py --benchmark-only
+
+bench-steps: $(INSTALLED)  ## one step and each of its ops, on this machine
+	$(BIN)/python -m pytest bench/test_step.py bench/test_ops.py --benchmark-only
 
 bench-ops: $(INSTALLED)  ## every op against its peers, on this machine
 	$(BIN)/python -m args_fast.bench.ops_bench
