@@ -89,6 +89,15 @@ def _compare(backbone: Backbone, branched: Tensor, recomputed: Tensor) -> None:
             f"the {backbone.role} ({type(backbone.model).__name__}) gives other outputs when its "
             "candidates branch from a shared prefix than over whole texts: relative error "
             f"{error:.1e}, allowed {allowed:.0e} in {recomputed.dtype}. Its tokens would be "
-            "wrong. Use another architecture, or args_fast.reference.decode; please report the "
-            "model's name."
+            f"wrong.{_hint(backbone)} Use another architecture, or args_fast.reference.decode; "
+            "please report the model's name."
         )
+
+
+def _hint(backbone: Backbone) -> str:
+    """Some versions of transformers give models with softcaps or sinks torch's attention, which
+    leaves those out: then it is the model's own pass that is wrong."""
+    own = backbone.model.config._attn_implementation
+    if own == "eager":
+        return ""
+    return f" Try attn_implementation='eager' when it is loaded (it has {own!r})."

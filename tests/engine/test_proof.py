@@ -9,6 +9,8 @@ from models import IDS, LENGTH, language_model, reward_model, tokens
 from refusals import refuses
 
 from args_fast import ArgsDecoder, ArgsError
+from args_fast.engine.backbone import Backbone
+from args_fast.engine.proof import prove
 from args_fast.errors import ProofError, UnsupportedModelError
 
 # ---- models that cannot be driven ----------------------------------------------------------------
@@ -156,6 +158,16 @@ def test_a_model_that_branches_differently_is_refused(role, quirk):
     model.base_model.layers[0].register_forward_hook(quirk)
     with refuses(ProofError, f"the {role} model", type(model).__name__, "relative error", "1e-03"):
         ArgsDecoder(lm, rm)
+
+
+def test_a_model_whose_own_attention_leaves_something_out_is_told_of_another():
+    # Torch's has no softcap, and some versions of transformers give it to gemma2 all the same.
+    lm = copy.deepcopy(language_model("gemma2"))
+    lm.config._attn_implementation = "sdpa"
+    with refuses(ProofError, "attn_implementation='eager'", "it has 'sdpa'"):
+        prove(Backbone(lm, "language model"), logits=True)
+    lm.config._attn_implementation = "eager"
+    prove(Backbone(lm, "language model"), logits=True)
 
 
 def test_a_model_that_counts_its_positions_itself_is_refused():
