@@ -95,6 +95,8 @@ CONFIGS = {
         num_labels=1,
     ),
 }
+if not t.GPTJForCausalLM._supports_attention_backend:
+    del CONFIGS["gptj"]  # transformers 5.17 has no attention interface for it: it is refused
 WITHOUT_CLASSIFIER = {"granite", "cohere"}
 REWARD_CONFIGS = sorted(set(CONFIGS) - WITHOUT_CLASSIFIER)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import transformers as t
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from args_fast.engine import backbone, prefill
@@ -62,7 +62,8 @@ def check(name: str, lookahead: float, *, mixed: bool) -> None:
     assert {x.device for x in (batch.rm.page_table, batch.rm.lengths, batch.rm.k)} == {THERE}
     try:
         rm.hidden(batch.token, batch.rm.positions(), batch.rm)
-    except FakeTensorDeviceMismatchError:
+    except RuntimeError as error:
+        assert "device" in str(error)
         return
     raise AssertionError("a tensor of one device went through a model of the other")
 
