@@ -70,6 +70,10 @@ def examine() -> dict[str, Any]:
 def _version(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
+    if package == "torch":  # its own says for which CUDA it is
+        import torch
+
+        return torch.__version__
     try:
         return version(package)
     except PackageNotFoundError:
