@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
+import numpy as np
 import pytest
 
 from args_fast.bench.linear_bench import MODELS, PADDINGS, ROWS, entries, main, merge, shapes
@@ -21,6 +23,10 @@ def run(folder, *more):
     return done.stdout
 
 
+@pytest.mark.skipif(
+    version("triton").startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
+    reason="the interpreter of Triton 3.6 reads loop bounds in a way that numpy 2.4 refuses",
+)
 def test_it_stops_when_time_is_up_and_goes_on_when_asked_again(tmp_path):
     assert "time is up before case 1 of 4" in run(tmp_path, "--seconds", "0")
     run(tmp_path)
