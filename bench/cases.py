@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from args_fast.bench import baselines, models
+from args_fast.bench import baselines, models, roofline
 
 EVERY = tuple(baselines.METHODS)
 
@@ -38,6 +38,18 @@ class Case:
         return (
             f"{self.lm}+{self.rm} k={self.k} prompt={self.prompt} batch={self.batch} "
             f"{self.dtype} new={self.new_tokens}"
+        )
+
+    def floor(self, device: roofline.Device) -> roofline.Floor:
+        """Of a step in the middle of the decode."""
+        return roofline.floor(
+            self.lm,
+            self.rm,
+            k=self.k,
+            t=self.prompt + self.new_tokens // 2,
+            batch=self.batch,
+            dtype=self.dtype,
+            device=device,
         )
 
     def tokens_of(self, method: str) -> int:

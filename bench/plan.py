@@ -28,15 +28,7 @@ def plan(cases: Sequence[Case], name: str) -> str:
     total = 0.0
     for case, missing, seconds in planned(cases, name):
         total += seconds
-        floor = roofline.floor(
-            case.lm,
-            case.rm,
-            k=case.k,
-            t=case.prompt + case.new_tokens // 2,
-            batch=case.batch,
-            dtype=case.dtype,
-            device=device,
-        )
+        floor = case.floor(device)
         lines.append(
             f"| {case.key} | {_words(missing, adding=missing != case.methods)} "
             f"| {floor.greedy_seconds * 1e3:.3f} | {floor.step_seconds * 1e3:.3f} "

@@ -46,19 +46,11 @@ class Row:
     @property
     def floor(self) -> roofline.Floor:
         """Computed from the bandwidth and the peak of this device, in the middle of the decode."""
-        machine, case = self.results.machine, self.case
+        machine = self.results.machine
         device = roofline.Device(
             self.results.environment["device"], machine["bandwidth"], machine["peak"], "measured"
         )
-        return roofline.floor(
-            case.lm,
-            case.rm,
-            k=case.k,
-            t=case.prompt + case.new_tokens // 2,
-            batch=case.batch,
-            dtype=case.dtype,
-            device=device,
-        )
+        return self.case.floor(device)
 
     @property
     def drifts(self) -> list[float]:
