@@ -1,5 +1,4 @@
-"""The parts of the build that need code: the package map (kernels/triton is installed as
-args_fast.kernels, bench as args_fast.bench) and the C++ and CUDA ops, which are optional.
+"""The parts of the build that need code: packages, and the C++ and CUDA ops, which are optional.
 
 The ops are built against the torch that is importable here (so: pip install --no-build-isolation)
 on its stable ABI, and work with every later torch. The C++ ops want a compiler, the CUDA ops also
@@ -91,22 +90,13 @@ def extensions() -> dict:
     return {"ext_modules": found, "cmdclass": {"build_ext": Build}}
 
 
+# args_fast/kernels and args_fast/bench are links to the folders at the top level, so that a module
+# has one name for Python, mypy and an editor alike (docs/decisions.md).
 setup(
-    packages=[
-        *find_packages(include=["args_fast", "args_fast.*"]),
-        "args_fast.kernels",
-        "args_fast.bench",
-        "args_fast.bench.baselines",
-    ],
-    package_dir={
-        "args_fast": "args_fast",
-        "args_fast.kernels": "kernels/triton",
-        "args_fast.bench": "bench",
-        "args_fast.bench.baselines": "bench/baselines",
-    },
+    packages=find_packages(include=["args_fast", "args_fast.*"]),
     package_data={
         "args_fast": ["py.typed"],
-        "args_fast.engine": ["linear.json"],
+        "args_fast.models": ["linear.json"],
         "args_fast.tiny_pair": ["*.json", "*.jsonl", "lm/*", "rm/*"],
     },
     **extensions(),

@@ -11,7 +11,7 @@ from contextlib import suppress
 from args_fast.config import DecodingConfig
 from args_fast.decoder import ArgsDecoder
 from args_fast.encoding import Prompt
-from args_fast.engine.sequence import Sequence
+from args_fast.engine.request import Request
 from args_fast.errors import ConfigError, DecoderClosedError
 from args_fast.generation import Generation, Token
 
@@ -27,7 +27,7 @@ class _Request:
         self.prompt = prompt
         self.config = config
         self.streamed = streamed
-        self.sequences: list[Sequence] = []
+        self.sequences: list[Request] = []
         self.arrived: asyncio.Queue[Delivery] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
@@ -222,4 +222,4 @@ class AsyncArgsDecoder:
             self._drop(request)
             request.deliver(DecoderClosedError(CLOSED))
         self._scheduler.keep_prefixes = False
-        self._scheduler.pool.forget()
+        self._scheduler.pool.evict_all()

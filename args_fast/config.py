@@ -32,6 +32,8 @@ class DecodingConfig:
         num_return_sequences: samples per prompt. Sample i draws with seed + i, so sample 0 is the
             one that a single sample would be; they share the prompt's keys and values. Without a
             temperature all are the same.
+        return_candidates: report the k candidates of every step, with log-probability, reward and
+            score (``Generation.candidates``). The tokens are the same.
 
     Raises:
         ConfigError: (a ValueError) naming the field, the value and the allowed range.
@@ -45,11 +47,16 @@ class DecodingConfig:
     eos_token_ids: Sequence[int] | None = None
     stop: Sequence[str] = ()
     num_return_sequences: int = 1
+    return_candidates: bool = False
 
     def __post_init__(self) -> None:
         _whole("k", self.k, 1, MAX_K)
         _whole("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1)
         _whole("num_return_sequences", self.num_return_sequences, 1, 2**31 - 1)
+        if not isinstance(self.return_candidates, bool):
+            raise ConfigError(
+                f"return_candidates is {self.return_candidates!r}; it must be True or False"
+            )
         _whole("seed", self.seed, 0, 2**63 - self.num_return_sequences)
         if not (_is_number(self.w) and abs(self.w) <= LARGEST):
             raise ConfigError(

@@ -7,19 +7,20 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from args_fast import loading, quantization
+from args_fast import quantization
 from args_fast.config import DecodingConfig
 from args_fast.encoding import Encoder, Prompt, check_length
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PAGE_SIZE
-from args_fast.engine.compiled import compile_mode
+from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.lookahead import most_rows
-from args_fast.engine.memory import CacheUse, pages_within
-from args_fast.engine.proof import prove
+from args_fast.engine.request import Request
 from args_fast.engine.scheduler import Scheduler
-from args_fast.engine.sequence import Sequence as Decoding
 from args_fast.errors import ArgsError, ConfigError, PairMismatchError, PromptError
 from args_fast.generation import Generation, Token
+from args_fast.kvcache.storage import PAGE_SIZE
+from args_fast.models import loading
+from args_fast.models.backbone import Backbone
+from args_fast.models.compiled import compile_mode
+from args_fast.models.proof import prove
 from args_fast.progress import Progress
 from args_fast.rewards import BranchedClassifier
 
@@ -310,7 +311,7 @@ class ArgsDecoder:
             )
         return config
 
-    def _sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Decoding]:
+    def _sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Request]:
         """Raises what ``generate`` raises before any work is done."""
         sequences = self._encoder.sequences(prompt, config)
         self._scheduler.check(sequences[0])
@@ -318,13 +319,13 @@ class ArgsDecoder:
 
     def _sequences_or_error(
         self, prompt: Prompt, config: DecodingConfig
-    ) -> list[Decoding] | ArgsError:
+    ) -> list[Request] | ArgsError:
         try:
             return self._sequences(prompt, config)
         except ArgsError as error:
             return error
 
-    def _only(self, prompt: Prompt, config: DecodingConfig) -> Decoding:
+    def _only(self, prompt: Prompt, config: DecodingConfig) -> Request:
         prompts = self._encoder.split(prompt)
         if len(prompts) != 1:
             raise PromptError(f"stream decodes one prompt, {len(prompts)} were given; use generate")
@@ -338,11 +339,11 @@ class ArgsDecoder:
     # ---- decoding ------------------------------------------------------------------------------
 
     def _run(
-        self, groups: Iterable[list[Decoding] | ArgsError], bar: Progress | None
-    ) -> Generator[tuple[int, list[Decoding] | ArgsError], None, None]:
+        self, groups: Iterable[list[Request] | ArgsError], bar: Progress | None
+    ) -> Generator[tuple[int, list[Request] | ArgsError], None, None]:
         """Decode groups of sequences; yields each with its index once all of it is decoded, or once
         one of it has failed."""
-        under_way: dict[int, list[Decoding]] = {}
+        under_way: dict[int, list[Request]] = {}
         coming = enumerate(groups)
         try:
             while True:
@@ -374,7 +375,7 @@ class ArgsDecoder:
             for group in under_way.values():
                 self._cancel(group)
 
-    def _stream(self, sequence: Decoding) -> Iterator[Token]:
+    def _stream(self, sequence: Request) -> Iterator[Token]:
         self._scheduler.submit(sequence)
         try:
             while True:
@@ -389,7 +390,7 @@ class ArgsDecoder:
         finally:
             self._cancel([sequence])
 
-    def _cancel(self, sequences: list[Decoding]) -> None:
+    def _cancel(self, sequences: list[Request]) -> None:
         for sequence in sequences:
             if not sequence.over:
                 self._scheduler.cancel(sequence)

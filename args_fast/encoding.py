@@ -6,9 +6,9 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from args_fast.config import DecodingConfig
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.sequence import Sequence
+from args_fast.engine.request import Request
 from args_fast.errors import ConfigError, LengthError, PromptError
+from args_fast.models.backbone import Backbone
 from args_fast.text import TextStream
 
 Prompt = str | Many[int]
@@ -71,7 +71,7 @@ class Encoder:
                     f"to {self._lm.vocabulary - 1}"
                 )
 
-    def sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Sequence]:
+    def sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Request]:
         """One sequence per sample of a prompt. Raises PromptError, ConfigError, LengthError."""
         ids = self.ids(prompt)
         if config.k > self._lm.vocabulary:
@@ -88,7 +88,7 @@ class Encoder:
                 )
             check_length(model, len(ids), config.max_new_tokens)
         ends = self._end_tokens(config)
-        return [Sequence(list(ids), each, ends, self._text(each)) for each in config.samples()]
+        return [Request(list(ids), each, ends, self._text(each)) for each in config.samples()]
 
     def _text(self, config: DecodingConfig) -> TextStream | None:
         return None if self.tokenizer is None else TextStream(self.tokenizer, config.stop)

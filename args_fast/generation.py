@@ -8,6 +8,23 @@ FinishReason = Literal["eos", "stop", "length"]
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of the k tokens that a step chose from.
+
+    Attributes:
+        token_id: the candidate.
+        logprob: log p(token | context) over the whole vocabulary.
+        reward: r([x, token]); NaN where no reward was consulted.
+        score: logprob + w * reward; NaN where it is not known.
+    """
+
+    token_id: int
+    logprob: float
+    reward: float
+    score: float
+
+
+@dataclass(frozen=True)
 class Generation:
     """One decoded sequence.
 
@@ -23,6 +40,10 @@ class Generation:
         scores: logprob + w * reward, one per new token; NaN where it is not known (k = 1, w != 0).
         finish_reason: "eos", "stop" or "length".
         prompt_token_ids: the prompt as the models saw it.
+        candidates: the candidates of every step, most likely first, with
+            ``DecodingConfig(return_candidates=True)``; else None.
+        rewards_by_name: with several rewards, the raw reward of each by name, one per new token;
+            else None.
     """
 
     token_ids: list[int]
@@ -32,13 +53,23 @@ class Generation:
     scores: list[float]
     finish_reason: FinishReason
     prompt_token_ids: list[int]
+    candidates: list[tuple[Candidate, ...]] | None = None
+    rewards_by_name: dict[str, list[float]] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values; NaN and infinities become null."""
-        record = asdict(self)
-        for field in ("logprobs", "rewards", "scores"):
-            record[field] = [value if isfinite(value) else None for value in record[field]]
-        return record
+        return _finite(asdict(self))
+
+
+def _finite(value: Any) -> Any:
+    """The value with None in place of every NaN and infinity, at any depth."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True)
@@ -52,6 +83,7 @@ class Token:
             token.
         logprob, reward, score: as in ``Generation``.
         finish_reason: None until the last token.
+        candidates: as one step of ``Generation.candidates``; None unless asked for.
     """
 
     token_id: int
@@ -60,3 +92,4 @@ class Token:
     reward: float
     score: float
     finish_reason: FinishReason | None
+    candidates: tuple[Candidate, ...] | None = None

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from args_fast.engine.sequence import Sequence
+from args_fast.engine.request import Request
 
 
 class Progress:
@@ -46,7 +46,7 @@ class Progress:
         reward = f" · mean reward {self.mean_reward:+.2f}" if self._rewarded else ""
         return f"{speed:.0f} tokens/s{reward}"
 
-    def update(self, request: list[Sequence], *, over: bool) -> None:
+    def update(self, request: list[Request], *, over: bool) -> None:
         """A request may have new tokens, or be over."""
         for sequence in request:
             for token in sequence.take():

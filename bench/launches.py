@@ -36,7 +36,7 @@ from args_fast.bench.resources import (
     product,
     topk,
 )
-from args_fast.engine import lane
+from args_fast.engine import runner
 
 PAIRS = (("opt-2.7b", "opt-350m"), ("opt-2.7b", "opt-125m"), ("llama-7b", "llama-7b"))
 PROMPTS = (128, 1900)
@@ -90,7 +90,7 @@ def count_step(lm: str, rm: str) -> dict[str, Launches]:
         AutoModelForSequenceClassification.from_config(_narrow(rm), dtype=torch.bfloat16).eval(),
     )
     traces: list[list[str]] = []
-    step = lane.step
+    step = runner.step
 
     def traced(*arguments: Any) -> None:
         with _Trace() as trace:
@@ -98,7 +98,7 @@ def count_step(lm: str, rm: str) -> dict[str, Launches]:
         traces.append(trace.names)
 
     config = DecodingConfig(k=K, w=1.0, max_new_tokens=1, eos_token_ids=[])
-    with mock.patch.object(lane, "step", traced):
+    with mock.patch.object(runner, "step", traced):
         decoder.generate([list(range(5, 20))], config)
     names = traces[-1]
     chosen, scored = names.index("topk_logprobs"), names.index("select_commit")

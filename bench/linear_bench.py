@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
 from args_fast.bench.models import config
 from args_fast.bench.timing import commit, copy_bandwidth, device_name, environment, measure, slug
-from args_fast.engine.linear import ARRIVALS, FILE, Entry, read_table, write_table
+from args_fast.models.linear import ARRIVALS, FILE, Entry, read_table, write_table
 from args_fast.ops.linear import linear
 
 RESULTS = Path(__file__).parent / "results"

@@ -4,7 +4,7 @@
 
 Larger pages make fewer look-ups and longer runs of memory. Smaller ones leave less of the last page
 empty (half a page per sequence and model, on average), and are shared by prompts that part earlier.
-Writes bench/results/<device>/page-size.{json,md}; ``args_fast.engine.cache.PAGE_SIZE`` is chosen
+Writes bench/results/<device>/page-size.{json,md}; ``args_fast.kvcache.storage.PAGE_SIZE`` is chosen
 from it.
 """
 

@@ -24,7 +24,7 @@ from typing import Any
 from args_fast import ArgsDecoder, DecodingConfig, tiny_pair
 from args_fast.bench.timing import commit, device_name, environment, slug
 from args_fast.errors import ConfigError
-from args_fast.loading import resolve_device
+from args_fast.models.loading import resolve_device
 from args_fast.quantization import KINDS, check, weight_bytes
 
 RESULTS = Path(__file__).parent / "results"

@@ -250,7 +250,7 @@ def _paper(devices: dict[str, list[Row]]) -> str:
         words += " OPT-2.7B has not been measured yet."
     else:
         words += f" Ours: {', '.join(dict.fromkeys(row[1] for row in rows[1:]))}."
-    return f"## Beside the paper\n\n{words}\n\n" + _table(header, rows)
+    return f"## SideStream the paper\n\n{words}\n\n" + _table(header, rows)
 
 
 def _device(device: str, rows: list[Row], pictures: Path) -> str:

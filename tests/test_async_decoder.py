@@ -6,8 +6,8 @@ import threading
 import time
 
 import pytest
-from models import decoder, language_model, reward_model, tokens
 from refusals import refuses
+from tiny_models import decoder, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig, ops
 from args_fast.errors import (

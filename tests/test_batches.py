@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import decoder, language_model, reward_model, tokens
+from tiny_models import decoder, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.engine.cache import PAGE_SIZE
+from args_fast.kvcache.storage import PAGE_SIZE
 
 CONFIG = DecodingConfig(k=7, w=1.5, max_new_tokens=20, eos_token_ids=[])
 SAMPLED = DecodingConfig(k=7, w=1.5, temperature=0.7, seed=3, max_new_tokens=20, eos_token_ids=[])

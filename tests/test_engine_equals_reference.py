@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import (
+from mutants import MUTANTS
+from tiny_models import (
     CONFIGS,
     ORDERS,
     REWARD_CONFIGS,
@@ -19,10 +20,9 @@ from models import (
     reward_model,
     tokens,
 )
-from mutants import MUTANTS
 
 from args_fast import DecodingConfig, ops, reference
-from args_fast.engine.tail import Tail
+from args_fast.models.branches import Branches
 from args_fast.ops import backends
 
 MARGIN = 1e-5  # closer alternatives than this may go either way in float32
@@ -219,8 +219,8 @@ def test_a_broken_engine_is_caught(monkeypatch, op, mutant, name):
 def test_a_shifted_position_is_caught(monkeypatch, shift):
     case = Case(prompts=(17, 8, 30))
     expected, _ = case.expected()
-    positions = Tail.positions
-    monkeypatch.setattr(Tail, "positions", lambda tail: positions(tail) + shift)
+    positions = Branches.positions
+    monkeypatch.setattr(Branches, "positions", lambda tail: positions(tail) + shift)
     results = case.pair.generate(case.texts(), case.config([]))
     assert differs(results, expected)
 

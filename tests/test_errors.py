@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 import transformers as t
-from models import CONFIGS, LENGTH, VOCABULARY, decoder, language_model, reward_model, tokens
 from refusals import refuses
+from tiny_models import CONFIGS, LENGTH, VOCABULARY, decoder, language_model, reward_model, tokens
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from args_fast import ArgsDecoder, ArgsError, DecodingConfig, errors, loading, ops, reference
+from args_fast import ArgsDecoder, ArgsError, DecodingConfig, errors, ops, reference
 from args_fast.errors import (
     BackendError,
     CapacityError,
@@ -27,6 +27,7 @@ from args_fast.errors import (
     RewardHeadError,
     UnsupportedModelError,
 )
+from args_fast.models import loading
 
 CONFIG = DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[])
 NAN, INF = float("nan"), float("inf")

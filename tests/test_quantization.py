@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import oracle
 import pytest
 import torch
-from models import language_model, reward_model, tokens
+from tiny_models import language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.errors import ConfigError

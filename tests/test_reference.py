@@ -7,7 +7,7 @@ import oracle
 import pytest
 import torch
 import transformers as t
-from models import (
+from tiny_models import (
     CONFIGS,
     REWARD_CONFIGS,
     VOCABULARY,

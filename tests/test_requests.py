@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
-from models import LENGTH, VOCABULARY, decoder, language_model, reward_model, tokens
 from refusals import refuses
+from tiny_models import LENGTH, VOCABULARY, decoder, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig, Generation
-from args_fast.engine.cache import PAGE_SIZE
 from args_fast.errors import CapacityError, ConfigError, LengthError, NonFiniteError, PromptError
+from args_fast.kvcache.storage import PAGE_SIZE
 
 CONFIG = DecodingConfig(k=7, w=1.5, max_new_tokens=20, eos_token_ids=[])
 SAMPLED = dataclasses.replace(CONFIG, temperature=2.0, seed=3)

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from models import decoder, language_model, reward_model, tokens
+from tiny_models import decoder, language_model, reward_model, tokens
 
 from args_fast import DecodingConfig, reference
 

@@ -49,7 +49,7 @@ def test_two_ranks_choose_the_tokens_of_one_process(config, split_rm):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    worker = Path(__file__).parent / "parallel_worker.py"
+    worker = Path(__file__).parent / "helpers" / "parallel_worker.py"
     ranks = [
         subprocess.Popen(
             [sys.executable, worker, str(rank), str(RANKS), port],

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import VOCABULARY, language_model, reward_model
+from tiny_models import VOCABULARY, language_model, reward_model
 from vocabularies import byte_level, sentencepiece
 
 from args_fast import ArgsDecoder, DecodingConfig

@@ -175,7 +175,7 @@ def batch(
 
             kind = ray.start(device)
         else:
-            from args_fast.loading import resolve_device
+            from args_fast.models.loading import resolve_device
 
             kind = resolve_device(device).type
         settings = Settings(

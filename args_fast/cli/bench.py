@@ -210,7 +210,7 @@ def bench(
         from args_fast.bench import results as kept
         from args_fast.bench.runner import DeviceLostError, run
         from args_fast.bench.timing import environment
-        from args_fast.loading import resolve_device
+        from args_fast.models.loading import resolve_device
 
         at = resolve_device(device)
         cases = _cases(which and which.value, changes, at.type, tuple(method or ()), dry_run)

@@ -46,7 +46,7 @@ def doctor(
 
 def examine() -> dict[str, Any]:
     """All that doctor knows, as plain JSON values."""
-    from args_fast.engine import flash
+    from args_fast.models import flash
     from args_fast.ops import backends
 
     return {
@@ -119,7 +119,7 @@ def _missing() -> dict[str, str]:
     """What is not here -> why, and how to get it."""
     import torch
 
-    from args_fast.engine import flash
+    from args_fast.models import flash
 
     missing = {}
     for module, name in NATIVE.items():

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from args_fast.engine.backbone import Backbone
+from args_fast.models.backbone import Backbone
 
 # Rows at which a matrix product's arithmetic takes as long as reading its weights, which is
 # peak / bandwidth * bytes per weight / 2, by data sheet: compute capability -> bytes per weight.

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PAGE_SIZE, PagedCache, pages_for
-from args_fast.engine.lane import Lane
-from args_fast.engine.pages import PagePool
-from args_fast.engine.sequence import Sequence
-from args_fast.engine.streams import Beside
+from args_fast.engine.request import Request
+from args_fast.engine.runner import Runner
+from args_fast.engine.streams import SideStream
 from args_fast.errors import CapacityError
+from args_fast.kvcache.pages import PagePool
+from args_fast.kvcache.storage import PAGE_SIZE, PagedCache, pages_for
+from args_fast.models.backbone import Backbone
 from args_fast.rewards.classifier import BranchedClassifier
 
 # Steps of a burst, and bursts that may be launched before the last one is read. On the CPU a look
@@ -25,7 +25,7 @@ LONGEST_PASS = 8192  # tokens: what a pass computes on its way is outside the ca
 
 
 @dataclass(frozen=True)
-class Served:
+class Stats:
     """Counts since the engine began: prompt tokens asked for, those of them found in pages that
     others had filled, and sequences that had to give their pages back midway."""
 
@@ -56,7 +56,7 @@ class Scheduler:
         rows: sequences decoded together at most.
         graphs: replay captured CUDA graphs (on CUDA only).
         lookahead: the largest B * k with which the language model looks ahead.
-        padded: as for Lane; None where graphs want it.
+        padded: as for Runner; None where graphs want it.
         steps, unread, fill: in place of the tables above.
     """
 
@@ -78,18 +78,18 @@ class Scheduler:
         self.pool = PagePool(pages)
         self.rows = rows
         self.keep_prefixes = False
-        self.served = Served()
+        self.served = Stats()
         self._lm = lm
         self._rm = rm
         self.caches = PagedCache(lm.layout, pages), PagedCache(rm.layout, pages)
-        self._beside = Beside(lm.device, rm.device)
+        self._beside = SideStream(lm.device, rm.device)
         self._steps = steps or STEPS_PER_BURST[device]
         self._unread = UNREAD_BURSTS[device] if unread is None else unread
         self._fill_budget = fill or FILLED_PER_BURST[device]
         # A graph is of one device.
         graphs = graphs and device == "cuda" and lm.device == rm.device
-        self.lanes = [
-            Lane(
+        self.runners = [
+            Runner(
                 lm,
                 rm,
                 self.caches,
@@ -103,10 +103,10 @@ class Scheduler:
             )
             for guided in (True, False)
         ]
-        self._waiting: deque[Sequence] = deque()
-        self._filling: Sequence | None = None
+        self._waiting: deque[Request] = deque()
+        self._filling: Request | None = None
         # In the order of their arrival; then the one that is filled, then those that wait.
-        self._running: list[Sequence] = []
+        self._running: list[Request] = []
 
     # ---- in and out ----------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class Scheduler:
         """Sequences that are not admitted yet."""
         return len(self._waiting)
 
-    def check(self, sequence: Sequence) -> None:
+    def check(self, sequence: Request) -> None:
         """Raises CapacityError where a sequence would not fit if it were alone."""
         if pages_for(sequence.longest) > self.pool.size:
             fits = self.pool.size * PAGE_SIZE
@@ -132,12 +132,12 @@ class Scheduler:
                 "more memory (memory_fraction, cache_bytes)."
             )
 
-    def submit(self, sequence: Sequence) -> None:
+    def submit(self, sequence: Request) -> None:
         """Let a sequence wait for its turn. Raises CapacityError if that would never come."""
         self.check(sequence)
         self._waiting.append(sequence)
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: Request) -> None:
         """Forget a sequence, wherever it is; its pages are free at once."""
         if sequence is self._filling:
             self._filling = None
@@ -150,7 +150,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Store some of the prompts, then decode one burst of every lane. Sequences that are over
+        """Store some of the prompts, then decode one burst of every runner. Sequences that are over
         have left.
 
         Raises:
@@ -158,12 +158,12 @@ class Scheduler:
         """
         try:
             with torch.cuda.device_of(self.caches[0].k_pages):  # nothing on the CPU
-                for lane in self.lanes:
-                    if lane.newest is not None:
-                        self._beside.after(lane.newest)
+                for runner in self.runners:
+                    if runner.newest is not None:
+                        self._beside.after(runner.newest)
                 self._fill()
-                for lane in self.lanes:
-                    self._decode(lane)
+                for runner in self.runners:
+                    self._decode(runner)
         except BaseException as error:
             self._abandon(error)
             raise
@@ -194,7 +194,7 @@ class Scheduler:
         steps = min(self._steps, sequence.remaining)
         # The last token has yet to go through the language model, so its row is written still.
         root = -1 if sequence.guided else -2
-        shared, prefix = self.pool.share(sequence.ids, root, (length - 1) // PAGE_SIZE)
+        shared, prefix = self.pool.match_prefix(sequence.ids, root, (length - 1) // PAGE_SIZE)
         wanted = pages_for(length + steps) - len(shared)
         # And one page for each that will need more, or it would soon have to give way to them.
         growing = sum(len(other.pages) < pages_for(other.longest) for other in self._running)
@@ -209,7 +209,7 @@ class Scheduler:
         self._count(prompt_tokens=length, shared_tokens=sequence.filled)
         return True
 
-    def _store(self, sequence: Sequence, start: int, end: int) -> None:
+    def _store(self, sequence: Request, start: int, end: int) -> None:
         """Run the models over ids start ... end - 1. The language model does not see the last one
         yet: every step begins with it."""
         ids, pages = sequence.ids, sequence.pages
@@ -221,57 +221,57 @@ class Scheduler:
         sequence.filled = end
         self._enter(sequence, min(end, len(ids) - 1))
 
-    def _enter(self, sequence: Sequence, written: int) -> None:
+    def _enter(self, sequence: Request, written: int) -> None:
         """Let others find the pages that are full."""
         count, prefix = sequence.entered
         for i in range(count, written // PAGE_SIZE):
             tokens = sequence.ids[i * PAGE_SIZE : (i + 1) * PAGE_SIZE]
-            prefix = self.pool.enter(sequence.pages[i], prefix, tokens)
+            prefix = self.pool.register(sequence.pages[i], prefix, tokens)
             sequence.entered = i + 1, prefix
 
     # ---- tokens --------------------------------------------------------------------------------
 
-    def _decode(self, lane: Lane) -> None:
+    def _decode(self, runner: Runner) -> None:
         """Launch a burst, and read those before it."""
-        if not self._goes_on(lane):
-            self._read(lane)
-        rows = self._rows(lane)
+        if not self._goes_on(runner):
+            self._read(runner)
+        rows = self._rows(runner)
         steps = self._burst_of(rows)
         for sequence in rows:
             self._extend(sequence, steps)
         rows = [s for s in rows if s.pages]
         if rows:
-            lane.launch(rows, steps)
-            self._read(lane, but=self._unread)
+            runner.launch(rows, steps)
+            self._read(runner, but=self._unread)
 
-    def _rows(self, lane: Lane) -> list[Sequence]:
-        return [s for s in self._running if s.guided == lane.guided]
+    def _rows(self, runner: Runner) -> list[Request]:
+        return [s for s in self._running if s.guided == runner.guided]
 
-    def _burst_of(self, rows: list[Sequence]) -> int:
+    def _burst_of(self, rows: list[Request]) -> int:
         """Steps that none of them has too few tokens left for."""
         return min(self._steps, min((s.remaining for s in rows), default=0))
 
-    def _goes_on(self, lane: Lane) -> bool:
+    def _goes_on(self, runner: Runner) -> bool:
         """Whether the sequences under way have another burst in front of them, as far as the host
         knows, and there is room for it."""
-        rows = self._rows(lane)
+        rows = self._rows(runner)
         steps = self._burst_of(rows)
         wanted = sum(max(0, pages_for(s.reached + steps) - len(s.pages)) for s in rows)
-        return steps > 0 and lane.under_way == rows and wanted <= self.pool.available
+        return steps > 0 and runner.under_way == rows and wanted <= self.pool.available
 
-    def _read(self, lane: Lane, but: int = 0) -> None:
-        """Read a lane's bursts but the newest so many."""
-        while lane.unread > but:
-            for sequence in lane.read():
+    def _read(self, runner: Runner, but: int = 0) -> None:
+        """Read a runner's bursts but the newest so many."""
+        while runner.unread > but:
+            for sequence in runner.read():
                 if sequence.error is None:
                     self._enter(sequence, len(sequence.ids) - 1)
                 if sequence.over:
                     self._running.remove(sequence)
                     self._release(sequence)
-        if lane.unread and not any(sequence.pages for sequence in lane.under_way):
-            lane.forget()
+        if runner.unread and not any(sequence.pages for sequence in runner.under_way):
+            runner.forget()
 
-    def _extend(self, sequence: Sequence, steps: int) -> None:
+    def _extend(self, sequence: Request, steps: int) -> None:
         """Pages for the next steps, taken from the youngest where none are left."""
         while sequence.pages:
             wanted = pages_for(sequence.reached + steps) - len(sequence.pages)
@@ -279,33 +279,33 @@ class Scheduler:
                 sequence.pages += self.pool.allocate(max(0, wanted))
                 return
             # What is unread may be the end of some, and whoever gives way loses nothing then.
-            unread = [lane for lane in self.lanes if lane.unread]
-            for lane in unread:
-                self._read(lane)
+            unread = [runner for runner in self.runners if runner.unread]
+            for runner in unread:
+                self._read(runner)
             if not unread:
                 self._preempt(self._filling or self._running[-1])
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Request) -> None:
         if sequence is self._filling:
             self._filling = None
         else:
             self._running.remove(sequence)
         self._release(sequence)
-        for lane in self.lanes:
-            lane.forget()
+        for runner in self.runners:
+            runner.forget()
         self._waiting.appendleft(sequence)
         self._count(preemptions=1)
 
     # ---- pages ---------------------------------------------------------------------------------
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Request) -> None:
         # What a broken sequence computed may be broken too.
         self.pool.release(sequence.pages, retain=sequence.error is None)
         sequence.pages = []
 
     def _rest(self) -> None:
         if not self.busy and not self.keep_prefixes:
-            self.pool.forget()
+            self.pool.evict_all()
 
     def _abandon(self, error: BaseException) -> None:
         everyone = [*self._running, *self._waiting]
@@ -313,15 +313,15 @@ class Scheduler:
             everyone.append(self._filling)
         self._running, self._filling = [], None
         self._waiting.clear()
-        for lane in self.lanes:
-            lane.forget()
+        for runner in self.runners:
+            runner.forget()
         for sequence in everyone:
             sequence.error = error
             self._release(sequence)
-        self.pool.forget()
+        self.pool.evict_all()
 
     def _count(self, prompt_tokens: int = 0, shared_tokens: int = 0, preemptions: int = 0) -> None:
-        self.served = Served(
+        self.served = Stats(
             self.served.prompt_tokens + prompt_tokens,
             self.served.shared_tokens + shared_tokens,
             self.served.preemptions + preemptions,

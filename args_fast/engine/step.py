@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from args_fast import ops
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.streams import Beside
-from args_fast.engine.tail import Tail
+from args_fast.engine.streams import SideStream
+from args_fast.models.backbone import Backbone
+from args_fast.models.branches import Branches
 from args_fast.rewards.classifier import BranchedClassifier
 
 
@@ -30,7 +30,7 @@ class Lookahead:
 
     logprobs: Tensor
     ids: Tensor
-    tail: Tail
+    tail: Branches
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Batch:
     """
 
     token: Tensor
-    lm: Tail
+    lm: Branches
     ahead: Lookahead | None
-    rm: Tail | None
+    rm: Branches | None
     first: Tensor
     w: Tensor
     temperature: Tensor
@@ -72,7 +72,7 @@ def begin_lookahead(lm: Backbone, batch: Batch) -> None:
     _keep(batch, _read_last(lm, batch))
 
 
-def step(lm: Backbone, rm: BranchedClassifier, batch: Batch, beside: Beside) -> None:
+def step(lm: Backbone, rm: BranchedClassifier, batch: Batch, beside: SideStream) -> None:
     """Choose and commit one token for every sequence (design: eq. 2 and 3 of the paper). Shapes
     depend on nothing but the batch's, and the host is not asked: it can be captured as a graph."""
     ahead = batch.ahead

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Beside:
+class SideStream:
     """Runs work of the reward model beside that of the language model. Where each has a CUDA device
     of its own that needs nothing; on one device it takes a second stream; on the CPU the one runs
     before the other.

@@ -2,7 +2,7 @@
 
 Apart from the four ops of a step, because it stands in for one of torch's own that works
 everywhere: it has no plain implementation but ``torch.nn.functional.linear``, and runs only where
-``args_fast.engine.linear`` sends a product to it.
+``args_fast.models.linear`` sends a product to it.
 """
 
 import torch

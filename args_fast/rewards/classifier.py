@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from args_fast.engine.backbone import Backbone
 from args_fast.errors import RewardHeadError
+from args_fast.models.backbone import Backbone
 
 
 class BranchedClassifier(Backbone):

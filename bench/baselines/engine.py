@@ -5,7 +5,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.engine.cache import PAGE_SIZE, pages_for
+from args_fast.kvcache.storage import PAGE_SIZE, pages_for
 
 # The decoder that each pair has beside it, with its options and the tokens that fit into it.
 _kept: WeakKeyDictionary[ArgsDecoder, tuple[dict[str, Any], int, ArgsDecoder]] = WeakKeyDictionary()

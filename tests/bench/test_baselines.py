@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from models import decoder, tokens
+from tiny_models import decoder, tokens
 
 from args_fast.bench import baselines
 from args_fast.bench.baselines import engine

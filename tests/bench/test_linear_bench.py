@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from args_fast.bench.linear_bench import MODELS, PADDINGS, ROWS, entries, main, merge, shapes
-from args_fast.engine.linear import read_table
+from args_fast.models.linear import read_table
 
 
 def run(folder, *more):

@@ -4,7 +4,7 @@ import json
 from importlib.util import find_spec
 
 import pytest
-from models import decoder, tokens
+from tiny_models import decoder, tokens
 
 from args_fast import DecodingConfig
 from args_fast.bench.quantization import agreement, main

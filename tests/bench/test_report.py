@@ -196,7 +196,7 @@ def test_plots_are_pictures_that_the_page_shows(tmp_path, curve):
 
 def test_the_papers_figure_stands_apart_with_its_device_and_ours(tmp_path, curve):
     results(tmp_path / "results", "H100", curve)
-    text = page(tmp_path).split("## Beside the paper")[1].split("## ")[0]
+    text = page(tmp_path).split("## SideStream the paper")[1].split("## ")[0]
     paper = cells(text, "reported by the paper")
     assert paper[1] == "A100-class, not ours"
     assert paper[6] == "1.9"

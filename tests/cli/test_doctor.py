@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from args_fast import tiny_pair
-from args_fast.engine import flash
+from args_fast.models import flash
 from args_fast.ops import backends, cpp
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.cli.pair import encode_prompt
-from args_fast.engine import compiled
+from args_fast.models import compiled
 from args_fast.tiny_pair import HELDOUT, LM, RM
 
 QUESTION = "How do I grow mint?"

@@ -5,16 +5,16 @@ import math
 
 import pytest
 import torch
-from models import decoder, language_model, reward_model, tokens
 from refusals import refuses
 from test_scheduler import assert_as_alone, check, run, scheduler, sequence
+from tiny_models import decoder, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.engine import lookahead
-from args_fast.engine.cache import PAGE_SIZE
-from args_fast.engine.memory import pages_within
-from args_fast.engine.tail import Tail
+from args_fast.engine.capacity import pages_within
 from args_fast.errors import ConfigError, NonFiniteError, PairMismatchError
+from args_fast.kvcache.storage import PAGE_SIZE
+from args_fast.models.branches import Branches
 
 S = 3  # steps of a burst
 
@@ -70,7 +70,7 @@ def test_an_end_is_noticed_late_and_the_surplus_is_dropped(at, ahead):
     steps = len(passes) - 1  # without the prompt
     assert at + 1 <= steps <= at + 2 * S
     assert engine.pool.pages_in_use == 0
-    assert all(lane.unread == 0 for lane in engine.lanes)
+    assert all(runner.unread == 0 for runner in engine.runners)
 
 
 def test_a_sequence_goes_on_as_it_is_until_another_comes():
@@ -170,9 +170,9 @@ def test_a_fault_behind_the_end_is_nobodys():
 def test_memory_that_cannot_be_had_leaves_no_batch_behind(monkeypatch):
     # The batch of before may be on memory that has moved meanwhile.
     engine = scheduler(pages=40)
-    lane = engine.lanes[0]
+    runner = engine.runners[0]
     run(engine, sequence(tokens(9), k=3))
-    view, names = type(lane)._view, []
+    view, names = type(runner)._view, []
 
     def scarce(self, name, *shape, **options):
         names.append(name)
@@ -180,11 +180,11 @@ def test_memory_that_cannot_be_had_leaves_no_batch_behind(monkeypatch):
             raise torch.OutOfMemoryError("made up")
         return view(self, name, *shape, **options)
 
-    monkeypatch.setattr(type(lane), "_view", scarce)
+    monkeypatch.setattr(type(runner), "_view", scarce)
     engine.submit(sequence(tokens(9), k=5))
     with pytest.raises(torch.OutOfMemoryError):
         engine.step()
-    assert lane._batch is None
+    assert runner._batch is None
     monkeypatch.undo()
     (again,) = run(engine, sequence(tokens(9), k=3))
     assert_as_alone(again)
@@ -218,9 +218,9 @@ def test_a_failure_with_bursts_unread_leaves_a_clean_engine():
 def test_a_row_of_another_candidate_is_caught(monkeypatch, broken):
     # The language model's row that is kept must be the winner's, in its cache as in its logits.
     one = sequence(tokens(9), k=4, max_new_tokens=20)
-    commit = Tail.commit
+    commit = Branches.commit
     if broken:
-        monkeypatch.setattr(Tail, "commit", lambda tail, branch: commit(tail, branch * 0))
+        monkeypatch.setattr(Branches, "commit", lambda tail, branch: commit(tail, branch * 0))
     run(scheduler(steps=S, unread=1, lookahead=math.inf), one)
     if broken:
         with pytest.raises(AssertionError):
@@ -279,7 +279,7 @@ def test_on_the_cpu_it_looks_ahead_only_where_it_is_told():
     results = {}
     for asked in ("auto", False, True):
         pair = ArgsDecoder(language_model(), reward_model(), lookahead=asked)
-        assert pair._scheduler.lanes[0]._lookahead == (math.inf if asked is True else 0)
+        assert pair._scheduler.runners[0]._lookahead == (math.inf if asked is True else 0)
         results[asked] = pair.generate(prompt, config)[0].token_ids
     assert results["auto"] == results[False] == results[True]
     with refuses(ConfigError, "lookahead is 'never'", "True, False or 'auto'"):
@@ -322,6 +322,6 @@ def test_each_device_has_room_for_its_own_models_cache(monkeypatch, rm_at, pages
 
 def test_decoders_of_every_order_share_a_pair_of_models():
     # The orders that the oracle's tests use are what they are called.
-    assert decoder(order="ahead")._scheduler.lanes[0]._lookahead == math.inf
-    assert decoder(order="captured")._scheduler.lanes[0]._graphs.enabled
-    assert not decoder()._scheduler.lanes[0]._graphs.enabled
+    assert decoder(order="ahead")._scheduler.runners[0]._lookahead == math.inf
+    assert decoder(order="captured")._scheduler.runners[0]._graphs.enabled
+    assert not decoder()._scheduler.runners[0]._graphs.enabled

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch.utils import backend_registration
 
-WORKER = Path(__file__).with_name("two_devices.py")
+WORKER = Path(__file__).parents[1] / "helpers" / "two_devices.py"
 
 
 @pytest.mark.skipif(

@@ -11,8 +11,8 @@ import os
 import oracle
 import pytest
 import torch
-from models import language_model, reward_model, tokens
 from recorded import record
+from tiny_models import language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.engine.scheduler import Scheduler
@@ -45,7 +45,7 @@ def pair(name, lookahead, graphs):
     rm = copy.deepcopy(reward_model(name)).to(DEVICE)
     made = ArgsDecoder(lm, rm, lookahead=lookahead, cuda_graphs=graphs, cache_bytes=2**24)
     if DEVICE == "cpu":
-        most = made._scheduler.lanes[0]._lookahead
+        most = made._scheduler.runners[0]._lookahead
         options = {"steps": 8, "unread": 1, "padded": True, "lookahead": most}
         made._scheduler = Scheduler(made._lm, made._rm, pages=60, rows=8, **options)
         if graphs:
@@ -133,10 +133,10 @@ def test_the_host_never_waits_while_it_launches(lookahead, graphs):
 
         return strictly
 
-    (lane, _), scheduler = made._scheduler.lanes, made._scheduler
-    lane.launch, scheduler._store = strict(lane.launch), strict(scheduler._store)
+    (runner, _), scheduler = made._scheduler.runners, made._scheduler
+    runner.launch, scheduler._store = strict(runner.launch), strict(scheduler._store)
     try:
         made.generate(tokens(9), config(KINDS[0]))
         made.generate([tokens(9), tokens(30)], config(KINDS[0]))
     finally:
-        del lane.launch, scheduler._store
+        del runner.launch, scheduler._store

@@ -9,14 +9,14 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from models import decoder, language_model, reward_model, tokens
+from pools import check_pool
 from refusals import refuses
-from test_pages import check as check_pool
+from tiny_models import decoder, language_model, reward_model, tokens
 
 from args_fast import DecodingConfig
-from args_fast.engine.cache import PAGE_SIZE
 from args_fast.engine.scheduler import Scheduler
 from args_fast.errors import CapacityError
+from args_fast.kvcache.storage import PAGE_SIZE
 
 MARGIN = 1e-5  # closer alternatives than this may go either way in float32
 LONGEST = 62  # tokens of a request at most
@@ -74,7 +74,7 @@ def check(engine):
         # A page that others can find is full, and is not where the next row goes.
         assert one.entered[0] * PAGE_SIZE <= len(one.ids) - 1
         for page in one.pages[one.entered[0] :]:
-            assert engine.pool.holders(page) == 1
+            assert engine.pool.ref_count(page) == 1
     if not everyone:
         assert engine.pool.pages_in_use == 0
 
@@ -172,7 +172,7 @@ class Traffic(RuleBasedStateMachine):
         self.requests.remove(one)
         held = len(one.pages)
         before = self.engine.pool.pages_in_use
-        shared = sum(self.engine.pool.holders(page) > 1 for page in one.pages)
+        shared = sum(self.engine.pool.ref_count(page) > 1 for page in one.pages)
         self.engine.cancel(one)
         assert self.engine.pool.pages_in_use == before - held + shared
         FIGURES["cancelled"] += 1
@@ -405,7 +405,7 @@ def test_a_sequence_costs_one_prefix_and_k_rows(k):
         engine.step()
         if one.pages:
             assert engine.pool.pages_in_use == len(one.pages) == -(-len(one.ids) // PAGE_SIZE)
-    rows = engine.lanes[0]._memory
+    rows = engine.runners[0]._memory
     held = rows["rm keys"].nbytes + rows["rm values"].nbytes
     assert held == k * decoder()._rm.layout.bytes_per_token
     assert_as_alone(one)
@@ -413,9 +413,9 @@ def test_a_sequence_costs_one_prefix_and_k_rows(k):
 
 def addresses(engine):
     memory = {
-        (lane.guided, name): piece.data_ptr()
-        for lane in engine.lanes
-        for name, piece in lane._memory.items()
+        (runner.guided, name): piece.data_ptr()
+        for runner in engine.runners
+        for name, piece in runner._memory.items()
     }
     pools = [x.data_ptr() for cache in engine.caches for x in (cache.k_pages, cache.v_pages)]
     return memory, pools

@@ -45,6 +45,7 @@ def test_a_line_may_override_every_option():
         "seed": 4,
         "eos_token_ids": [1],
         "stop": ["x", "y"],
+        "return_candidates": True,
     }
     assert set(overrides) == set(subject.OPTIONS)
     _, (_, config) = read(json.dumps({"prompt": "a"} | overrides).encode())

@@ -23,7 +23,10 @@ def peak(folder, lines):
     with open(source, "w") as file:
         for i in range(lines):
             file.write(json.dumps({"prompt": [i, 1, 2], "id": "x" * 200}) + "\n")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1] / "helpers"),
+        "OMP_NUM_THREADS": "1",
+    }
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, source, output],
         env=environment,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from args_fast.bench.resources import MACHINES, RESERVED, Case, compile_case, meta
-from args_fast.engine.linear import ARRIVALS, ROWS
 from args_fast.kernels import linear as module
+from args_fast.models.linear import ARRIVALS, ROWS
 
 # Each is another kernel by its splits, its bias, or whether K is a whole number of blocks.
 SHAPES = {

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     DEVICE == "cuda" and not torch.cuda.is_available(), reason="torch sees no CUDA device here"
 )
 GOLDEN = Path(__file__).parents[1] / "golden"
-# Beside one unit in the last place: exponentials and sums as a GPU does them, but not TF32.
+# SideStream one unit in the last place: exponentials and sums as a GPU does them, but not TF32.
 TOLERANCE = {**op_cases.TOLERANCE, torch.float32: 1e-4}
 # Triton compiles a kernel for every new shape, which takes longer than all else here: 0.3 to 3
 # seconds each. docs/performance.md counts them.

@@ -1,13 +1,13 @@
 """Whole decodes, and torch.compile, with every linear layer that the Triton kernel can make."""
 
-import models
 import oracle
 import pytest
+import tiny_models
 import torch
 from torch.nn import functional as F
 
 from args_fast import DecodingConfig
-from args_fast.engine.linear import ARRIVALS, Entry, FewRows, chosen_by, few_rows
+from args_fast.models.linear import ARRIVALS, Entry, FewRows, chosen_by, few_rows
 from args_fast.ops.linear import linear
 
 CPU = torch.device("cpu")
@@ -31,11 +31,11 @@ def products(monkeypatch):
 
 @pytest.mark.parametrize(("lm", "rm"), [("llama", "opt"), ("opt", "qwen2")])
 def test_the_tokens_are_the_oracles(lm, rm, products):
-    decoder = models.decoder(lm, rm)
+    decoder = tiny_models.decoder(lm, rm)
     config = DecodingConfig(k=5, w=1.5, max_new_tokens=4, eos_token_ids=[])
-    prompt = models.tokens(9)
+    prompt = tiny_models.tokens(9)
     expected = oracle.decode(
-        models.language_model(lm), models.reward_model(rm), prompt, k=5, w=1.5, steps=4
+        tiny_models.language_model(lm), tiny_models.reward_model(rm), prompt, k=5, w=1.5, steps=4
     )
     assert expected.margin > 1e-4
     with few_rows(CPU, "triton"):
@@ -88,9 +88,9 @@ def test_only_what_the_table_knows_goes_to_the_kernel(products):
 @torch.inference_mode()
 def test_compiled_in_one_graph(name, entered, products):
     torch._dynamo.reset()
-    model = models.language_model(name)
+    model = tiny_models.language_model(name)
     context = few_rows(CPU, "triton")
-    ids = torch.tensor([models.tokens(10)])
+    ids = torch.tensor([tiny_models.tokens(10)])
 
     def forward(ids):
         return model(input_ids=ids, use_cache=False).logits

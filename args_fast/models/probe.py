@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from args_fast.engine.attention import CONTEXT, AttentionOptions, driven
-from args_fast.engine.cache import CacheLayout
 from args_fast.errors import UnsupportedModelError
+from args_fast.kvcache.storage import CacheLayout
+from args_fast.models.attention import CONTEXT, AttentionOptions, driven
 
 # Names under which configurations keep an attention window.
 WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")

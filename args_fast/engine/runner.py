@@ -1,8 +1,7 @@
-"""A lane decodes sequences of one kind together, a burst of steps at a time."""
+"""A runner decodes sequences of one kind together, a burst of steps at a time."""
 
 import math
 from collections import deque
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import SCRATCH_PAGE, CacheLayout, PagedCache, pages_for
 from args_fast.engine.graphs import StepGraphs
-from args_fast.engine.sequence import Sequence
+from args_fast.engine.request import Request
 from args_fast.engine.step import Batch, Lookahead, begin_lookahead, step
-from args_fast.engine.streams import Beside
-from args_fast.engine.tail import Tail
-from args_fast.engine.transfer import fetch, send_into
+from args_fast.engine.streams import SideStream
 from args_fast.errors import NonFiniteError
+from args_fast.kvcache.storage import SCRATCH_PAGE, CacheLayout, PagedCache, pages_for
+from args_fast.kvcache.transfer import fetch, send_into
+from args_fast.models.backbone import Backbone
+from args_fast.models.branches import Branches
 from args_fast.ops.backends import implementation
 from args_fast.ops.schemas import SCHEMAS
 from args_fast.rewards.classifier import BranchedClassifier
@@ -36,14 +35,14 @@ class Burst:
         tokens, numbers: on the host, where they are once ``arrived`` is over (None: at once).
     """
 
-    sequences: list[Sequence]
+    sequences: list[Request]
     steps: int
     tokens: Tensor
     numbers: Tensor
     arrived: Any = None
 
 
-class Lane:
+class Runner:
     """Sequences that all consult the reward model, or all do not.
 
     A burst is launched, and read later. While the same sequences go on, the device knows where each
@@ -70,7 +69,7 @@ class Lane:
         lm: Backbone,
         rm: BranchedClassifier,
         caches: tuple[PagedCache, PagedCache],
-        beside: Beside,
+        beside: SideStream,
         *,
         guided: bool,
         rows: int,
@@ -99,7 +98,7 @@ class Lane:
         self._batch: Batch | None = None
         self._bursts: deque[Burst] = deque()
         self.newest: Any = None  # the event at the end of all that was launched, on CUDA
-        self._reached: list[tuple[Sequence, int]] = []  # by the rows that are on the device
+        self._reached: list[tuple[Request, int]] = []  # by the rows that are on the device
 
     @property
     def unread(self) -> int:
@@ -107,11 +106,11 @@ class Lane:
         return len(self._bursts)
 
     @property
-    def under_way(self) -> list[Sequence]:
+    def under_way(self) -> list[Request]:
         """The sequences of those bursts: all are of the same."""
         return self._bursts[-1].sequences if self._bursts else []
 
-    def launch(self, sequences: list[Sequence], steps: int) -> None:
+    def launch(self, sequences: list[Request], steps: int) -> None:
         """Decode ``steps`` tokens for each, whose pages hold that many more. While bursts are
         unread, the sequences must be those under way."""
         goes_on = self._reached == [(s, s.reached) for s in sequences]
@@ -134,7 +133,7 @@ class Lane:
             sequence.unread += steps
         self._reached = [(s, s.reached) for s in sequences]
 
-    def read(self) -> list[Sequence]:
+    def read(self) -> list[Request]:
         """Wait for the oldest burst, and give its sequences their tokens; those that have ended or
         were called off since it was launched drop theirs. Returns the others."""
         burst = self._bursts.popleft()
@@ -165,7 +164,7 @@ class Lane:
 
     # ---- what is sent --------------------------------------------------------------------------
 
-    def _load(self, sequences: Many[Sequence], steps: int, goes_on: bool) -> tuple[Shape, Batch]:
+    def _load(self, sequences: list[Request], steps: int, goes_on: bool) -> tuple[Shape, Batch]:
         B = len(sequences)
         k = max(sequence.candidates for sequence in sequences)
         P = max(pages_for(sequence.reached + steps) for sequence in sequences)
@@ -219,7 +218,7 @@ class Lane:
         f32, i64, i32 = torch.float32, torch.int64, torch.int32
         lm, rm = self._caches
 
-        def tail(name: str, cache: PagedCache, rows: int, like: Tail | None = None) -> Tail:
+        def tail(name: str, cache: PagedCache, rows: int, like: Branches | None = None) -> Branches:
             at = cache.layout
             k, v = (
                 self._view(
@@ -229,7 +228,7 @@ class Lane:
             )
             lengths = like.lengths if like else self._view(name + " lengths", i32, B, at=at)
             table = self._view(f"{at.device} table", i32, B, P, at=at, row=self._longest)
-            return Tail(cache, table, lengths, k, v)
+            return Branches(cache, table, lengths, k, v)
 
         last = tail("lm", lm, 1)
         ahead = None

@@ -5,14 +5,14 @@ import copy
 
 import pytest
 import torch
-from models import language_model, reward_model, tokens
 from refusals import refuses
+from tiny_models import language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig, reference
-from args_fast.engine import compiled, linear
 from args_fast.engine.graphs import StepGraphs
-from args_fast.engine.proof import prove
 from args_fast.errors import ArgsError, CompileError, ConfigError, ProofError
+from args_fast.models import compiled, linear
+from args_fast.models.proof import prove
 
 
 class Counting:
@@ -166,8 +166,8 @@ def test_a_shape_is_compiled_before_it_is_captured(backend):
             return replay
 
     pair = compiled_pair()
-    for lane in pair._scheduler.lanes:
-        lane._graphs, lane._padded = Watched(enabled=True), True
+    for runner in pair._scheduler.runners:
+        runner._graphs, runner._padded = Watched(enabled=True), True
     for wave in WAVES[:4] * 2:
         assert_as_the_oracle(pair, wave)
     assert Watched.replays > 50
@@ -183,7 +183,7 @@ def test_linear_layers_that_are_routed_are_part_of_the_graph(backend, monkeypatc
     monkeypatch.setattr(linear, "linear", routed)
     cpu = torch.device("cpu")
     monkeypatch.setattr(
-        "args_fast.engine.backbone.few_rows", lambda device: linear.FewRows(cpu, linear._always)
+        "args_fast.models.backbone.few_rows", lambda device: linear.FewRows(cpu, linear._always)
     )
     if factor == 2.0:  # were the layers not routed, nobody would notice
         with refuses(ProofError, "the language model"):

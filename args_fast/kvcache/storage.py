@@ -31,10 +31,10 @@ class CacheLayout:
 class PagedCache:
     """Pages of keys and values, [L, 1 + pages, page_size, Hkv, D] each, shared by many sequences.
 
-    Token j of a sequence is row j % page_size of its page j // page_size; which pages those are,
-    ``args_fast.engine.pages`` knows. The pool never moves and never grows. It is not cleared: every
-    reader masks rows at or past the prefix length, whatever they hold; and on the CPU memory that
-    nobody has touched is not resident yet.
+    Token j of a sequence is row j % page_size of its page j // page_size; which pages those are is
+    for ``args_fast.kvcache.pages`` to say. The pool never moves and never grows. It is not cleared:
+    every reader masks rows at or past the prefix length, whatever they hold, and on the CPU memory
+    that has not been touched is not resident yet.
     """
 
     def __init__(self, layout: CacheLayout, pages: int, page_size: int = PAGE_SIZE) -> None:

@@ -11,7 +11,7 @@ from args_fast.text import TextStream
 
 
 @dataclass(eq=False)
-class Sequence:
+class Request:
     """A prompt, its options, and its tokens so far.
 
     Attributes:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from args_fast.engine.cache import PAGE_SIZE, CacheLayout, PagedCache, pages_for
+from args_fast.kvcache.storage import PAGE_SIZE, CacheLayout, PagedCache, pages_for
 
 LAYOUT = CacheLayout(
     layers=2, kv_heads=3, head_size=4, dtype=torch.float32, device=torch.device("cpu")

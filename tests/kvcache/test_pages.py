@@ -1,41 +1,21 @@
 """Who holds which page: lent once, shared by text, retained, and back in the end."""
 
-import collections
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from pools import check_pool
 
-from args_fast.engine.cache import SCRATCH_PAGE
-from args_fast.engine.pages import PagePool
+from args_fast.kvcache.pages import PagePool
 
 ROOT = -1
 SIZE = 2  # tokens of a page
 
 
-def check(pool, held=()):
-    """What is true of a pool after every operation; ``held``: the pages of each holder."""
-    free, retained = set(pool._free), set(pool._retained)
-    counts = collections.Counter(page for pages in held for page in pages)
-    assert len(free) == len(pool._free)
-    assert not free & retained
-    assert not (free | retained) & set(counts)
-    assert free | retained | set(counts) == set(range(1, pool.size + 1))
-    assert SCRATCH_PAGE not in counts
-    for page in range(1, pool.size + 1):
-        assert pool.holders(page) == counts[page]
-    assert pool.pages_in_use == len(counts)
-    # Every block's page knows it, and a page is retained only for what can be found in it.
-    assert {page: block for block, (page, _) in pool._blocks.items()} == pool._block_of
-    assert retained <= set(pool._block_of)
-    assert not free & set(pool._block_of)
-
-
 def enter(pool, pages, text):
     prefix = ROOT
     for i, page in enumerate(pages):
-        prefix = pool.enter(page, prefix, text[i * SIZE : (i + 1) * SIZE])
+        prefix = pool.register(page, prefix, text[i * SIZE : (i + 1) * SIZE])
     return prefix
 
 
@@ -59,12 +39,12 @@ def test_a_text_that_begins_alike_is_found_as_far_as_it_goes():
     pool = PagePool(9, SIZE)
     pages = pool.allocate(3)
     enter(pool, pages, [1, 2, 3, 4, 5, 6])
-    assert pool.share([1, 2, 3, 4, 5, 7, 8, 9], ROOT, 4)[0] == pages[:2]
-    assert pool.share([1, 2, 3, 4, 5, 6], ROOT, 2)[0] == pages[:2]
-    assert pool.share([1, 9, 3, 4], ROOT, 2) == ([], ROOT)
-    assert pool.share([3, 4], ROOT, 1)[0] == []  # the same tokens behind another prefix
-    assert pool.share([1, 2], ROOT - 1, 1)[0] == []
-    check(pool, [pages, pages[:2], pages[:2]])
+    assert pool.match_prefix([1, 2, 3, 4, 5, 7, 8, 9], ROOT, 4)[0] == pages[:2]
+    assert pool.match_prefix([1, 2, 3, 4, 5, 6], ROOT, 2)[0] == pages[:2]
+    assert pool.match_prefix([1, 9, 3, 4], ROOT, 2) == ([], ROOT)
+    assert pool.match_prefix([3, 4], ROOT, 1)[0] == []  # the same tokens behind another prefix
+    assert pool.match_prefix([1, 2], ROOT - 1, 1)[0] == []
+    check_pool(pool, [pages, pages[:2], pages[:2]])
 
 
 def test_equal_hashes_are_not_equal_texts():
@@ -72,7 +52,7 @@ def test_equal_hashes_are_not_equal_texts():
     pages = pool.allocate(1)
     enter(pool, pages, [-1, 5])
     assert hash((-1, 5)) == hash((-2, 5))
-    assert pool.share([-2, 5], ROOT, 1)[0] == []
+    assert pool.match_prefix([-2, 5], ROOT, 1)[0] == []
 
 
 def test_what_is_let_go_stays_until_its_page_is_needed_the_end_of_a_text_first():
@@ -82,24 +62,24 @@ def test_what_is_let_go_stays_until_its_page_is_needed_the_end_of_a_text_first()
     enter(pool, pages, text)
     pool.release(pages)
     assert (pool.pages_in_use, pool.available) == (0, 4)
-    check(pool)
+    check_pool(pool)
     taken = pool.allocate(2)  # the free one, then the last page of the text
     assert pages[2] in taken
-    shared, _ = pool.share(text, ROOT, 3)
+    shared, _ = pool.match_prefix(text, ROOT, 3)
     assert shared == pages[:2]
-    check(pool, [taken, shared])
+    check_pool(pool, [taken, shared])
 
 
 def test_a_broken_page_is_not_found_again():
     pool = PagePool(4, SIZE)
     pages = pool.allocate(2)
     enter(pool, pages, [1, 2, 3, 4])
-    other, _ = pool.share([1, 2], ROOT, 1)
+    other, _ = pool.match_prefix([1, 2], ROOT, 1)
     pool.release(pages, retain=False)
-    assert pool.share([1, 2], ROOT, 1)[0] == []
-    check(pool, [other])
+    assert pool.match_prefix([1, 2], ROOT, 1)[0] == []
+    check_pool(pool, [other])
     pool.release(other)
-    check(pool)
+    check_pool(pool)
     assert pool.available == 4
 
 
@@ -108,9 +88,9 @@ def test_nothing_is_found_after_forgetting():
     pages = pool.allocate(2)
     enter(pool, pages, [1, 2, 3, 4])
     pool.release(pages)
-    pool.forget()
-    assert pool.share([1, 2, 3, 4], ROOT, 2) == ([], ROOT)
-    check(pool)
+    pool.evict_all()
+    assert pool.match_prefix([1, 2, 3, 4], ROOT, 2) == ([], ROOT)
+    check_pool(pool)
 
 
 class Pool(RuleBasedStateMachine):
@@ -125,7 +105,7 @@ class Pool(RuleBasedStateMachine):
 
     @rule(text=st.lists(st.integers(0, 1), max_size=8))
     def arrive(self, text):
-        shared, prefix = self.pool.share(text, ROOT, len(text) // SIZE)
+        shared, prefix = self.pool.match_prefix(text, ROOT, len(text) // SIZE)
         for i, page in enumerate(shared):
             assert self.written[page] == text[: (i + 1) * SIZE]
         wanted = -(-len(text) // SIZE) - len(shared)
@@ -143,7 +123,7 @@ class Pool(RuleBasedStateMachine):
         i = data.draw(st.integers(0, len(self.held) - 1))
         pages, text, entered, prefix = self.held[i]
         for j in range(entered, len(text) // SIZE):
-            prefix = self.pool.enter(pages[j], prefix, text[j * SIZE : (j + 1) * SIZE])
+            prefix = self.pool.register(pages[j], prefix, text[j * SIZE : (j + 1) * SIZE])
         self.held[i] = (pages, text, len(text) // SIZE, prefix)
 
     @precondition(lambda self: self.held)
@@ -153,12 +133,12 @@ class Pool(RuleBasedStateMachine):
         self.pool.release(pages, retain=retain)
 
     @rule()
-    def forget(self):
-        self.pool.forget()
+    def evict_all(self):
+        self.pool.evict_all()
 
     @invariant()
     def books_are_kept(self):
-        check(self.pool, [pages for pages, *_ in self.held])
+        check_pool(self.pool, [pages for pages, *_ in self.held])
 
     @invariant()
     def held_pages_hold_what_was_written(self):

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from models import CONFIGS, decoder, language_model, reward_model, tokens
+from tiny_models import CONFIGS, decoder, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.engine.backbone import Backbone
+from args_fast.models.backbone import Backbone
 
 CONFIG = DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[])
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from args_fast.engine.attention import CONTEXT, AttentionContext, driven
-from args_fast.engine.cache import PagedCache
-from args_fast.engine.compiled import Compiled
-from args_fast.engine.flash import torch_has_flash, varlen_attention
-from args_fast.engine.linear import few_rows
-from args_fast.engine.prefill import Prefill
-from args_fast.engine.probe import probe
-from args_fast.engine.tail import Tail
-from args_fast.engine.transfer import send
+from args_fast.kvcache.storage import PagedCache
+from args_fast.kvcache.transfer import send
+from args_fast.models.attention import CONTEXT, AttentionContext, driven
+from args_fast.models.branches import Branches
+from args_fast.models.compiled import Compiled
+from args_fast.models.flash import torch_has_flash, varlen_attention
+from args_fast.models.linear import few_rows
+from args_fast.models.prefill import Prefill
+from args_fast.models.probe import probe
 
 # Rows per prefill chunk where the attention holds something for each row and each token: scores, in
 # the general op, or a mask. It bounds what is held at once.
@@ -62,7 +62,7 @@ class Backbone:
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
         with driven(self.model), self._linear:
-            if isinstance(context, Tail):
+            if isinstance(context, Branches):
                 return self._tail_hidden(ids, positions, context)
             return _hidden(self.model, ids, positions, context)
 
@@ -70,7 +70,7 @@ class Backbone:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
         scale or cap them behind the head."""
         with driven(self.model), self._linear:
-            if isinstance(context, Tail):
+            if isinstance(context, Branches):
                 return self._tail_logits(ids, positions, context)
             return _logits(self.model, ids, positions, context)
 

@@ -7,7 +7,7 @@ page of the reward model's, which hold the same tokens; so one table serves both
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from args_fast.engine.cache import PAGE_SIZE, SCRATCH_PAGE
+from args_fast.kvcache.storage import PAGE_SIZE, SCRATCH_PAGE
 
 Block = tuple[int, tuple[int, ...]]  # (the prefix before it, its tokens)
 
@@ -30,7 +30,7 @@ class PagePool:
         self.page_size = page_size
         # Popped from the end: ascending at first, then those just used, which are warm.
         self._free = list(range(size, SCRATCH_PAGE, -1))
-        self._holders = [0] * (size + 1)
+        self._ref_count = [0] * (size + 1)
         self._retained: OrderedDict[int, None] = OrderedDict()  # the next to make room stands first
         self._blocks: dict[Block, tuple[int, int]] = {}  # -> page, serial number
         self._block_of: dict[int, Block] = {}
@@ -46,8 +46,8 @@ class PagePool:
         """Pages that ``allocate`` could give."""
         return len(self._free) + len(self._retained)
 
-    def holders(self, page: int) -> int:
-        return self._holders[page]
+    def ref_count(self, page: int) -> int:
+        return self._ref_count[page]
 
     def allocate(self, count: int) -> list[int]:
         """Pages for one sequence to write to. The caller has looked at ``available``."""
@@ -56,12 +56,12 @@ class PagePool:
         pages = []
         for _ in range(count):
             if not self._free:
-                self._forget(next(iter(self._retained)))
+                self._evict(next(iter(self._retained)))
             pages.append(self._free.pop())
-            self._holders[pages[-1]] = 1
+            self._ref_count[pages[-1]] = 1
         return pages
 
-    def share(self, tokens: Sequence[int], root: int, limit: int) -> tuple[list[int], int]:
+    def match_prefix(self, tokens: Sequence[int], root: int, limit: int) -> tuple[list[int], int]:
         """Hold the pages that begin with these tokens, at most ``limit`` of them.
 
         Returns them, and the serial number of the prefix that they make. ``root`` is the number of
@@ -74,12 +74,12 @@ class PagePool:
             if found is None:
                 break
             page, prefix = found
-            self._holders[page] += 1
+            self._ref_count[page] += 1
             self._retained.pop(page, None)
             pages.append(page)
         return pages, prefix
 
-    def enter(self, page: int, prefix: int, tokens: Sequence[int]) -> int:
+    def register(self, page: int, prefix: int, tokens: Sequence[int]) -> int:
         """Let others find a full, written page. Returns the serial number of the prefix that ends
         with it: an older one where the same text is stored already."""
         block = (prefix, tuple(tokens))
@@ -94,22 +94,22 @@ class PagePool:
         """Let go of one sequence's pages, in the order of its text. What is in them may be found
         again, unless it is not to be retained."""
         for page in reversed(pages):
-            self._holders[page] -= 1
+            self._ref_count[page] -= 1
             if not retain and page in self._block_of:
                 del self._blocks[self._block_of.pop(page)]
-            if self._holders[page]:
+            if self._ref_count[page]:
                 continue
             if page in self._block_of:
                 self._retained[page] = None
             else:
                 self._free.append(page)
 
-    def forget(self) -> None:
+    def evict_all(self) -> None:
         """Retain nothing: the models may change before the next request."""
         for page in list(self._retained):
-            self._forget(page)
+            self._evict(page)
 
-    def _forget(self, page: int) -> None:
+    def _evict(self, page: int) -> None:
         del self._retained[page]
         del self._blocks[self._block_of.pop(page)]
         self._free.append(page)

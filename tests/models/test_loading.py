@@ -6,12 +6,13 @@ import shutil
 
 import pytest
 import torch
-from models import language_model, reward_model, tokens
 from refusals import refuses
+from tiny_models import language_model, reward_model, tokens
 from vocabularies import byte_level, sentencepiece
 
-from args_fast import ArgsDecoder, DecodingConfig, loading
+from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ConfigError, PairMismatchError, RewardHeadError
+from args_fast.models import loading
 
 CONFIG = DecodingConfig(k=7, max_new_tokens=8, eos_token_ids=[])
 

@@ -8,7 +8,7 @@ from inspect import signature
 
 import torch
 
-from args_fast.engine.cache import CacheLayout
+from args_fast.kvcache.storage import CacheLayout
 
 LARGEST_HEAD = 256
 

@@ -25,6 +25,6 @@ class Recorded(StepGraphs):
 
 def record(scheduler):
     """Let a scheduler replay its steps."""
-    for lane in scheduler.lanes:
-        lane._graphs = Recorded()
+    for runner in scheduler.runners:
+        runner._graphs = Recorded()
     return scheduler

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import decoder, language_model, tokens
+from tiny_models import decoder, language_model, tokens
 from torch.nn.attention.bias import causal_lower_right
 
 from args_fast import DecodingConfig
-from args_fast.engine import backbone as backbone_module
-from args_fast.engine import flash
-from args_fast.engine import prefill as prefill_module
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PAGE_SIZE, CacheLayout, PagedCache, pages_for
-from args_fast.engine.prefill import Prefill
+from args_fast.kvcache.storage import PAGE_SIZE, CacheLayout, PagedCache, pages_for
+from args_fast.models import backbone as backbone_module
+from args_fast.models import flash
+from args_fast.models import prefill as prefill_module
+from args_fast.models.backbone import Backbone
+from args_fast.models.prefill import Prefill
 
 CONFIG = DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[])
 PROMPT = 45

@@ -8,10 +8,10 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from args_fast import ops
-from args_fast.engine.attention import AttentionOptions
-from args_fast.engine.cache import PagedCache, pages_for
-from args_fast.engine.flash import torch_has_flash
-from args_fast.engine.transfer import send
+from args_fast.kvcache.storage import PagedCache, pages_for
+from args_fast.kvcache.transfer import send
+from args_fast.models.attention import AttentionOptions
+from args_fast.models.flash import torch_has_flash
 
 
 class Prefill:

@@ -3,7 +3,7 @@
 import functools
 
 import transformers as t
-from models import VOCABULARY
+from tiny_models import VOCABULARY
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 

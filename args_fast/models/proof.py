@@ -8,10 +8,10 @@ tokens.
 import torch
 from torch import Tensor
 
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PagedCache, pages_for
-from args_fast.engine.tail import Tail
 from args_fast.errors import ProofError
+from args_fast.kvcache.storage import PagedCache, pages_for
+from args_fast.models.backbone import Backbone
+from args_fast.models.branches import Branches
 
 BRANCHES = 3
 LONGEST_WINDOW = 128  # a window up to this is exceeded by the texts of the proof
@@ -63,7 +63,7 @@ def _branch_twice(
     k, v = (torch.zeros(rows, dtype=at.dtype, device=device) for _ in range(2))
     table = torch.tensor([pages], dtype=torch.int32, device=device)
     lengths = torch.tensor([len(prompt)], dtype=torch.int32, device=device)
-    tail = Tail(cache, table, lengths, k, v)
+    tail = Branches(cache, table, lengths, k, v)
     run = backbone.logits if logits else backbone.hidden
     text, taken = prompt, min(1, branches - 1)
     for candidates in steps:

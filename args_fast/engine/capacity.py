@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PAGE_SIZE, pages_for
 from args_fast.errors import ConfigError
+from args_fast.kvcache.storage import PAGE_SIZE, pages_for
 from args_fast.machine import available_memory
+from args_fast.models.backbone import Backbone
 
 # Of the RAM that is available on the CPU. A page costs nothing until something is written to it.
 CPU_SHARE = 0.25

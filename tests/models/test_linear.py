@@ -6,8 +6,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from args_fast.engine.linear import Entry, chosen_by, few_rows, read_table, write_table
 from args_fast.errors import BackendError
+from args_fast.models.linear import Entry, chosen_by, few_rows, read_table, write_table
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -62,7 +62,7 @@ def test_the_environment_can_ask_for_one_and_an_argument_overrules_it(monkeypatc
 
 
 def test_triton_is_refused_where_it_is_not_installed(monkeypatch):
-    monkeypatch.setattr("args_fast.engine.linear.find_spec", lambda name: None)
+    monkeypatch.setattr("args_fast.models.linear.find_spec", lambda name: None)
     with pytest.raises(BackendError, match="pip install triton"):
         few_rows(CPU, "triton")
 

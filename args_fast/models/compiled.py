@@ -9,9 +9,9 @@ from torch import Tensor
 from torch._dynamo.decorators import mark_unbacked, maybe_mark_dynamic
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-from args_fast.engine.attention import AttentionContext, AttentionOptions
-from args_fast.engine.tail import Tail
 from args_fast.errors import CompileError, ConfigError
+from args_fast.models.attention import AttentionContext, AttentionOptions
+from args_fast.models.branches import Branches
 
 BACKEND: str | Callable = "inductor"  # the tests put one that is quick, or counts, in its place
 
@@ -54,7 +54,7 @@ class Compiled:
     """
 
     def __init__(self, run: Run, name: str, mode: str) -> None:
-        def forward(ids: Tensor, positions: Tensor, tail: Tail) -> Tensor:
+        def forward(ids: Tensor, positions: Tensor, tail: Branches) -> Tensor:
             rows = _Rows(tail)
             out = run(ids, positions, rows)
             tail.k.copy_(torch.stack(rows.k))
@@ -68,7 +68,7 @@ class Compiled:
         self._name = name
         self._forward: Any = torch.compile(own, fullgraph=True, mode=mode, backend=BACKEND)
 
-    def __call__(self, ids: Tensor, positions: Tensor, tail: Tail) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, tail: Branches) -> Tensor:
         for tensor, dims in (
             (ids, (0, 1)),
             (positions, (0, 1)),
@@ -98,7 +98,7 @@ class _Rows:
     """A tail's rows within a graph, to be stored all at once at its end. In a graph nothing changes
     in place: if each layer stored its own, as a tail does, it would be a change of all layers."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Branches) -> None:
         self.tail = tail
         self.k: list[Tensor] = [tail.lengths] * tail.k.shape[0]  # each is replaced
         self.v = self.k.copy()

@@ -13,16 +13,16 @@ import transformers as t
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from args_fast.engine import backbone, prefill
-from args_fast.engine.backbone import Backbone
-from args_fast.engine.cache import PagedCache
-from args_fast.engine.lane import Lane
+from args_fast.engine.runner import Runner
 from args_fast.engine.step import begin_lookahead, step
-from args_fast.engine.streams import Beside
+from args_fast.engine.streams import SideStream
+from args_fast.kvcache.storage import PagedCache
+from args_fast.models import backbone, prefill
+from args_fast.models.backbone import Backbone
 from args_fast.rewards.classifier import BranchedClassifier
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from models import CONFIGS
+from tiny_models import CONFIGS
 
 _setup_privateuseone_for_python_backend("fake")
 HERE, THERE = (torch.device("fake", i) for i in range(2))
@@ -54,8 +54,8 @@ def check(name: str, lookahead: float, *, mixed: bool) -> None:
     for model, cache in zip((lm, rm), caches, strict=True):
         model.prefill(cache, [5, 6, 7], [1])
     options = {"guided": True, "rows": 2, "steps": 4, "padded": False, "graphs": False}
-    beside = Beside(lm.device, rm.device)
-    batch = Lane(lm, rm, caches, beside, lookahead=lookahead, **options)._make((2, 3, 4, mixed))
+    beside = SideStream(lm.device, rm.device)
+    batch = Runner(lm, rm, caches, beside, lookahead=lookahead, **options)._make((2, 3, 4, mixed))
     if batch.ahead is not None:
         begin_lookahead(lm, batch)
     step(lm, rm, batch, beside)

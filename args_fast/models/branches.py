@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from args_fast import ops
-from args_fast.engine.attention import AttentionOptions
-from args_fast.engine.cache import PagedCache
+from args_fast.kvcache.storage import PagedCache
+from args_fast.models.attention import AttentionOptions
 
 
-class Tail:
+class Branches:
     """A tail of N rows over the shared prefix of each of B sequences (an AttentionContext).
 
     The language model's single row, and the k candidates of the reward model, are tails with an

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import transformers as t
-from models import IDS, LENGTH, language_model, reward_model, tokens
 from refusals import refuses
+from tiny_models import IDS, LENGTH, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, ArgsError
 from args_fast.errors import ProofError, UnsupportedModelError
