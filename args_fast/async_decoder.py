@@ -4,9 +4,9 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from collections.abc import Sequence as Many
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from args_fast.config import DecodingConfig
 from args_fast.decoder import ArgsDecoder
@@ -17,22 +17,22 @@ from args_fast.generation import Generation, Token
 
 CLOSED = "the decoder has been closed; open another AsyncArgsDecoder"
 
-Delivery = list[Token] | list[Generation] | BaseException
+Delivery = list[Token] | list[Generation] | list[list[float]] | BaseException
 
 
-class _Request:
-    """What a task asked for. ``sequences`` are the thread's; ``deliver`` reaches the task."""
+class _Call:
+    """What a task asked for. ``requests`` are the thread's; ``deliver`` reaches the task."""
 
     def __init__(self, prompt: Prompt, config: DecodingConfig, *, streamed: bool) -> None:
         self.prompt = prompt
         self.config = config
         self.streamed = streamed
-        self.sequences: list[Request] = []
+        self.requests: list[Request] = []
         self.arrived: asyncio.Queue[Delivery] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
     def deliver(self, what: Delivery) -> None:
-        with suppress(RuntimeError):  # a loop that has been closed has nobody left who waits
+        with suppress(RuntimeError):  # on a loop that has been closed no task waits
             self._loop.call_soon_threadsafe(self.arrived.put_nowait, what)
 
 
@@ -43,8 +43,8 @@ class AsyncArgsDecoder:
             async for token in engine.stream(prompt, config): ...
             results = await engine.generate(prompts, config)
 
-    While it is open the engine is its own: use neither ``decoder`` nor its models. Beginnings that
-    requests have in common are kept from one request to the next.
+    While it is open the decoder is its own: what ``decoder`` itself is asked for is a
+    DecoderBusyError. Beginnings that requests have in common are kept from one request to the next.
 
     Args:
         decoder: the models.
@@ -55,35 +55,53 @@ class AsyncArgsDecoder:
     def __init__(self, decoder: ArgsDecoder, *, max_waiting: int = 256) -> None:
         if max_waiting < 0:
             raise ConfigError(f"max_waiting is {max_waiting}; it must be at least 0")
-        if decoder._scheduler.keep_prefixes:
-            raise ConfigError("another AsyncArgsDecoder has this decoder; close that one first")
         self._decoder = decoder
-        self._scheduler = decoder._scheduler
-        self._places = asyncio.Semaphore(decoder.max_batch_size + max_waiting)
-        self._under_way: list[_Request] = []
+        self._engine = decoder.engine
+        self._slots = asyncio.Semaphore(decoder.max_batch_size + max_waiting)
+        self._calls: list[_Call] = []
         # What the thread is to do between two bursts, and the bell that wakes it.
         self._orders: deque[Callable[[], None]] = deque()
         self._bell = threading.Condition()
-        self._closed = False  # the thread takes no more requests
+        self._closed = False  # the thread takes no more calls
         self._ended = False  # nor any other order
-        self._scheduler.keep_prefixes = True
         # The thread sees the context of its maker: a forced backend, say.
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._work,), name="args-fast", daemon=True
         )
+        ownership = self._engine.ownership
+        with ownership.lock:
+            if ownership.owner is not None:
+                raise ConfigError("another AsyncArgsDecoder has this decoder; close that one first")
+            ownership.owner = self._thread
+            self._engine.hold_prefixes = True
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes calls: False once it is closed, or its thread has ended."""
+        return self._thread.is_alive() and not self._closed
+
+    @property
+    def running(self) -> int:
+        """Requests that are decoded now."""
+        return len(self._engine.scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for pages."""
+        return self._engine.waiting
 
     async def stream(
         self, prompt: Prompt, config: DecodingConfig | None = None
     ) -> AsyncIterator[Token]:
         """As ``ArgsDecoder.stream``. Closing the iterator, or cancelling the task, frees the pages
         before the next burst."""
-        async with self._places:
-            request = self._ask(prompt, config, streamed=True)
+        async with self._slots:
+            call = self._ask(prompt, config, streamed=True)
             try:
                 while True:
-                    what = await request.arrived.get()
+                    what = await call.arrived.get()
                     if isinstance(what, BaseException):
                         raise what
                     for token in what:
@@ -92,19 +110,19 @@ class AsyncArgsDecoder:
                         if token.finish_reason is not None:
                             return
             finally:
-                self._order(lambda: self._drop(request))
+                self._order(lambda: self._drop(call))
 
     async def generate(
         self,
-        prompts: Prompt | Many[Prompt],
-        config: DecodingConfig | Many[DecodingConfig] | None = None,
+        prompts: Prompt | Sequence[Prompt],
+        config: DecodingConfig | Sequence[DecodingConfig] | None = None,
     ) -> list[Generation]:
-        """As ``ArgsDecoder.generate``. The first error, or cancelling the task, calls off all of
-        the prompts."""
-        each = self._decoder._encoder.split(prompts)
-        configs = self._decoder._configs(config, len(each))
-        requests = zip(each, configs, strict=True)
-        tasks = [asyncio.ensure_future(self._one(*request)) for request in requests]
+        """As ``ArgsDecoder.generate``. The first error, or cancelling the task, cancels all of the
+        prompts."""
+        split = self._decoder.split(prompts)
+        configs = self._decoder.configs(config, len(split))
+        calls = zip(split, configs, strict=True)
+        tasks = [asyncio.ensure_future(self._generate_one(*call)) for call in calls]
         try:
             results = await asyncio.gather(*tasks)
         finally:
@@ -112,9 +130,16 @@ class AsyncArgsDecoder:
                 task.cancel()
         return [generation for result in results for generation in result]
 
+    async def score(self, prompts: Prompt | Sequence[Prompt]) -> list[list[float]]:
+        """As ``ArgsDecoder.score``."""
+        return await self._between_bursts(lambda: self._decoder.score(prompts))
+
+    async def token_rewards(self, prompt: Prompt, continuation: Sequence[int]) -> list[float]:
+        """As ``ArgsDecoder.token_rewards``."""
+        return await self._between_bursts(lambda: self._decoder.token_rewards(prompt, continuation))
+
     async def close(self) -> None:
-        """Call off what is under way, and end the thread. Requests that wait get a
-        DecoderClosedError."""
+        """Cancel what is under way, and end the thread. Waiting calls get a DecoderClosedError."""
         self._order(self._stop)
         await asyncio.to_thread(self._thread.join)
 
@@ -126,22 +151,46 @@ class AsyncArgsDecoder:
 
     # ---- in the tasks --------------------------------------------------------------------------
 
-    async def _one(self, prompt: Prompt, config: DecodingConfig) -> list[Generation]:
-        async with self._places:
-            request = self._ask(prompt, config, streamed=False)
+    async def _generate_one(self, prompt: Prompt, config: DecodingConfig) -> list[Generation]:
+        async with self._slots:
+            call = self._ask(prompt, config, streamed=False)
             try:
-                what = await request.arrived.get()
+                what = await call.arrived.get()
             finally:
-                self._order(lambda: self._drop(request))
+                self._order(lambda: self._drop(call))
         if isinstance(what, BaseException):
             raise what
-        return [each for each in what if isinstance(each, Generation)]
+        return [result for result in what if isinstance(result, Generation)]
 
-    def _ask(self, prompt: Prompt, config: DecodingConfig | None, *, streamed: bool) -> _Request:
-        request = _Request(prompt, config or DecodingConfig(), streamed=streamed)
-        if not self._order(lambda: self._begin(request)):
+    async def _between_bursts(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` returns or raises, done by the thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future = loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+
+        def order() -> None:
+            try:
+                outcome: tuple[Any, BaseException | None] = work(), None
+            except Exception as error:  # it is the task's, whatever it is
+                outcome = None, error
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(settle, *outcome)
+
+        if not self._order(order):
             raise DecoderClosedError(CLOSED)
-        return request
+        return await future
+
+    def _ask(self, prompt: Prompt, config: DecodingConfig | None, *, streamed: bool) -> _Call:
+        call = _Call(prompt, config or DecodingConfig(), streamed=streamed)
+        if not self._order(lambda: self._begin(call)):
+            raise DecoderClosedError(CLOSED)
+        return call
 
     def _order(self, what: Callable[[], None]) -> bool:
         """Have the thread do something before its next burst; False where it has ended."""
@@ -156,17 +205,19 @@ class AsyncArgsDecoder:
     def _work(self) -> None:
         try:
             self._serve()
-        finally:  # whatever ends the thread, nobody waits for it in vain
+        finally:  # whatever ends the thread, no task waits in vain
             with self._bell:
                 self._ended = True
                 self._orders.clear()
-            for request in self._under_way:
-                request.deliver(DecoderClosedError(CLOSED))
+            for call in self._calls:
+                call.deliver(DecoderClosedError(CLOSED))
+            self._engine.hold_prefixes = False
+            self._engine.ownership.owner = None
 
     def _serve(self) -> None:
         while True:
             with self._bell:
-                while not (self._orders or self._scheduler.busy or self._closed):
+                while not (self._orders or self._engine.busy or self._closed):
                     self._bell.wait()
                 orders = list(self._orders)
                 self._orders.clear()
@@ -175,51 +226,51 @@ class AsyncArgsDecoder:
                     return
             for order in orders:
                 order()
-            if not self._scheduler.busy:
+            if not self._engine.busy:
                 continue
-            with suppress(Exception):  # every sequence has it as its error
-                self._scheduler.step()
-            for request in list(self._under_way):
-                self._report(request)
+            with suppress(Exception):  # every request has it as its error
+                self._engine.step()
+            for call in list(self._calls):
+                self._report(call)
 
-    def _begin(self, request: _Request) -> None:
+    def _begin(self, call: _Call) -> None:
         if self._closed:
-            request.deliver(DecoderClosedError(CLOSED))
+            call.deliver(DecoderClosedError(CLOSED))
             return
         try:
-            if request.streamed:
-                request.sequences = [self._decoder._only(request.prompt, request.config)]
+            if call.streamed:
+                call.requests = [self._decoder.single_request(call.prompt, call.config)]
             else:
-                request.sequences = self._decoder._sequences(request.prompt, request.config)
+                call.requests = self._decoder.requests(call.prompt, call.config)
+            for request in call.requests:
+                self._engine.submit(request)
         except Exception as error:  # it is the task's, whatever it is
-            request.deliver(error)
+            call.deliver(error)
             return
-        for sequence in request.sequences:
-            self._scheduler.submit(sequence)
-        self._under_way.append(request)
+        self._calls.append(call)
 
-    def _report(self, request: _Request) -> None:
+    def _report(self, call: _Call) -> None:
         """Send a task what there is to send."""
-        error = next((s.error for s in request.sequences if s.error is not None), None)
-        if request.streamed and (new := request.sequences[0].take()):
-            request.deliver(new)
+        error = next((r.error for r in call.requests if r.error is not None), None)
+        if call.streamed and (new := call.requests[0].take()):
+            call.deliver(new)
         if error is not None:
-            request.deliver(error)
-        elif not all(s.over for s in request.sequences):
+            call.deliver(error)
+        elif not all(r.finished for r in call.requests):
             return
-        elif not request.streamed:
-            request.deliver([s.generation() for s in request.sequences])
-        self._drop(request)
+        elif not call.streamed:
+            call.deliver([r.generation() for r in call.requests])
+        self._drop(call)
 
-    def _drop(self, request: _Request) -> None:
-        if request in self._under_way:
-            self._under_way.remove(request)
-            self._decoder._cancel(request.sequences)
+    def _drop(self, call: _Call) -> None:
+        if call in self._calls:
+            self._calls.remove(call)
+            for request in call.requests:
+                self._engine.cancel(request)
 
     def _stop(self) -> None:
         self._closed = True
-        for request in list(self._under_way):
-            self._drop(request)
-            request.deliver(DecoderClosedError(CLOSED))
-        self._scheduler.keep_prefixes = False
-        self._scheduler.pool.evict_all()
+        for call in list(self._calls):
+            self._drop(call)
+            call.deliver(DecoderClosedError(CLOSED))
+        self._engine.scheduler.evict_all()

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from args_fast.config import DecodingConfig
 from args_fast.engine.request import Request
-from args_fast.errors import ConfigError, LengthError, PromptError
+from args_fast.errors import ConfigError, PromptError
 from args_fast.models.backbone import Backbone
 from args_fast.text import TextStream
 
@@ -18,16 +18,17 @@ class Encoder:
     """What a pair of models accepts.
 
     Args:
-        lm, rm: the models.
-        tokenizer: of both; None for ids in, ids out.
+        lm: the language model.
+        rewards: the names of the rewards.
+        tokenizer: of the language model; None for ids in, ids out.
     """
 
     def __init__(
-        self, lm: Backbone, rm: Backbone, tokenizer: PreTrainedTokenizerBase | None
+        self, lm: Backbone, rewards: Many[str], tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         self.tokenizer = tokenizer
         self._lm = lm
-        self._rm = rm
+        self._rewards = list(rewards)
 
     def split(self, prompts: Prompt | Many[Prompt]) -> list[Prompt]:
         """One prompt or many -> a list of them. Raises PromptError where it is neither."""
@@ -71,8 +72,8 @@ class Encoder:
                     f"to {self._lm.vocabulary - 1}"
                 )
 
-    def sequences(self, prompt: Prompt, config: DecodingConfig) -> list[Request]:
-        """One sequence per sample of a prompt. Raises PromptError, ConfigError, LengthError."""
+    def requests(self, prompt: Prompt, config: DecodingConfig) -> list[Request]:
+        """One request per sample of a prompt. Raises PromptError, ConfigError."""
         ids = self.ids(prompt)
         if config.k > self._lm.vocabulary:
             raise ConfigError(
@@ -81,14 +82,19 @@ class Encoder:
             )
         if config.stop and self.tokenizer is None:
             raise ConfigError("stop strings need a tokenizer; this decoder has none")
-        for model in (self._lm, self._rm) if config.consults_reward else (self._lm,):
-            if model.model.training:
-                raise ConfigError(
-                    f"the {model.role} is in training mode, so its outputs are random; call .eval()"
-                )
-            check_length(model, len(ids), config.max_new_tokens)
         ends = self._end_tokens(config)
-        return [Request(list(ids), each, ends, self._text(each)) for each in config.samples()]
+        weights = dict.fromkeys(self._rewards, 1.0) if config.consults_reward else {}
+        return [
+            Request(
+                list(ids),
+                sample,
+                ends,
+                self._text(sample),
+                weights=dict(weights),
+                prompt_text=prompt if isinstance(prompt, str) else None,
+            )
+            for sample in config.samples()
+        ]
 
     def _text(self, config: DecodingConfig) -> TextStream | None:
         return None if self.tokenizer is None else TextStream(self.tokenizer, config.stop)
@@ -99,14 +105,3 @@ class Encoder:
         generation = self._lm.model.generation_config
         eos = (generation or self._lm.model.config).eos_token_id
         return frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
-
-
-def check_length(model: Backbone, prompt: int, new: int) -> None:
-    """Raises LengthError where a model cannot take a prompt with so many new tokens."""
-    if prompt + new > model.max_length:
-        room = int(model.max_length) - prompt
-        fewer = f", or set max_new_tokens to at most {room}" if room > 0 else ""
-        raise LengthError(
-            f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
-            f"together; the {model.role} takes {model.max_length:.0f}. Shorten the prompt{fewer}."
-        )

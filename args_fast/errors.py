@@ -48,6 +48,15 @@ class NonFiniteError(ArgsError, ArithmeticError):
     """A model produced a NaN or infinite logit or reward while decoding."""
 
 
+class DecoderBusyError(ArgsError, RuntimeError):
+    """A decoder was used from where it must not be: next to the AsyncArgsDecoder that has it, or
+    after a fork."""
+
+
+class RewardError(ArgsError, RuntimeError):
+    """A reward could not be had for one request: that request ends."""
+
+
 class DecoderClosedError(ArgsError, RuntimeError):
     """A decoder was asked for something after its end, or closed before it had answered."""
 

@@ -46,15 +46,15 @@ class Progress:
         reward = f" · mean reward {self.mean_reward:+.2f}" if self._rewarded else ""
         return f"{speed:.0f} tokens/s{reward}"
 
-    def update(self, request: list[Request], *, over: bool) -> None:
-        """A request may have new tokens, or be over."""
-        for sequence in request:
-            for token in sequence.take():
+    def update(self, group: list[Request], *, finished: bool) -> None:
+        """Count the new tokens of a group of requests, and the group if it is finished."""
+        for request in group:
+            for token in request.take():
                 self.tokens += 1
                 if token.reward == token.reward:
                     self._rewards += token.reward
                     self._rewarded += 1
-        self._bar.update(self._task, advance=int(over), figures=self.figures)
+        self._bar.update(self._task, advance=int(finished), figures=self.figures)
 
     def __enter__(self) -> "Progress":
         self._bar.start()

@@ -145,7 +145,7 @@ def test_whoever_leaves_frees_the_pages_and_the_others_go_on(how):
         async with AsyncArgsDecoder(pair) as engine:
             _, (result,) = await asyncio.gather(leave(engine), engine.generate(*REQUESTS[0]))
             await idle(pair)
-            assert not pair._scheduler.busy
+            assert not pair.engine.busy
             return result
 
     assert run(work()).token_ids == expected.token_ids
@@ -173,7 +173,7 @@ def test_back_pressure_holds_calls_that_would_wait_too_long():
             tasks = [asyncio.ensure_future(engine.generate(*request)) for request in REQUESTS]
             most = 0
             while not all(task.done() for task in tasks):
-                most = max(most, len(engine._under_way))
+                most = max(most, len(engine._calls))
                 await asyncio.sleep(0.001)
             return most, [task.result()[0].token_ids for task in tasks]
 
@@ -200,7 +200,7 @@ def test_a_bad_request_is_the_callers_alone():
 def test_a_broken_reward_fails_those_that_it_concerns():
     async def work():
         pair = ArgsDecoder(language_model(), copy.deepcopy(reward_model()))
-        pair._rm.head_weight[:] = float("nan")
+        pair.engine.panel.rewards["reward"].head_weight[:] = float("nan")
         async with AsyncArgsDecoder(pair) as engine:
             greedy = asyncio.ensure_future(engine.generate([5, 6], GREEDY))
             with refuses(NonFiniteError, "reward model"):
@@ -213,7 +213,7 @@ def test_a_broken_reward_fails_those_that_it_concerns():
     run(work())
 
 
-def test_a_model_that_fails_fails_all_under_way_and_none_that_come_later():
+def test_a_model_that_fails_fails_all_calls_and_none_that_come_later():
     async def work():
         pair = ArgsDecoder(copy.deepcopy(language_model()), reward_model())
 
@@ -249,7 +249,7 @@ def test_beginnings_are_kept_while_it_is_open():
     run(work())
 
 
-def test_the_end_calls_off_what_is_under_way():
+def test_the_end_calls_off_what_is_calls():
     async def work():
         pair = own()
         engine = AsyncArgsDecoder(pair)

@@ -142,7 +142,7 @@ def test_a_second_request_equals_the_first(names):
 def test_pages_that_hold_rubbish_change_nothing():
     pair = ArgsDecoder(language_model(), reward_model())
     expected = pair.generate(PROMPTS, CONFIG)
-    for cache in pair._scheduler.caches:
+    for cache in pair.engine.caches:
         with torch.inference_mode():
             cache.k_pages.fill_(float("nan"))
             cache.v_pages.fill_(float("nan"))

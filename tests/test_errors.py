@@ -89,6 +89,7 @@ def test_there_are_no_other_errors():
         "CapacityError",
         "CompileError",
         "ConfigError",
+        "DecoderBusyError",
         "DecoderClosedError",
         "JobError",
         "LengthError",
@@ -97,6 +98,7 @@ def test_there_are_no_other_errors():
         "PairMismatchError",
         "ProofError",
         "PromptError",
+        "RewardError",
         "RewardHeadError",
         "UnsupportedModelError",
     }
@@ -173,7 +175,7 @@ def test_the_reference_decoder_refuses_stop_strings():
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_no_size(size):
-    with refuses(ConfigError, f"max_batch_size is {size}", "at least 1"):
+    with refuses(ConfigError, f"max_batch_size is {size}", "1 or more"):
         ArgsDecoder(language_model(), reward_model(), max_batch_size=size)
 
 
@@ -360,7 +362,7 @@ def test_a_head_that_is_not_linear():
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_a_reward_that_is_not_finite(own, bad):
-    own._rm.head_weight[:] = bad
+    own.engine.panel.rewards["reward"].head_weight[:] = bad
     with refuses(NonFiniteError, "reward model", "NaN or infinite reward", "dtype='float32'"):
         own.generate([5, 6], CONFIG)
     own.generate([5, 6], DecodingConfig(k=1, max_new_tokens=2))
@@ -384,7 +386,7 @@ def test_nan_left_in_pages_does_not_leak_into_the_next_request(own, damaged):
     clean = embedding.detach().clone()
     with torch.no_grad():
         embedding[:] = NAN
-    cache = own._scheduler.caches[damaged == "rm"]
+    cache = own.engine.caches[damaged == "rm"]
     with pytest.raises(NonFiniteError):
         own.generate([tokens(40), tokens(50)], CONFIG)
     assert own.cache.pages_in_use == 0

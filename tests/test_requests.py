@@ -25,7 +25,7 @@ KINDS = [
     dataclasses.replace(SAMPLED, k=VOCABULARY, seed=9),
 ]
 REQUESTS = [(tokens(1 + 5 * i, seed=i), KINDS[i % len(KINDS)]) for i in range(10)]
-TOKEN_BYTES = sum(m.layout.bytes_per_token for m in (decoder()._lm, decoder()._rm))
+TOKEN_BYTES = sum(cache.layout.bytes_per_token for cache in decoder().engine.caches)
 
 
 def own(tokens=None, **options):
@@ -188,7 +188,7 @@ def test_requests_are_pulled_as_there_is_room():
     run.close()
     assert done == 19
     assert pair.cache.pages_in_use == 0
-    assert not pair._scheduler.busy
+    assert not pair.engine.busy
 
 
 def test_an_iterable_that_fails_gives_the_pages_back():
@@ -200,7 +200,7 @@ def test_an_iterable_that_fails_gives_the_pages_back():
     with pytest.raises(OSError, match="made up"):
         list(pair.complete(broken()))
     assert pair.cache.pages_in_use == 0
-    assert not pair._scheduler.busy
+    assert not pair.engine.busy
 
 
 # ---- the cache -----------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_what_does_not_fit_the_cache_is_refused_before_any_work():
         pair.generate([[5], tokens(40)], config)
     with refuses(CapacityError, *said):
         pair.stream(tokens(40), config)
-    assert not pair._scheduler.busy
+    assert not pair.engine.busy
 
 
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.01, math.nan])

@@ -1,29 +1,131 @@
-"""Whether the language model looks ahead, where nobody has said."""
+"""Propose: how the language model comes to its k candidates, and whether it looks ahead.
+
+In the plain order it reads the token that was chosen last, and then its candidates are judged. With
+lookahead it reads all k candidates, as branches of its own, while they are judged; the choice picks
+one of k rows of logits that are there already (design, section 3).
+"""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from args_fast import ops
+from args_fast.engine.request import Request
+from args_fast.kvcache.memory import BatchMemory
+from args_fast.kvcache.storage import PagedCache
 from args_fast.models.backbone import Backbone
+from args_fast.models.branches import Branches
+from args_fast.rewards.base import LM_GROUP
 
 # Rows at which a matrix product's arithmetic takes as long as reading its weights, which is
 # peak / bandwidth * bytes per weight / 2, by data sheet: compute capability -> bytes per weight.
 # A100-80GB: 312 and 19.5 TFLOP/s, 2.04 TB/s. H200: 989 and 67 TFLOP/s, 4.8 TB/s; an H100 has less
 # bandwidth, so more rows.
 RIDGE = {(8, 0): {2: 153, 4: 19}, (9, 0): {2: 206, 4: 28}}
-# Up to this part of them k rows cost about what one costs, on one bus with the other model.
+# Up to this part of the ridge k rows cost about what one costs, on one bus with the other model.
 SHARED = 0.25
 
 
-def most_rows(lm: Backbone, rm: Backbone, lookahead: bool | str) -> float:
+def lookahead_rows(lm: Backbone, devices: set[torch.device], lookahead: bool | str) -> float:
     """The largest B * k with which the language model looks ahead. "auto" is computed, not
-    measured: never on the CPU, where a row more is a row more of work; up to the ridge where each
-    model has a device of its own; up to a part of it where they share one."""
+    measured: never on the CPU, where a row more is a row more of work; up to the ridge where the
+    rewards have devices of their own (``devices``); up to a part of it where they share one."""
     if lookahead != "auto":
         return math.inf if lookahead else 0
     if lm.device.type != "cuda":
         return 0
     capability = torch.cuda.get_device_capability(lm.device)
-    known = [each for each in RIDGE if each <= capability]
+    known = [machine for machine in RIDGE if machine <= capability]
     ridge = RIDGE[max(known)].get(lm.layout.dtype.itemsize, 0) if known else 0
-    return ridge if lm.device != rm.device else SHARED * ridge
+    return SHARED * ridge if lm.device in devices else ridge
+
+
+class LastToken:
+    """The plain order: the language model reads the last token of every request.
+
+    Args:
+        lm, cache: the language model and its K/V.
+        memory: of the batch.
+        candidate_index: [B, k] i64, the candidate that stands at each index where requests have
+            fewer than k of them; None where all have k.
+    """
+
+    def __init__(
+        self, lm: Backbone, cache: PagedCache, memory: BatchMemory, candidate_index: Tensor | None
+    ) -> None:
+        self._lm = lm
+        self._memory = memory
+        self._candidate_index = candidate_index
+        self._last = Branches.within(memory, "lm", cache, 1, group=LM_GROUP)
+        self._only_row = torch.zeros(memory.B, dtype=torch.int64, device=lm.device)
+
+    def load(self, requests: Sequence[Request]) -> None:
+        """The rows of the batch are these requests; the language model has yet to see the last
+        token of each."""
+        lengths = [len(request.ids) - 1 for request in requests]
+        self._memory.send(self._last.lengths, lengths, 0)
+
+    def begin(self, token: Tensor) -> None:
+        """What has to be done once before the first step after ``load``: nothing."""
+
+    def propose(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        """token [B, 1], the last ones -> logprobs and ids [B, k] of the candidates."""
+        logits = self._lm.logits(token, self._last.positions(), self._last)[:, -1]
+        self._last.commit(self._only_row)
+        return self._top_k(logits)
+
+    def read_ahead(self, ids: Tensor, *, hidden: bool = False) -> Tensor | None:
+        """Read the candidates while they are judged: the plain order does not."""
+        return None
+
+    def accept(self, branch: Tensor) -> None:
+        """Candidate branch[b] was chosen."""
+
+    def _top_k(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs, ids = ops.topk_logprobs(logits, self._memory.k)
+        index = self._candidate_index
+        if index is not None:
+            logprobs, ids = logprobs.gather(1, index), ids.gather(1, index)
+        return logprobs, ids
+
+
+class Lookahead(LastToken):
+    """The language model reads all k candidates while they are judged."""
+
+    def __init__(
+        self, lm: Backbone, cache: PagedCache, memory: BatchMemory, candidate_index: Tensor | None
+    ) -> None:
+        super().__init__(lm, cache, memory, candidate_index)
+        B, k = memory.B, memory.k
+        self._logprobs = memory.tensor("logprobs", torch.float32, B, k)
+        self._ids = memory.tensor("ids", torch.int64, B, k)
+        self._ahead = Branches.within(
+            memory, "lm candidates", cache, k, group=LM_GROUP, lengths=self._last.lengths
+        )
+
+    def begin(self, token: Tensor) -> None:
+        """Before the first step the last token is read as in the plain order."""
+        self._keep(super().propose(token))
+
+    def propose(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        return self._logprobs, self._ids
+
+    def read_ahead(self, ids: Tensor, *, hidden: bool = False) -> Tensor | None:
+        """ids [B, k] -> their hidden states [B, k, H] where they are asked for."""
+        positions = self._ahead.positions()
+        if not hidden:
+            self._logits = self._lm.logits(ids, positions, self._ahead)
+            return None
+        states, self._logits = self._lm.hidden_and_logits(ids, positions, self._ahead)
+        return states
+
+    def accept(self, branch: Tensor) -> None:
+        self._ahead.commit(branch)
+        row = branch[:, None, None].expand(-1, 1, self._logits.shape[2])
+        self._keep(self._top_k(self._logits.gather(1, row)[:, 0]))
+
+    def _keep(self, candidates: tuple[Tensor, Tensor]) -> None:
+        self._logprobs.copy_(candidates[0])
+        self._ids.copy_(candidates[1])

@@ -1,13 +1,38 @@
-"""One prompt on its way: what has been decoded, whether it has ended, and which pages it holds."""
+"""One request: what has been decoded, where it is, and the pages that it holds."""
 
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from args_fast.config import DecodingConfig
-from args_fast.generation import FinishReason, Generation, Token
-from args_fast.text import TextStream
+from args_fast.errors import NonFiniteError
+from args_fast.generation import Candidate, FinishReason, Generation, Token
+from args_fast.kvcache.pages import PagedText
+
+
+class Status(Enum):
+    """Where a request is."""
+
+    CREATED = "created"
+    WAITING = "waiting"  # for pages
+    FILLING = "filling"  # its prompt is being stored
+    RUNNING = "running"  # it is decoded
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TextCallback(Protocol):
+    """Turns ids into text as they arrive, and looks for stop strings; the engine knows ids only."""
+
+    text: str
+    stopped: bool
+
+    def push(self, token: int, *, last: bool = False) -> None: ...
+    def take(self, *, last: bool = False) -> str: ...
 
 
 @dataclass(eq=False)
@@ -19,78 +44,113 @@ class Request:
         config: how it is decoded; one sample.
         end_tokens: ids that end it.
         text: its text as it arrives; None where there is no tokenizer.
-        ids: the prompt and the tokens so far. Nothing else is needed to go on with it, so a
-            sequence whose pages were taken away is filled again from here.
-        error: what kept it from its end.
-        pages: those it holds, in the order of its text.
-        filled: tokens of ``ids`` that both caches hold; only while its prompt is being stored.
-        entered: pages that others can find, and the serial number of the prefix that they make.
-        unread: tokens that the device has been asked for, and that are not among ``ids`` yet.
+        weights: of the rewards that guide it, by name; none for unguided decoding.
+        stop_tokens: ids that end it as a stop string does.
+        prompt_text: the prompt as it was given, for rewards that read text.
+        messages: the conversation that the prompt was, if it was one.
+        ids: the prompt and the tokens so far. Nothing else is needed to resume a request whose
+            pages were taken away.
+        error: why it failed.
+        texts: what each cache group holds of it; group 0 is the language model's.
+        in_flight: tokens that the device has been asked for and that are not among ``ids`` yet.
     """
 
     prompt: list[int]
     config: DecodingConfig
     end_tokens: frozenset[int]
-    text: TextStream | None
+    text: TextCallback | None
+    weights: dict[str, float] = field(default_factory=dict)
+    stop_tokens: frozenset[int] = frozenset()
+    prompt_text: str | None = None
+    messages: list[dict] | None = None
+    status: Status = Status.CREATED
     finish_reason: FinishReason | None = None
     error: BaseException | None = None
     tokens: list[Token] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
-    filled: int = 0
-    entered: tuple[int, int] = (0, 0)
-    unread: int = 0
+    texts: dict[int, PagedText] = field(default_factory=dict)
+    in_flight: int = 0
     _streamed: int = 0
     _noise: Tensor | None = None
+    _by_name: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids = list(self.prompt)
+        self.texts[0] = PagedText(self.ids)
+
+    @property
+    def response(self) -> list[int]:
+        """The new tokens so far."""
+        return self.ids[len(self.prompt) :]
 
     @property
     def guided(self) -> bool:
-        """Whether the reward model is consulted."""
-        return self.config.consults_reward
+        """Whether a reward is consulted."""
+        return bool(self.weights)
 
     @property
-    def candidates(self) -> int:
-        """k, or 1 where no other candidate could be chosen."""
-        return self.config.k if self.guided or self.config.temperature is not None else 1
+    def k(self) -> int:
+        """Candidates per step: the config's k, or 1 where no other candidate could be chosen."""
+        wants_all = self.guided or self.config.temperature is not None
+        return self.config.k if wants_all or self.config.return_candidates else 1
 
     @property
-    def longest(self) -> int:
+    def pages(self) -> list[int]:
+        """The pages of the language model's group."""
+        return self.texts[0].pages
+
+    @property
+    def max_length(self) -> int:
         """Tokens that it may come to hold, prompt included."""
         return len(self.prompt) + self.config.max_new_tokens
 
     @property
-    def reached(self) -> int:
-        """Tokens that it holds once all is read that the device has been asked for."""
-        return len(self.ids) + self.unread
+    def scheduled_len(self) -> int:
+        """Tokens that it holds once every burst in flight is read."""
+        return len(self.ids) + self.in_flight
 
     @property
     def remaining(self) -> int:
         """Tokens that the device may yet be asked for."""
-        return self.longest - self.reached
+        return self.max_length - self.scheduled_len
 
     @property
-    def over(self) -> bool:
-        return self.finish_reason is not None or self.error is not None
+    def finished(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status in (Status.FINISHED, Status.FAILED, Status.CANCELLED)
 
     def noise(self, steps: int) -> Tensor:
-        """The draws of the next steps, [steps, candidates] f32."""
+        """The draws of the next steps, [steps, k] f32."""
         if self.config.temperature is None:
-            return torch.zeros(steps, self.candidates)
+            return torch.zeros(steps, self.k)
         if self._noise is None:
             self._noise = self.config.noise()
-        at = len(self.tokens) + self.unread
-        return self._noise[at : at + steps]
+        start = len(self.tokens) + self.in_flight
+        return self._noise[start : start + steps]
 
-    def push(self, token: int, logprob: float, reward: float, score: float) -> None:
-        """Take the next token, unless the sequence has ended: the device may have run on."""
-        if self.over:
+    def fail(self, error: BaseException) -> None:
+        """End the request with an error, unless it has ended."""
+        if not self.finished:
+            self.status, self.error = Status.FAILED, error
+
+    def push(
+        self,
+        token: int,
+        logprob: float,
+        reward: float,
+        score: float,
+        candidates: tuple[Candidate, ...] | None = None,
+        by_name: dict[str, float] | None = None,
+    ) -> None:
+        """Take the next token, unless the request has ended: the device may have run on."""
+        if self.finished:
             return
-        self.ids.append(token)
+        for text in self.texts.values():
+            text.ids.append(token)
         if token in self.end_tokens:
             self.finish_reason = "eos"
-        elif len(self.ids) == self.longest:
+        elif token in self.stop_tokens:
+            self.finish_reason = "stop"
+        elif len(self.ids) == self.max_length:
             self.finish_reason = "length"
         piece = None
         if self.text is not None:
@@ -98,15 +158,22 @@ class Request:
             if self.text.stopped:
                 self.finish_reason = "stop"
             piece = self.text.take(last=self.finish_reason is not None)
-        self.tokens.append(Token(token, piece, logprob, reward, score, self.finish_reason))
+        if self.finish_reason is not None:
+            self.status = Status.FINISHED
+        for name, value in (by_name or {}).items():
+            self._by_name.setdefault(name, []).append(value)
+        self.tokens.append(
+            Token(token, piece, logprob, reward, score, self.finish_reason, candidates)
+        )
 
     def take(self) -> list[Token]:
         """The tokens that came since the last call."""
         new = self.tokens[self._streamed :]
-        self._streamed = len(self.tokens)
+        self._streamed += len(new)
         return new
 
     def generation(self) -> Generation:
+        """The result of a finished request."""
         assert self.finish_reason is not None
         return Generation(
             token_ids=[token.token_id for token in self.tokens],
@@ -116,4 +183,26 @@ class Request:
             scores=[token.score for token in self.tokens],
             finish_reason=self.finish_reason,
             prompt_token_ids=self.prompt,
+            candidates=(
+                [token.candidates or () for token in self.tokens]
+                if self.config.return_candidates
+                else None
+            ),
+            rewards_by_name=self._by_name or None,
         )
+
+
+def non_finite(logprob: float, score: float, guided: bool) -> NonFiniteError | None:
+    """The error that NaN marks, if it does. The ops mark a broken row with NaN, so the check costs
+    the device nothing."""
+    if logprob != logprob:
+        return NonFiniteError(
+            "the language model's logits contain a NaN or +inf, or nothing above -inf: there is no "
+            "token to choose. Check its weights, or use dtype='float32' (float16 overflows easily)."
+        )
+    if guided and score != score:
+        return NonFiniteError(
+            "the reward model gave a candidate a NaN or infinite reward, so no choice by it means "
+            "anything. Check its weights, or use dtype='float32' (float16 overflows easily)."
+        )
+    return None

@@ -1,33 +1,34 @@
-"""Where the reward model's work runs while the language model's goes on."""
+"""Where a reward's work runs while the language model's continues."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 
 class SideStream:
-    """Runs work of the reward model beside that of the language model. Where each has a CUDA device
-    of its own that needs nothing; on one device it takes a second stream; on the CPU the one runs
-    before the other.
+    """Runs the work of rewards next to that of the language model. Where they have CUDA devices of
+    their own that takes nothing; on one device it takes a second stream; on the CPU one runs before
+    the other.
 
-        with beside():  # behind all that has been enqueued so far
+        with side():  # after everything that has been enqueued so far
             ...
-        beside.join()  # what is enqueued from now on is behind it too
+        side.join()  # what is enqueued from now on comes after it too
 
-    Memory needs no further care: a tensor made inside may be used behind ``join``, because the next
-    work inside begins behind that use; one made outside may be used inside if it is kept until
+    Memory needs no further care: a tensor made inside may be used after ``join``, because the next
+    work inside begins after that use; one made outside may be used inside if it is kept until
     ``join``.
 
     Args:
-        lm, rm: the devices of the two models.
+        lm: the device of the language model.
+        rewards: the devices of the rewards.
     """
 
-    def __init__(self, lm: torch.device, rm: torch.device) -> None:
-        self._devices = {lm, rm}
+    def __init__(self, lm: torch.device, rewards: Iterable[torch.device]) -> None:
+        self._devices = {lm, *rewards}
         self._stream: torch.cuda.Stream | None = None
-        if lm == rm and lm.type == "cuda":
-            # The reward model's kernels are short and many: they are not to wait in line.
+        if lm.type == "cuda" and lm in set(rewards):
+            # A reward's kernels are short and many: they must not wait in line.
             self._stream = torch.cuda.Stream(lm, priority=-1)
 
     @contextmanager
@@ -40,10 +41,11 @@ class SideStream:
             yield
 
     def after(self, event: torch.cuda.Event) -> None:
-        """What is enqueued from now on, for either model, is behind this too: the caller's stream
-        may be another one than the last time."""
+        """What is enqueued from now on, for any model, comes after this event too: the caller's
+        stream may be another one than the last time."""
         for device in self._devices:
-            torch.cuda.current_stream(device).wait_event(event)
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).wait_event(event)
 
     def join(self) -> None:
         """Between two devices every copy waits for both, so there is nothing to do."""

@@ -1,0 +1,1 @@
+"""Paged K/V caches: pages and their ref counts, storage on the device, transfers to and from it."""

@@ -1,44 +1,63 @@
-"""Who holds which page: the free list, the reference counts, and the prefixes that are shared.
+"""Which request holds which page: the free list, reference counts, and prefixes that are shared.
 
-All of it is on the host. One page number means a page of the language model's cache and the same
-page of the reward model's, which hold the same tokens; so one table serves both.
+All of it is on the host. A pool numbers the pages of a *cache group*: caches whose readers see the
+same ids, so that one page number means the same tokens in each of them.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from args_fast.kvcache.storage import PAGE_SIZE, SCRATCH_PAGE
 
 Block = tuple[int, tuple[int, ...]]  # (the prefix before it, its tokens)
 
 
-class PagePool:
-    """``size`` pages, numbered from 1: each is free, held by sequences, or retained.
+@dataclass(eq=False)
+class PagedText:
+    """The ids that one cache group reads of a request, and the pages that hold their K/V.
 
-    A full page whose keys and values are written can be entered as a *block*: the tokens in it
-    behind the prefix before it. Other sequences that begin with the same tokens find it and hold
-    it too; nobody writes to it any more. Prefixes have serial numbers, and a block is looked up by
-    (serial number of what precedes it, its own tokens) itself and not by a hash of that, so two
+    Attributes:
+        ids: prompt and response as this group reads them.
+        pages: in the order of the ids.
+        cached_tokens: ids whose rows are stored, while the prompt is being filled.
+        registered: the number of pages that other requests can find, and the serial number of the
+            prefix that they make.
+    """
+
+    ids: list[int]
+    pages: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    registered: tuple[int, int] = (0, 0)
+
+
+class PagePool:
+    """``size`` pages, numbered from 1: each is free, held by requests, or retained.
+
+    A full page whose keys and values are written can be registered as a *block*: its tokens after
+    the prefix that precedes it. Other requests that begin with the same tokens find it and hold it
+    too; it is never written to again. Prefixes have serial numbers, and a block is looked up by
+    (serial number of the preceding prefix, its own tokens) itself and not by a hash of that, so two
     different texts can never be taken for one another.
 
-    A block that nobody holds is retained until its page is needed; the one that was let go first
-    makes room first, and of one sequence the last page first, since the others lead to it.
+    A block that no request holds is retained until its page is needed. The block released first is
+    evicted first, and of one request the last page first, since the earlier pages lead to it.
     """
 
     def __init__(self, size: int, page_size: int = PAGE_SIZE) -> None:
         self.size = size
         self.page_size = page_size
-        # Popped from the end: ascending at first, then those just used, which are warm.
+        # Popped from the end: ascending at first, then the pages just used, which are warm.
         self._free = list(range(size, SCRATCH_PAGE, -1))
         self._ref_count = [0] * (size + 1)
-        self._retained: OrderedDict[int, None] = OrderedDict()  # the next to make room stands first
+        self._retained: OrderedDict[int, None] = OrderedDict()  # the next to evict is first
         self._blocks: dict[Block, tuple[int, int]] = {}  # -> page, serial number
         self._block_of: dict[int, Block] = {}
         self._serial = 0
 
     @property
     def pages_in_use(self) -> int:
-        """Pages that some sequence holds."""
+        """Pages that some request holds."""
         return self.size - self.available
 
     @property
@@ -50,9 +69,9 @@ class PagePool:
         return self._ref_count[page]
 
     def allocate(self, count: int) -> list[int]:
-        """Pages for one sequence to write to. The caller has looked at ``available``."""
+        """Pages for one request to write to. The caller has checked ``available``."""
         if count > self.available:
-            raise RuntimeError(f"{count} pages wanted, {self.available} are available")
+            raise RuntimeError(f"{count} pages requested, {self.available} available")
         pages = []
         for _ in range(count):
             if not self._free:
@@ -62,26 +81,26 @@ class PagePool:
         return pages
 
     def match_prefix(self, tokens: Sequence[int], root: int, limit: int) -> tuple[list[int], int]:
-        """Hold the pages that begin with these tokens, at most ``limit`` of them.
+        """Hold the registered pages that ``tokens`` begin with, at most ``limit`` of them.
 
-        Returns them, and the serial number of the prefix that they make. ``root`` is the number of
-        the empty prefix, 0 or below: pages under different roots are never shared.
+        Returns the pages and the serial number of the prefix that they make. ``root`` is the number
+        of the empty prefix, 0 or below: pages under different roots are never shared.
         """
         pages: list[int] = []
         prefix = root
         for start in range(0, limit * self.page_size, self.page_size):
-            found = self._blocks.get((prefix, tuple(tokens[start : start + self.page_size])))
-            if found is None:
+            block = self._blocks.get((prefix, tuple(tokens[start : start + self.page_size])))
+            if block is None:
                 break
-            page, prefix = found
+            page, prefix = block
             self._ref_count[page] += 1
             self._retained.pop(page, None)
             pages.append(page)
         return pages, prefix
 
     def register(self, page: int, prefix: int, tokens: Sequence[int]) -> int:
-        """Let others find a full, written page. Returns the serial number of the prefix that ends
-        with it: an older one where the same text is stored already."""
+        """Let other requests find a full, written page. Returns the serial number of the prefix
+        that ends with it: an older one where the same text is stored already."""
         block = (prefix, tuple(tokens))
         if block in self._blocks:
             return self._blocks[block][1]
@@ -91,8 +110,8 @@ class PagePool:
         return self._serial
 
     def release(self, pages: Sequence[int], *, retain: bool = True) -> None:
-        """Let go of one sequence's pages, in the order of its text. What is in them may be found
-        again, unless it is not to be retained."""
+        """Release one request's pages, given in the order of its text. Registered pages can be
+        found again, unless ``retain`` is False."""
         for page in reversed(pages):
             self._ref_count[page] -= 1
             if not retain and page in self._block_of:
@@ -105,7 +124,7 @@ class PagePool:
                 self._free.append(page)
 
     def evict_all(self) -> None:
-        """Retain nothing: the models may change before the next request."""
+        """Evict every retained page: the models may change before the next request."""
         for page in list(self._retained):
             self._evict(page)
 

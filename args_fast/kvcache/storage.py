@@ -43,3 +43,11 @@ class PagedCache:
         shape = (layout.layers, 1 + pages, page_size, layout.kv_heads, layout.head_size)
         self.k_pages = torch.empty(shape, dtype=layout.dtype, device=layout.device)
         self.v_pages = torch.empty(shape, dtype=layout.dtype, device=layout.device)
+
+
+@dataclass(frozen=True)
+class GroupCache:
+    """A K/V cache, and the cache group whose page numbers it uses."""
+
+    group: int
+    cache: PagedCache

@@ -1,6 +1,6 @@
 """Small tensors between the host and a device, without either waiting for the other.
 
-On CUDA a copy from or to memory that is not pinned waits for all that the device has to do.
+On CUDA a copy from or to memory that is not pinned waits for everything the device has to do.
 """
 
 from typing import Any
@@ -15,11 +15,12 @@ def send(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def send_into(target: Tensor, host: Tensor) -> None:
+    """Overwrite a device tensor with a host tensor of the same shape."""
     target.copy_(_pinned(host, target.device), non_blocking=True)
 
 
 def fetch(tensor: Tensor) -> Tensor:
-    """A copy on the host. Of a CUDA tensor it is there once the stream has come so far."""
+    """A copy on the host. The copy of a CUDA tensor is complete once the stream has reached it."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return host.copy_(tensor, non_blocking=True)
 

@@ -1,0 +1,1 @@
+"""One Hugging Face model, driven by the engine: probe, proof, prefill and branches."""

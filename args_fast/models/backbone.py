@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from args_fast.errors import LengthError
 from args_fast.kvcache.storage import PagedCache
 from args_fast.kvcache.transfer import send
 from args_fast.models.attention import CONTEXT, AttentionContext, driven
@@ -74,6 +75,21 @@ class Backbone:
                 return self._tail_logits(ids, positions, context)
             return _logits(self.model, ids, positions, context)
 
+    def hidden_and_logits(
+        self, ids: Tensor, positions: Tensor, context: AttentionContext
+    ) -> tuple[Tensor, Tensor]:
+        """ids, positions [B, N] -> the last hidden state [B, N, H] and the logits [B, N, V], in one
+        pass."""
+        states: list[Tensor] = []
+        body: nn.Module = self.model.base_model
+        hook = body.register_forward_hook(lambda _, __, out: states.append(out.last_hidden_state))
+        try:
+            with driven(self.model), self._linear:
+                logits = _logits(self.model, ids, positions, context)
+        finally:
+            hook.remove()
+        return states[-1], logits
+
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""
         chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
@@ -121,3 +137,15 @@ def _max_length(model: PreTrainedModel) -> float:
             )
             limit = min(limit, original or limit)
     return limit
+
+
+def check_length(backbone: Backbone, prompt: int, new: int) -> None:
+    """Raises LengthError where a model cannot take a prompt with so many new tokens."""
+    if prompt + new > backbone.max_length:
+        room = int(backbone.max_length) - prompt
+        fewer = f", or set max_new_tokens to at most {room}" if room > 0 else ""
+        raise LengthError(
+            f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
+            f"together; the {backbone.role} takes {backbone.max_length:.0f}. Shorten the "
+            f"prompt{fewer}."
+        )

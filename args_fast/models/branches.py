@@ -1,40 +1,86 @@
-"""The rows under way: N new tokens per sequence behind prefixes that are stored once."""
+"""The new rows of a step: N tokens per request after prefixes that are stored once."""
 
 import torch
 from torch import Tensor
 
 from args_fast import ops
+from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache
 from args_fast.models.attention import AttentionOptions
 
 
 class Branches:
-    """A tail of N rows over the shared prefix of each of B sequences (an AttentionContext).
+    """A tail of N rows over the shared prefix of each of B requests (an AttentionContext).
 
-    The language model's single row, and the k candidates of the reward model, are tails with an
-    identity mask: siblings that see the prefix and themselves. A chain or a tree of tokens is the
-    same with another mask. Shapes and memory stay as they are for the tail's life.
+    The language model's single row and the k candidates of a reward model are siblings: each sees
+    the prefix and itself. A chain or a tree of tokens is the same with another mask. Shapes and
+    memory stay as they are for the object's life.
 
     Args:
         cache: where the prefixes are.
         page_table: [B, P] i32, wide enough for every prefix and the rows to be committed.
-        lengths: [B] i32, the stored prefix of each sequence; a commit advances them.
-        k, v: [L, B, N, Hkv, D], the rows themselves.
+        lengths: [B] i32, the stored prefix of each request; a commit advances them.
+        k, v: [L, B, N, Hkv, D], the rows' keys and values.
+        mask: [N, N] bool, row i sees row j; None for siblings.
     """
 
     def __init__(
-        self, cache: PagedCache, page_table: Tensor, lengths: Tensor, k: Tensor, v: Tensor
+        self,
+        cache: PagedCache,
+        page_table: Tensor,
+        lengths: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
     ) -> None:
         self.cache = cache
         self.page_table = page_table
         self.lengths = lengths
         self.k = k
         self.v = v
-        self.mask = torch.eye(k.shape[2], dtype=torch.bool, device=k.device)
+        N = k.shape[2]
+        self.mask = torch.eye(N, dtype=torch.bool, device=k.device) if mask is None else mask
+        self._depth = None if mask is None else mask.sum(1) - 1  # ancestors of each row
+
+    @classmethod
+    def within(
+        cls,
+        memory: BatchMemory,
+        name: str,
+        cache: PagedCache,
+        rows: int,
+        *,
+        group: int = 0,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> "Branches":
+        """Branches of a batch, in its memory.
+
+        Args:
+            memory: of the batch.
+            name: of the tensors in it.
+            cache: where the prefixes are.
+            rows: N.
+            group: the cache group whose pages the prefixes are in.
+            lengths: those of other branches over the same prefixes, to share them.
+            mask: [N, N] bool; None for siblings.
+        """
+        layout, B = cache.layout, memory.B
+        shape = B, layout.layers, rows, layout.kv_heads, layout.head_size
+        k, v = (
+            memory.tensor(f"{name} {kind}", layout.dtype, *shape, device=layout.device).view(
+                layout.layers, B, *shape[2:]
+            )
+            for kind in ("keys", "values")
+        )
+        if lengths is None:
+            lengths = memory.tensor(f"{name} lengths", torch.int32, B, device=layout.device)
+        return cls(cache, memory.table(group, layout.device), lengths, k, v, mask)
 
     def positions(self) -> Tensor:
-        """[B, N]: siblings share the position behind the prefix."""
-        return self.lengths.long()[:, None].expand(-1, self.mask.shape[0])
+        """[B, N] i64: a row's position is the prefix length plus its number of ancestors."""
+        prefix = self.lengths.long()[:, None].expand(-1, self.mask.shape[0])
+        return prefix if self._depth is None else prefix + self._depth
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
@@ -63,13 +109,13 @@ class Branches:
         )
 
     def commit(self, branch: Tensor) -> None:
-        """Make row branch[b] of each sequence the next row of its prefix, in every layer."""
+        """Make row branch[b] of each request the next row of its prefix, in every layer."""
         ops.commit(self.k, self.v, branch, *self._prefixes)
 
-    def select_commit(self, *of_select: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Let ``ops.select`` choose a row of each sequence, from its arguments, and commit it.
+    def select_commit(self, *select_arguments: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Let ``ops.select`` choose a row of each request, from its arguments, and commit it.
         Returns branch, reward and score [B]."""
-        return ops.select_commit(*of_select, self.k, self.v, *self._prefixes)
+        return ops.select_commit(*select_arguments, self.k, self.v, *self._prefixes)
 
     @property
     def _prefixes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

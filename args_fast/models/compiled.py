@@ -9,35 +9,17 @@ from torch import Tensor
 from torch._dynamo.decorators import mark_unbacked, maybe_mark_dynamic
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-from args_fast.errors import CompileError, ConfigError
+from args_fast.errors import CompileError
 from args_fast.models.attention import AttentionContext, AttentionOptions
 from args_fast.models.branches import Branches
 
-BACKEND: str | Callable = "inductor"  # the tests put one that is quick, or counts, in its place
+BACKEND: str | Callable = "inductor"  # tests replace it by a quick one
 
-# Those of torch.compile's modes that make no CUDA graphs of their own.
-MODES = ("default", "max-autotune-no-cudagraphs")
 # Graphs per model at most. A handful is what shapes make; the rest is for what else a graph holds
 # on to, such as which weights want gradients, where a model is trained between decodes.
 GRAPHS = 64
 
 Run = Callable[[Tensor, Tensor, AttentionContext], Tensor]
-
-
-def compile_mode(asked: bool | str) -> str | None:
-    """The mode for torch.compile that an option asks for, None for no compilation. Raises
-    ConfigError for one that cannot be had."""
-    if asked is False:
-        return None
-    if asked is True:
-        return MODES[0]
-    if asked in MODES:
-        return asked
-    raise ConfigError(
-        f"torch_compile is {asked!r}; it must be False, True or one of {', '.join(MODES)}. Modes "
-        "that make CUDA graphs of their own cannot be used: the engine captures the whole step as "
-        "one."
-    )
 
 
 class Compiled:
@@ -50,7 +32,7 @@ class Compiled:
     Args:
         run: ids, positions [B, N] and their context -> what the model gives for them.
         name: of the model, for messages.
-        mode: one of MODES.
+        mode: of torch.compile.
     """
 
     def __init__(self, run: Run, name: str, mode: str) -> None:

@@ -1,5 +1,21 @@
-"""What can stand as the reward r."""
+"""What can stand as the reward r. One file per kind; README.md says how to add one."""
 
-from args_fast.rewards.classifier import BranchedClassifier
+from args_fast.rewards.base import Candidates, Choice, Judge, Reading, Reward
+from args_fast.rewards.classifier import Classifier
+from args_fast.rewards.host import HostReward, Text
 
-__all__ = ["BranchedClassifier"]
+KINDS: dict[str, type[Reward]] = {
+    "classifier": Classifier,
+}
+
+__all__ = [
+    "KINDS",
+    "Candidates",
+    "Choice",
+    "Classifier",
+    "HostReward",
+    "Judge",
+    "Reading",
+    "Reward",
+    "Text",
+]

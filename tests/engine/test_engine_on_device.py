@@ -15,7 +15,7 @@ from recorded import record
 from tiny_models import language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.engine.scheduler import Scheduler
+from args_fast.engine.engine import Engine
 
 DEVICE = os.environ.get("ARGS_FAST_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 REQUESTS = 1000 if DEVICE == "cuda" else 30
@@ -45,11 +45,11 @@ def pair(name, lookahead, graphs):
     rm = copy.deepcopy(reward_model(name)).to(DEVICE)
     made = ArgsDecoder(lm, rm, lookahead=lookahead, cuda_graphs=graphs, cache_bytes=2**24)
     if DEVICE == "cpu":
-        most = made._scheduler.runners[0]._lookahead
-        options = {"steps": 8, "unread": 1, "padded": True, "lookahead": most}
-        made._scheduler = Scheduler(made._lm, made._rm, pages=60, rows=8, **options)
+        most = made.engine.runner("reward").lookahead
+        options = {"steps": 8, "in_flight": 1, "padded": True, "lookahead": most}
+        made.engine = Engine(made.engine.lm, made.engine.panel.rewards, pages=60, rows=8, **options)
         if graphs:
-            record(made._scheduler)
+            record(made.engine)
     return made
 
 
@@ -133,10 +133,10 @@ def test_the_host_never_waits_while_it_launches(lookahead, graphs):
 
         return strictly
 
-    (runner, _), scheduler = made._scheduler.runners, made._scheduler
-    runner.launch, scheduler._store = strict(runner.launch), strict(scheduler._store)
+    runner, filler = made.engine.runner("reward"), made.engine._filler
+    runner.launch, filler._store = strict(runner.launch), strict(filler._store)
     try:
         made.generate(tokens(9), config(KINDS[0]))
         made.generate([tokens(9), tokens(30)], config(KINDS[0]))
     finally:
-        del runner.launch, scheduler._store
+        del runner.launch, filler._store

@@ -6,8 +6,8 @@ import warnings
 import pytest
 import torch
 from recorded import Recorded, record
-from test_scheduler import assert_as_alone, run, scheduler, sequence
 from tiny_models import tokens
+from traffic import assert_as_alone, run, scheduler, sequence
 
 from args_fast.engine.graphs import StepGraphs
 from args_fast.ops import plain, use_backend
@@ -80,11 +80,11 @@ def recorded_scheduler(**options):
     return record(scheduler(padded=True, steps=4, **options))
 
 
-@pytest.mark.parametrize("unread", [0, 1])
+@pytest.mark.parametrize("in_flight", [0, 1])
 @pytest.mark.parametrize("lookahead", [0, math.inf])
 @pytest.mark.parametrize("pages", [5, 40])
-def test_what_was_captured_for_one_request_serves_the_next(pages, lookahead, unread):
-    engine = recorded_scheduler(pages=pages, lookahead=lookahead, unread=unread)
+def test_what_was_captured_for_one_request_serves_the_next(pages, lookahead, in_flight):
+    engine = recorded_scheduler(pages=pages, lookahead=lookahead, in_flight=in_flight)
     for wave in range(4):
         requests = [
             sequence(tokens(3 + 9 * i, seed=wave), max_new_tokens=20, seed=wave, **KINDS[i % 5])
@@ -93,12 +93,12 @@ def test_what_was_captured_for_one_request_serves_the_next(pages, lookahead, unr
         run(engine, *requests)
         for one in requests:
             assert_as_alone(one)
-    assert sum(runner._graphs.replays for runner in engine.runners) > 100
+    assert sum(runner.graphs.replays for runner in engine.runners) > 100
 
 
 @pytest.mark.parametrize("lookahead", [0, math.inf])
 def test_memory_that_moves_takes_the_graphs_with_it(lookahead):
-    engine = recorded_scheduler(pages=40, lookahead=lookahead, unread=1)
+    engine = recorded_scheduler(pages=40, lookahead=lookahead, in_flight=1)
     for k in (2, 3, 9, 3, 2):  # a larger k than ever needs larger tails
         one = sequence(tokens(20), k=k, max_new_tokens=20)
         run(engine, one)
@@ -108,7 +108,7 @@ def test_memory_that_moves_takes_the_graphs_with_it(lookahead):
 @pytest.mark.skipif(len(TABLE["cpu"]["commit"]) < 2, reason="the plain ops are all there is here")
 def test_a_graph_belongs_to_the_backend_that_it_was_captured_with():
     engine = recorded_scheduler(pages=40)
-    graphs = engine.runners[0]._graphs
+    graphs = engine.runner("reward").graphs
     forced = "torch" if implementation("commit", "cpu") is not plain.commit else "cpp"
     for name, expected in ((None, 1), (forced, 2), (None, 2)):
         with use_backend(name):

@@ -1,203 +1,19 @@
 """Whatever comes, goes, waits or gives way: each request gets the tokens that it gets alone."""
 
-import functools
-import math
-
-import oracle
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from pools import check_pool
+from hypothesis import Phase, settings
 from refusals import refuses
-from tiny_models import decoder, language_model, reward_model, tokens
+from tiny_models import decoder, tokens
+from traffic import FIGURES, PAGES, Traffic, assert_as_alone, run, scheduler, sequence
 
-from args_fast import DecodingConfig
-from args_fast.engine.scheduler import Scheduler
 from args_fast.errors import CapacityError
 from args_fast.kvcache.storage import PAGE_SIZE
-
-MARGIN = 1e-5  # closer alternatives than this may go either way in float32
-LONGEST = 62  # tokens of a request at most
-PAGES = 8  # two of the longest requests fit
-
-
-def scheduler(pair=None, **options):
-    pair = pair or decoder()
-    return Scheduler(pair._lm, pair._rm, **({"pages": PAGES, "rows": 4} | options))
-
-
-def sequence(prompt, pair=None, **options):
-    config = DecodingConfig(**({"eos_token_ids": [], "max_new_tokens": 8} | options))
-    (one,) = (pair or decoder())._encoder.sequences(prompt, config)
-    return one
-
-
-@functools.cache
-def alone(prompt, k, w, temperature, seed, steps):
-    options = {"k": k, "w": w, "temperature": temperature, "seed": seed, "steps": steps}
-    return oracle.decode(language_model(), reward_model(), list(prompt), **options)
-
-
-def wanted(one):
-    c = one.config
-    return alone(tuple(one.prompt), c.k, c.w, c.temperature, c.seed, c.max_new_tokens)
-
-
-def assert_as_alone(one):
-    expected = wanted(one)
-    ends = [i + 1 for i, token in enumerate(expected.tokens) if token in one.end_tokens]
-    length = ends[0] if ends else one.config.max_new_tokens
-    assert one.error is None
-    assert one.finish_reason == ("eos" if ends else "length")
-    result = one.generation()
-    assert result.token_ids == expected.tokens[:length]
-    for field in ("logprobs", "rewards", "scores"):
-        naive = getattr(expected, field)[:length]
-        assert getattr(result, field) == pytest.approx(naive, abs=1e-4, rel=1e-4, nan_ok=True)
-
-
-def check(engine):
-    """What is true after every operation."""
-    parts = [engine._running, [engine._filling] if engine._filling else [], engine._waiting]
-    everyone = [one for part in parts for one in part]
-    assert len({id(one) for one in everyone}) == len(everyone)
-    assert len(engine._running) <= engine.rows
-    assert not any(one.over for one in everyone)
-    assert not any(one.pages for one in engine._waiting)
-    assert all(one.pages for one in everyone if one not in engine._waiting)
-    check_pool(engine.pool, [one.pages for one in everyone])
-    arrivals = [one.number for one in everyone if hasattr(one, "number")]
-    assert arrivals == sorted(arrivals)  # those that came first are the furthest
-    for one in engine._running:
-        # A page that others can find is full, and is not where the next row goes.
-        assert one.entered[0] * PAGE_SIZE <= len(one.ids) - 1
-        for page in one.pages[one.entered[0] :]:
-            assert engine.pool.ref_count(page) == 1
-    if not everyone:
-        assert engine.pool.pages_in_use == 0
-
-
-def run(engine, *sequences):
-    for number, one in enumerate(sequences):
-        one.number = number
-        engine.submit(one)
-    while engine.busy:
-        engine.step()
-        check(engine)
-    return sequences
-
-
-# ---- any interleaving ----------------------------------------------------------------------------
-
-PREFIXES = [(), tuple(tokens(16, seed=1)), tuple(tokens(33, seed=2)), tuple(tokens(40, seed=2))]
-STEPS = 40
-FIGURES = {"requests": 0, "discarded": 0, "preempted": 0, "shared": 0, "cancelled": 0, "waited": 0}
-
-
-class Traffic(RuleBasedStateMachine):
-    """Requests of every kind arrive, are stepped, and are called off, in a pool that holds one or
-    two of the longest."""
-
-    def __init__(self):
-        super().__init__()
-        self.engine = None
-        self.requests = []
-        self.count = 0
-
-    @precondition(lambda self: self.engine is None)
-    @rule(
-        steps=st.sampled_from([1, 3, 8]),
-        fill=st.sampled_from([5, 16, 64]),
-        pages=st.sampled_from([4, 5, 5, 8]),
-        padded=st.booleans(),
-        unread=st.integers(0, 2),
-        lookahead=st.sampled_from([0, 10, math.inf]),
-        keep=st.booleans(),
-    )
-    def begin(self, **options):
-        keep = options.pop("keep")
-        self.engine = scheduler(**options)
-        self.engine.keep_prefixes = keep
-
-    @precondition(lambda self: self.engine)
-    @rule(
-        prefix=st.sampled_from(PREFIXES),
-        more=st.lists(st.integers(3, 8), min_size=1, max_size=20),
-        new=st.sampled_from([1, 2, 9, 17, 30, STEPS]),
-        copies=st.integers(1, 3),
-        k=st.sampled_from([1, 2, 5, 9]),
-        w=st.sampled_from([0.0, 1.5, -2.0]),
-        temperature=st.sampled_from([None, 0.7]),
-        seed=st.integers(0, 3),
-        ends=st.none() | st.integers(0, STEPS - 1),
-    )
-    def arrive(self, copies, **drawn):
-        for i in range(copies):
-            self.arrive_alone(**(drawn | {"more": [9 + i, *drawn["more"]]}))
-
-    def arrive_alone(self, prefix, more, new, k, w, temperature, seed, ends):
-        prompt = [*prefix, *more][: LONGEST - new]
-        one = sequence(prompt, k=k, w=w, temperature=temperature, seed=seed, max_new_tokens=new)
-        FIGURES["requests"] += 1
-        expected = wanted(one)
-        if expected.margin < MARGIN:
-            FIGURES["discarded"] += 1
-            return
-        if ends is not None:
-            one.end_tokens = frozenset([expected.tokens[ends % new]])
-        self.count += 1
-        one.number = self.count
-        self.engine.submit(one)
-        self.requests.append(one)
-
-    @precondition(lambda self: self.requests)
-    @rule(times=st.integers(1, 12))
-    def go_on(self, times):
-        for _ in range(times):
-            self.engine.step()
-            check(self.engine)
-        FIGURES["waited"] += self.engine.waiting
-        for one in [one for one in self.requests if one.over]:
-            self.requests.remove(one)
-            assert_as_alone(one)
-
-    @precondition(lambda self: self.requests)
-    @rule(data=st.data(), really=st.sampled_from([True, False, False]))
-    def call_off(self, data, really):
-        if not really:
-            return
-        one = data.draw(st.sampled_from(self.requests))
-        self.requests.remove(one)
-        held = len(one.pages)
-        before = self.engine.pool.pages_in_use
-        shared = sum(self.engine.pool.ref_count(page) > 1 for page in one.pages)
-        self.engine.cancel(one)
-        assert self.engine.pool.pages_in_use == before - held + shared
-        FIGURES["cancelled"] += 1
-
-    @invariant()
-    def books_are_kept(self):
-        if self.engine:
-            check(self.engine)
-
-    def teardown(self):
-        if self.engine is None:
-            return
-        while self.engine.busy:
-            self.engine.step()
-            check(self.engine)
-        for one in self.requests:
-            assert_as_alone(one)
-        assert self.engine.pool.pages_in_use == 0
-        FIGURES["preempted"] += self.engine.served.preemptions
-        FIGURES["shared"] += self.engine.served.shared_tokens
 
 
 def test_any_interleaving_gives_each_request_its_own_tokens():
     case = Traffic.TestCase()
-    case.settings = settings(stateful_step_count=25)
+    case.settings = settings(stateful_step_count=25, phases=[Phase.generate])
     case.runTest()
     print(FIGURES)
     assert FIGURES["requests"] > 100
@@ -213,7 +29,7 @@ def test_those_that_do_not_fit_give_way_and_lose_nothing():
     engine = scheduler(pages=5, rows=4)
     longer = [sequence(tokens(14, seed=i), max_new_tokens=40, k=4) for i in range(4)]
     run(engine, *longer)
-    assert engine.served.preemptions > 0
+    assert engine.stats.preemptions > 0
     for one in longer:
         assert_as_alone(one)
 
@@ -223,7 +39,7 @@ def test_the_oldest_never_gives_way():
     first, *others = [sequence(tokens(14, seed=i), max_new_tokens=40, k=4) for i in range(4)]
     for one in (first, *others):
         engine.submit(one)
-    while not first.over:
+    while not first.finished:
         before = len(first.tokens)
         engine.step()
         assert len(first.tokens) == before + 1
@@ -257,7 +73,7 @@ def test_a_long_prompt_does_not_stall_those_that_decode():
         before = len(first.tokens)
         engine.step()
         assert len(first.tokens) == before + 1
-        assert long.filled <= 8 * before
+        assert long.texts[0].cached_tokens <= 8 * before
     while engine.busy:
         engine.step()
     assert_as_alone(first)
@@ -294,8 +110,8 @@ def test_requests_that_begin_alike_store_their_beginning_once():
     hook.remove()
     prefills = [rows for rows in counted if rows not in (3, 6, 9, 12)]
     assert prefills == [len(head) + 2] + [5] * 3
-    assert engine.served.shared_tokens == 3 * 2 * PAGE_SIZE
-    assert engine.served.prompt_tokens == 4 * (len(head) + 2)
+    assert engine.stats.shared_tokens == 3 * 2 * PAGE_SIZE
+    assert engine.stats.prompt_tokens == 4 * (len(head) + 2)
     for one in requests:
         assert_as_alone(one)
 
@@ -320,12 +136,12 @@ def test_shared_pages_are_never_written_again():
     first, second = (sequence(head, k=3, w=w, max_new_tokens=20) for w in (1.5, -2.0))
     engine.submit(first)
     engine.step()
-    shared = first.pages[: first.entered[0]]
+    shared = first.pages[: first.texts[0].registered[0]]
     before = [cache.k_pages[:, shared].clone() for cache in engine.caches]
     engine.submit(second)
     while engine.busy:
         engine.step()
-        assert second.over or second.pages[: len(shared)] == shared
+        assert second.finished or second.pages[: len(shared)] == shared
         for cache, pages in zip(engine.caches, before, strict=True):
             assert torch.equal(cache.k_pages[:, shared], pages)
     assert_as_alone(first)
@@ -335,15 +151,15 @@ def test_shared_pages_are_never_written_again():
 
 def test_a_page_that_was_never_written_is_not_found():
     engine = scheduler(pages=40, fill=PAGE_SIZE + 2)
-    engine.keep_prefixes = True
+    engine.hold_prefixes = True
     busy, called_off = sequence([5], max_new_tokens=40), sequence(tokens(60), k=3)
     for one in (busy, called_off):
         engine.submit(one)
     engine.step()
-    assert 0 < called_off.filled < 2 * PAGE_SIZE
+    assert 0 < called_off.texts[0].cached_tokens < 2 * PAGE_SIZE
     engine.cancel(called_off)
     (later,) = run(engine, sequence(tokens(60), k=3))
-    assert engine.served.shared_tokens == PAGE_SIZE
+    assert engine.stats.shared_tokens == PAGE_SIZE
     assert_as_alone(later)
 
 
@@ -354,7 +170,7 @@ def test_the_page_that_is_written_next_is_ones_own():
     first, second = (sequence(head, k=3, w=w, max_new_tokens=20) for w in (1.5, -2.0))
     engine.submit(first)
     engine.step()
-    assert first.entered[0] == 2
+    assert first.texts[0].registered[0] == 2
     engine.submit(second)
     engine.step()
     assert second.pages[0] == first.pages[0]
@@ -368,20 +184,20 @@ def test_the_page_that_is_written_next_is_ones_own():
 def test_pages_without_rewards_are_no_prefix_for_those_with():
     # What greedy decoding stored is in the language model's cache only.
     engine = scheduler(pages=40)
-    engine.keep_prefixes = True
+    engine.hold_prefixes = True
     head = tokens(40)
     for options in ({"k": 1}, {"k": 4}, {"k": 4, "w": 0.0}, {"k": 6}):
         (one,) = run(engine, sequence(head, **options))
         assert_as_alone(one)
-    assert engine.served.shared_tokens == 2 * 2 * PAGE_SIZE
+    assert engine.stats.shared_tokens == 2 * 2 * PAGE_SIZE
 
 
 def test_an_answer_is_a_prefix_of_the_next_question():
     engine = scheduler(pages=40)
-    engine.keep_prefixes = True
+    engine.hold_prefixes = True
     (one,) = run(engine, sequence(tokens(10), k=4, max_new_tokens=30))
     (two,) = run(engine, sequence([*one.ids, 7, 8, 9], k=4, max_new_tokens=5))
-    assert engine.served.shared_tokens == 2 * PAGE_SIZE
+    assert engine.stats.shared_tokens == 2 * PAGE_SIZE
     assert_as_alone(two)
 
 
@@ -390,7 +206,7 @@ def test_nothing_is_remembered_when_all_is_done():
     engine = scheduler(pages=40)
     run(engine, sequence(tokens(40)))
     run(engine, sequence(tokens(40)))
-    assert engine.served.shared_tokens == 0
+    assert engine.stats.shared_tokens == 0
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -405,17 +221,17 @@ def test_a_sequence_costs_one_prefix_and_k_rows(k):
         engine.step()
         if one.pages:
             assert engine.pool.pages_in_use == len(one.pages) == -(-len(one.ids) // PAGE_SIZE)
-    rows = engine.runners[0]._memory
-    held = rows["rm keys"].nbytes + rows["rm values"].nbytes
-    assert held == k * decoder()._rm.layout.bytes_per_token
+    rows = engine.runners[0].memory.blocks
+    held = rows["reward keys"].nbytes + rows["reward values"].nbytes
+    assert held == k * decoder().engine.panel.rewards["reward"].layout.bytes_per_token
     assert_as_alone(one)
 
 
 def addresses(engine):
     memory = {
-        (runner.guided, name): piece.data_ptr()
+        (runner.key, name): piece.data_ptr()
         for runner in engine.runners
-        for name, piece in runner._memory.items()
+        for name, piece in runner.memory.blocks.items()
     }
     pools = [x.data_ptr() for cache in engine.caches for x in (cache.k_pages, cache.v_pages)]
     return memory, pools

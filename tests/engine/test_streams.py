@@ -36,7 +36,7 @@ def waits(monkeypatch):
 
 
 def test_on_one_device_it_forks_and_joins(waits):
-    beside = SideStream(*[torch.device("cuda", 0)] * 2)
+    beside = SideStream(torch.device("cuda", 0), [torch.device("cuda", 0)])
     with beside():
         waits.append("reward model")
     waits.append("language model")
@@ -54,13 +54,14 @@ def test_on_one_device_it_forks_and_joins(waits):
 
 @pytest.mark.parametrize("second", [0, 1])
 def test_what_was_launched_from_another_stream_is_waited_for(waits, second):
-    SideStream(torch.device("cuda", 0), torch.device("cuda", second)).after("the last burst")
+    SideStream(torch.device("cuda", 0), [torch.device("cuda", second)]).after("the last burst")
     assert waits == ["main waits for the last burst"] * (1 + second)
 
 
 @pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cuda:0", "cuda:1")])
 def test_where_streams_are_apart_anyway_it_does_nothing(waits, devices):
-    beside = SideStream(*map(torch.device, devices))
+    lm, reward = map(torch.device, devices)
+    beside = SideStream(lm, [reward])
     with beside():
         pass
     beside.join()

@@ -38,7 +38,7 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=()):
         if k == 1 or w == 0:
             rewards = np.full(k, np.nan)
         else:
-            rewards = np.array([_reward(rm, [*text, v]) for v in candidates])
+            rewards = np.array([reward(rm, [*text, v]) for v in candidates])
         lm_scores = logprobs[candidates]
         scores = lm_scores if w == 0 else lm_scores + w * rewards
         keys = lm_scores if k == 1 else scores / (temperature or 1.0) + noise[t]
@@ -56,6 +56,9 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=()):
     return out
 
 
-def _reward(rm, text):
+def reward(rm, text):
+    """r of one text, by a model or by a function of its ids."""
+    if not isinstance(rm, torch.nn.Module):
+        return rm(text)
     hidden = rm.base_model(torch.tensor([text])).last_hidden_state
     return rm.score(hidden[0, -1]).double().item()

@@ -31,7 +31,7 @@ def main(rank, ranks, port):
     rm = AutoModelForSequenceClassification.from_pretrained(RM, **rm_options).eval()
     decoder = ArgsDecoder(lm, rm)
     results = decoder.generate(asked["prompts"], DecodingConfig(**asked["config"]))
-    layouts = [model.layout for model in (decoder._lm, decoder._rm)]
+    layouts = [cache.layout for cache in decoder.engine.caches]
     print(
         json.dumps(
             {

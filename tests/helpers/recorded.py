@@ -23,8 +23,14 @@ class Recorded(StepGraphs):
         return replay
 
 
-def record(scheduler):
-    """Let a scheduler replay its steps."""
-    for runner in scheduler.runners:
-        runner._graphs = Recorded()
-    return scheduler
+def record(engine):
+    """Let an engine replay its steps, whichever runners it will make."""
+    make = engine._make_runner
+
+    def recorded(key):
+        runner = make(key)
+        runner.graphs = Recorded()
+        return runner
+
+    engine._bursts._make_runner = recorded
+    return engine

@@ -123,7 +123,7 @@ def reward_model(name="llama", layers=2, hidden=32, seed=2):
 
 # Orders of the engine's work, as options of its scheduler: by default that of the CPU. Steps in
 # bursts, a burst launched before the last one is read, and padding are what CUDA does.
-BURSTS = {"steps": 3, "unread": 1}
+BURSTS = {"steps": 3, "in_flight": 1}
 ORDERS = {
     "cpu": {},
     "bursts": {**BURSTS, "padded": True},
@@ -136,7 +136,7 @@ ORDERS = {
 @functools.cache
 def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32), order="cpu"):
     from args_fast import ArgsDecoder
-    from args_fast.engine.scheduler import Scheduler
+    from args_fast.engine.engine import Engine
 
     pair = ArgsDecoder(
         language_model(lm, layers[0], hidden[0]), reward_model(rm, layers[1], hidden[1])
@@ -144,9 +144,9 @@ def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32), order="cpu")
     options = dict(ORDERS[order])
     if options:
         recorded = options.pop("recorded", False)
-        pair._scheduler = Scheduler(pair._lm, pair._rm, pages=60, rows=8, **options)
+        pair.engine = Engine(pair.engine.lm, pair.engine.panel.rewards, pages=60, rows=8, **options)
         if recorded:
-            record(pair._scheduler)
+            record(pair.engine)
     return pair
 
 

@@ -13,15 +13,18 @@ import transformers as t
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from args_fast.engine.runner import Runner
-from args_fast.engine.step import begin_lookahead, step
+from args_fast.engine.batch import Batch, Shape
+from args_fast.engine.step import begin, step
 from args_fast.engine.streams import SideStream
+from args_fast.kvcache.memory import BatchMemory
+from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import PagedCache
 from args_fast.models import backbone, prefill
 from args_fast.models.backbone import Backbone
-from args_fast.rewards.classifier import BranchedClassifier
+from args_fast.rewards import Classifier
+from args_fast.rewards.panel import Panel
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import CONFIGS
 
 _setup_privateuseone_for_python_backend("fake")
@@ -48,21 +51,26 @@ def moved(kind: type, config: t.PretrainedConfig, device: torch.device) -> t.Pre
 def check(name: str, lookahead: float, *, mixed: bool) -> None:
     config = CONFIGS[name]()
     lm = Backbone(moved(t.AutoModelForCausalLM, config, HERE), "language model")
-    rm = BranchedClassifier(moved(t.AutoModelForSequenceClassification, config, THERE))
+    rm = Classifier(moved(t.AutoModelForSequenceClassification, config, THERE))
     assert (lm.device, rm.device) == (HERE, THERE)
-    caches = PagedCache(lm.layout, 8), PagedCache(rm.layout, 8)
-    for model, cache in zip((lm, rm), caches, strict=True):
-        model.prefill(cache, [5, 6, 7], [1])
-    options = {"guided": True, "rows": 2, "steps": 4, "padded": False, "graphs": False}
-    beside = SideStream(lm.device, rm.device)
-    batch = Runner(lm, rm, caches, beside, lookahead=lookahead, **options)._make((2, 3, 4, mixed))
-    if batch.ahead is not None:
-        begin_lookahead(lm, batch)
-    step(lm, rm, batch, beside)
-    assert {x.device for x in (batch.tokens, batch.numbers, batch.lm.page_table)} == {HERE}
-    assert {x.device for x in (batch.rm.page_table, batch.rm.lengths, batch.rm.k)} == {THERE}
+    panel = Panel({"reward": rm})
+    panel.allocate(8)
+    cache, store = PagedCache(lm.layout, 8), panel.stores["reward"]
+    lm.prefill(cache, [5, 6, 7], [1])
+    rm.fill(store, PagedText([5, 6, 7], [1]), 0, 3)
+    side = SideStream(lm.device, [rm.device])
+    memory = BatchMemory(lm.device, 2, 8, lambda: None)
+    memory.reshape(2, 3, {0: 4})
+    shape = Shape(2, 3, ((0, 4),), mixed, False)
+    batch = Batch(shape, memory, lm, cache, panel, "reward", steps=4, lookahead=bool(lookahead))
+    if batch.reads_ahead:
+        begin(batch)
+    step(batch, side)
+    last, branches = batch.proposer._last, batch.judge._branches
+    assert {x.device for x in (batch.tokens, batch.stats, last.page_table)} == {HERE}
+    assert {x.device for x in (branches.page_table, branches.lengths, branches.k)} == {THERE}
     with pytest.raises(RuntimeError, match="device"):  # or all of this would show nothing
-        rm.hidden(batch.token, batch.rm.positions(), batch.rm)
+        rm.backbone.hidden(batch.token, branches.positions(), branches)
 
 
 backbone.send = prefill.send = sent

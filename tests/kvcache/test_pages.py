@@ -30,7 +30,7 @@ def test_a_sequence_gets_its_pages_in_ascending_order_the_second_time_too():
 def test_more_than_there_is_cannot_be_had():
     pool = PagePool(3)
     pool.allocate(2)
-    with pytest.raises(RuntimeError, match="2 pages wanted, 1 are available"):
+    with pytest.raises(RuntimeError, match="2 pages requested, 1 available"):
         pool.allocate(2)
     assert pool.available == 1
 

@@ -13,6 +13,7 @@ from args_fast.engine.graphs import StepGraphs
 from args_fast.errors import ArgsError, CompileError, ConfigError, ProofError
 from args_fast.models import compiled, linear
 from args_fast.models.proof import prove
+from args_fast.options import COMPILE_MODES
 
 
 class Counting:
@@ -120,7 +121,7 @@ def test_decoders_of_one_class_do_not_use_up_each_others_graphs(backend):
 def test_the_language_model_takes_several_rows_as_well(backend):
     pair = compiled_pair()
     for rows in (3, 2, 7):
-        prove(pair._lm, logits=True, branches=rows)
+        prove(pair.engine.lm, logits=True, branches=rows)
     assert backend.graphs == 3
 
 
@@ -166,8 +167,8 @@ def test_a_shape_is_compiled_before_it_is_captured(backend):
             return replay
 
     pair = compiled_pair()
-    for runner in pair._scheduler.runners:
-        runner._graphs, runner._padded = Watched(enabled=True), True
+    for runner in (pair.engine.runner("reward"), pair.engine.runner(())):
+        runner.graphs, runner._padded = Watched(enabled=True), True
     for wave in WAVES[:4] * 2:
         assert_as_the_oracle(pair, wave)
     assert Watched.replays > 50
@@ -202,7 +203,7 @@ def test_other_modes_are_refused_before_anything_is_done(mode):
         ArgsDecoder(None, None, torch_compile=mode)
 
 
-@pytest.mark.parametrize("mode", compiled.MODES)
+@pytest.mark.parametrize("mode", COMPILE_MODES)
 def test_modes_are_handed_on(monkeypatch, mode):
     asked = []
     monkeypatch.setattr(

@@ -98,7 +98,7 @@ def test_a_dtype_that_is_asked_for_is_the_one_that_decodes(saved, given, dtype):
     loaded = load(saved, device="cpu", dtype=given)
     for model in (loaded.language_model, loaded.reward_model):
         assert {p.dtype for p in model.parameters()} == {dtype}
-    lm, rm = loaded._scheduler.caches
+    lm, rm = loaded.engine.caches
     assert lm.k_pages.dtype == rm.v_pages.dtype == dtype
     prompts = [tokens(1), tokens(17), tokens(30)]
     for result, alone in zip(loaded.generate(prompts, CONFIG), prompts, strict=True):

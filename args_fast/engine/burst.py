@@ -1,0 +1,65 @@
+"""A burst of steps that the device was asked for, and how its tokens reach the requests."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from args_fast.engine.batch import Arrival
+from args_fast.engine.request import Request, non_finite
+from args_fast.generation import Candidate
+
+
+@dataclass
+class Burst:
+    """Steps whose tokens the host has not read yet.
+
+    Attributes:
+        requests: one per row.
+        steps: the number of decode steps in the burst.
+        names: of the rewards whose raw values are reported.
+        arrival: on the host, complete once ``event`` is over (None: at once).
+        errors: what kept a reward on the host from judging single rows, by row.
+    """
+
+    requests: list[Request]
+    steps: int
+    names: tuple[str, ...]
+    arrival: Arrival
+    errors: dict[int, Exception] = field(default_factory=dict)
+    event: Any = None
+
+    def wait(self) -> None:
+        """Wait until the device has come so far."""
+        if self.event is not None:
+            self.event.synchronize()
+
+    def deliver(self, row: int, request: Request) -> None:
+        """Give a request its tokens, up to its end or to its error."""
+        tokens = self.arrival.tokens[row, : self.steps].tolist()
+        stats = self.arrival.stats[row, : self.steps].tolist()
+        for i, (token, (logprob, reward, score)) in enumerate(zip(tokens, stats, strict=True)):
+            error = self.errors.get(row) or non_finite(logprob, score, request.guided)
+            if error is not None:
+                request.fail(error)
+            if request.finished:
+                return
+            candidates = self._candidates(row, i, request)
+            request.push(token, logprob, reward, score, candidates, self._by_name(row, i))
+
+    def _candidates(self, row: int, i: int, request: Request) -> tuple[Candidate, ...] | None:
+        ids, details = self.arrival.ids, self.arrival.details
+        if ids is None or details is None or not request.config.return_candidates:
+            return None
+        w = request.config.w
+        return tuple(
+            Candidate(token, logprob, reward, logprob + w * reward if w != 0 else logprob)
+            for token, (logprob, reward) in zip(
+                ids[row, i, : request.k].tolist(),
+                details[row, i, : request.k].tolist(),
+                strict=True,
+            )
+        )
+
+    def _by_name(self, row: int, i: int) -> dict[str, float] | None:
+        if self.arrival.by_name is None:
+            return None
+        return dict(zip(self.names, self.arrival.by_name[row, i].tolist(), strict=True))

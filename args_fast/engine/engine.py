@@ -1,0 +1,237 @@
+"""The seam that every front end stands on: requests in, tokens out. Ids only.
+
+while something runs:
+    admit what fits; fill the next prompt
+    propose k, judge k, choose one, commit it     (step.py, in bursts)
+    read what the last burst said
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from args_fast.engine.bursts import Bursts
+from args_fast.engine.capacity import CacheUse, cache_use
+from args_fast.engine.fill import Filler
+from args_fast.engine.ownership import Ownership
+from args_fast.engine.request import Request, Status
+from args_fast.engine.runner import Runner
+from args_fast.engine.scheduler import Scheduler, Stats
+from args_fast.engine.streams import SideStream
+from args_fast.errors import ConfigError
+from args_fast.kvcache.pages import PagedText, PagePool
+from args_fast.kvcache.storage import PagedCache
+from args_fast.models.backbone import Backbone, check_length
+from args_fast.models.score import prompt_logprobs
+from args_fast.rewards.base import LM_GROUP, Reward
+from args_fast.rewards.panel import Key, Panel
+
+# Steps of a burst, and bursts that may be in flight before the last one is read. On the CPU a look
+# at the tokens costs nothing. On CUDA the host would make the device wait, so the end of a request
+# is noticed up to two bursts late, and the surplus is dropped.
+STEPS_PER_BURST = {"cpu": 1, "cuda": 8}
+BURSTS_IN_FLIGHT = {"cpu": 0, "cuda": 1}
+
+
+class Engine:
+    """Decodes any number of requests together; each gets the tokens it would get alone.
+
+    Safe to use from several threads: they take turns, step by step, and each finds its requests
+    further on. While the ``ownership`` has an owner, only that thread may use it. Pages retained
+    for later requests are evicted when nothing is left to do, because between decodes the models
+    are the caller's, who may change them; ``hold_prefixes`` keeps them.
+
+    Args:
+        lm: the language model.
+        rewards: by name; attached to the language model already.
+        pages: of each cache.
+        rows: requests decoded together at most.
+        graphs: replay captured CUDA graphs (on one CUDA device only).
+        lookahead: the largest B * k with which the language model looks ahead.
+        padded: as for Runner; None where graphs want it.
+        steps, in_flight, fill: in place of STEPS_PER_BURST, BURSTS_IN_FLIGHT, FILLED_PER_BURST.
+    """
+
+    def __init__(
+        self,
+        lm: Backbone,
+        rewards: Mapping[str, Reward],
+        *,
+        pages: int,
+        rows: int,
+        graphs: bool = True,
+        lookahead: float = 0,
+        padded: bool | None = None,
+        steps: int | None = None,
+        in_flight: int | None = None,
+        fill: int | None = None,
+    ) -> None:
+        device = lm.device.type
+        self.lm = lm
+        self.panel = Panel(rewards)
+        self.cache = PagedCache(lm.layout, pages)
+        self.panel.allocate(pages)
+        self.ownership = Ownership()
+        self.hold_prefixes = False
+        devices = [reward.device for reward in rewards.values()]
+        self._side = SideStream(lm.device, devices)
+        self._steps = steps or STEPS_PER_BURST[device]
+        # A graph is of one device.
+        self._graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
+        self._padded = self._graphs if padded is None else padded
+        self._lookahead = lookahead
+        self.scheduler = Scheduler(
+            [PagePool(pages) for _ in range(self.panel.group_count)],
+            rows=rows,
+            steps=self._steps,
+            root_of=self.panel.root,
+        )
+        self._bursts = Bursts(
+            self.panel,
+            self.scheduler,
+            make_runner=self._make_runner,
+            in_flight=BURSTS_IN_FLIGHT[device] if in_flight is None else in_flight,
+            fail=self._fail,
+            leave=self._close,
+        )
+        self._filler = Filler(lm, self.cache, self.panel, self._side, fill)
+
+    # ---- in and out ----------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        return self.scheduler.busy
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not admitted yet."""
+        return len(self.scheduler.waiting)
+
+    @property
+    def runners(self) -> list[Runner]:
+        """One for each set of rewards that has judged a request."""
+        return list(self._bursts.runners.values())
+
+    def runner(self, key: Key) -> Runner:
+        """The runner of a key of ``Panel.key``: a reward's name, or () for unguided decoding."""
+        return self._bursts.runner(key)
+
+    @property
+    def stats(self) -> Stats:
+        return self.scheduler.stats
+
+    @property
+    def pool(self) -> PagePool:
+        """The pages of the language model's cache group."""
+        return self.scheduler.pools[LM_GROUP]
+
+    @property
+    def caches(self) -> list[PagedCache]:
+        """The K/V of the language model, then of each reward that has any."""
+        return [self.cache, *(store.cache for store in self.panel.stores.values())]
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """How much fits, how much is in use, and how much of the prompts was shared."""
+        return cache_use(self.pool, self.caches, self.stats)
+
+    def check(self, request: Request) -> None:
+        """Raises ArgsError where a request could not be decoded to its end: before any work."""
+        if self.lm.model.training:
+            raise ConfigError(
+                "the language model is in training mode, so its outputs are random; call .eval()"
+            )
+        new = request.config.max_new_tokens
+        check_length(self.lm, len(request.prompt), new)
+        for reward in self.panel.of(request):
+            reward.check(request, new)
+            if reward.own_ids:
+                request.texts[self.panel.groups[reward.name]] = PagedText(reward.text(request))
+        self.scheduler.check(request)
+
+    def submit(self, request: Request) -> None:
+        """Let a request wait for its turn. Raises what ``check`` raises."""
+        with self.ownership.using():
+            self.check(request)
+            self.scheduler.submit(request)
+
+    def cancel(self, request: Request) -> None:
+        """Forget a request, wherever it is; its pages are free at once."""
+        with self.ownership.lock:
+            if not request.finished:
+                request.status = Status.CANCELLED
+                self._remove(request)
+                self._rest()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Store some of the prompts, then decode one burst of every runner. Requests that are
+        finished have left. An exception of a model or a reward ends the requests that it concerns
+        and is their ``error``."""
+        with self.ownership.using():
+            try:
+                with torch.cuda.device_of(self.cache.k_pages):  # nothing on the CPU
+                    for event in self._bursts.newest:
+                        self._side.after(event)
+                    self._filler.fill(self.scheduler, self._fail)
+                    self._bursts.decode()
+            except BaseException as error:  # Ctrl-C, or a fault of the engine itself
+                self._abandon(error)
+                raise
+            self._rest()
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int]) -> list[float]:
+        """log p(ids[i] | ids[:i]) by the language model, NaN for the first."""
+        with self.ownership.using():
+            check_length(self.lm, len(ids), 0)
+            return prompt_logprobs(self.lm, list(ids))
+
+    @torch.inference_mode()
+    def rewards_along(self, request: Request, continuation: Sequence[int]) -> list[float]:
+        """The request's reward after every token of a continuation, without a cache."""
+        with self.ownership.using():
+            check_length(self.lm, len(request.prompt), len(continuation))
+            total = [0.0] * len(continuation)
+            for name, weight in request.weights.items():
+                along = self.panel.rewards[name].rewards_along(request, continuation)
+                total = [sum_ + weight * r for sum_, r in zip(total, along, strict=True)]
+            return total
+
+    def _make_runner(self, key: Key) -> Runner:
+        return Runner(
+            self.lm,
+            self.cache,
+            self.panel,
+            key,
+            self._side,
+            rows=self.scheduler.rows,
+            steps=self._steps,
+            padded=self._padded,
+            graphs=self._graphs,
+            lookahead=self._lookahead,
+        )
+
+    # ---- ends ----------------------------------------------------------------------------------
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        request.fail(error)
+        self._remove(request)
+
+    def _remove(self, request: Request) -> None:
+        self.scheduler.remove(request)
+        self._close(request)
+
+    def _close(self, request: Request) -> None:
+        for reward in self.panel.of(request):
+            reward.close(request)
+
+    def _rest(self) -> None:
+        if not self.busy and not self.hold_prefixes:
+            self.scheduler.evict_all()
+
+    def _abandon(self, error: BaseException) -> None:
+        self._bursts.drop_in_flight()
+        for request in self.scheduler.everyone():
+            self._fail(request, error)
+        self.scheduler.evict_all()

@@ -1,0 +1,118 @@
+"""The rewards of one engine by name, and the judges that they form."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from args_fast.kvcache.memory import BatchMemory
+from args_fast.kvcache.storage import GroupCache, PagedCache
+from args_fast.rewards.base import LM_GROUP, Candidates, Choice, Judge, Reading, Reward, select
+from args_fast.rewards.unguided import NoOpinion
+
+# Requests with one key are judged together: a name alone where that reward counts with weight 1,
+# the names where several do or with other weights, nothing for unguided decoding.
+Key = str | tuple[str, ...]
+
+
+class Panel:
+    """Rewards by name, and where the K/V of each is.
+
+    Args:
+        rewards: by name. Those that read the language model's ids share its cache group; each of
+            the others that has a K/V cache gets a group of its own.
+
+    Attributes:
+        groups: the cache group of each reward that has a K/V cache, by name.
+        group_count: how many groups there are, the language model's included.
+        stores: the caches, by name, once they are allocated.
+    """
+
+    def __init__(self, rewards: Mapping[str, Reward]) -> None:
+        self.rewards = dict(rewards)
+        self.group_count = 1
+        self.groups: dict[str, int] = {}
+        self.stores: dict[str, GroupCache] = {}
+        self._roots: dict[frozenset[str], int] = {}
+        for name, reward in self.rewards.items():
+            if reward.layout is None:
+                continue
+            self.groups[name] = self.group_count if reward.own_ids else LM_GROUP
+            self.group_count += reward.own_ids
+
+    def allocate(self, pages: int) -> None:
+        """Allocate the K/V caches, of so many pages each."""
+        for name, group in self.groups.items():
+            layout = self.rewards[name].layout
+            assert layout is not None
+            self.stores[name] = GroupCache(group, PagedCache(layout, pages))
+
+    def of(self, request: Reading) -> list[Reward]:
+        """The rewards that guide a request."""
+        return [self.rewards[name] for name in request.weights]
+
+    def root(self, request: Reading, group: int) -> int:
+        """The number of a request's empty prefix in a cache group: pages of the language model's
+        group hold the K/V of the rewards that read them too, so they are shared only with requests
+        of the same rewards."""
+        if group != LM_GROUP:
+            return -1
+        names = frozenset(name for name in request.weights if self.groups.get(name) == LM_GROUP)
+        return self._roots.setdefault(names, -1 - len(self._roots))
+
+    def key(self, weights: Mapping[str, float]) -> Key:
+        """Which requests a request with these weights is judged with."""
+        if len(weights) == 1:
+            ((name, weight),) = weights.items()
+            return name if weight == 1 else (name,)
+        return tuple(sorted(weights))
+
+    def named(self, key: Key) -> list[Reward]:
+        """The rewards that a key stands for."""
+        return [self.rewards[name] for name in ((key,) if isinstance(key, str) else key)]
+
+    def judge(self, key: Key, memory: BatchMemory) -> Judge:
+        """The judge of a key's requests, for batches of the memory's present shape."""
+        if not key:
+            return NoOpinion()
+        judges = [r.judge(memory, self.stores.get(r.name)) for r in self.named(key)]
+        return judges[0] if isinstance(key, str) else WeightedJudges(key, judges, memory)
+
+
+class WeightedJudges(Judge):
+    """r = the sum of weight * r_i, with weights of each request's own."""
+
+    def __init__(self, names: tuple[str, ...], judges: list[Judge], memory: BatchMemory) -> None:
+        super().__init__()
+        self.names = names
+        self._judges = judges
+        self._memory = memory
+        self._weights = memory.tensor("weights", torch.float32, memory.B, len(names))
+
+    def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:
+        if not resumed:
+            rows = [[request.weights[name] for name in self.names] for request in requests]
+            self._memory.send(self._weights, rows, [0.0] * len(self.names))
+        for judge in self._judges:
+            judge.load(requests, resumed=resumed)
+
+    def read(self, candidates: Candidates) -> None:
+        for judge in self._judges:
+            judge.read(candidates)
+        self.errors = {row: e for judge in self._judges for row, e in judge.errors.items()}
+
+    def rewards(self) -> Tensor:
+        self._parts = torch.stack([judge.rewards() for judge in self._judges], dim=2)  # [B, k, n]
+        return (self._parts * self._weights[:, None, :]).sum(2)
+
+    def keep(self, branch: Tensor) -> None:
+        for judge in self._judges:
+            judge.keep(branch)
+
+    def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
+        rewards = self.rewards()
+        branch, reward, score = select(rewards, candidates)
+        self.keep(branch)
+        at = branch[:, None, None].expand(-1, 1, len(self.names))
+        by_name = self._parts.gather(1, at)[:, 0]
+        return Choice(branch, reward, score, rewards if detailed else None, by_name)

@@ -1,0 +1,25 @@
+"""Decoding without a reward: a judge that has no opinion."""
+
+import torch
+from torch import Tensor
+
+from args_fast.rewards.base import Candidates, Choice, Judge
+
+
+class NoOpinion(Judge):
+    """Leaves the choice to the language model: w = 0, or k = 1."""
+
+    def read(self, candidates: Candidates) -> None:
+        self._like = candidates.logprobs
+
+    def rewards(self) -> Tensor:
+        return torch.full_like(self._like, torch.nan)
+
+    def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
+        logprobs = candidates.logprobs
+        branch = torch.argmax(logprobs / candidates.temperature[:, None] + candidates.noise, dim=1)
+        # w * r is nothing at w = 0, and not known at k = 1 with any other w.
+        score = logprobs.gather(1, branch[:, None])[:, 0]
+        score = torch.where(candidates.w == 0, score, torch.nan)
+        reward = torch.full_like(candidates.w, torch.nan)
+        return Choice(branch, reward, score, self.rewards() if detailed else None)
