@@ -31,9 +31,9 @@ class _Call:
         self.arrived: asyncio.Queue[Delivery] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
-    def deliver(self, what: Delivery) -> None:
+    def deliver(self, delivery: Delivery) -> None:
         with suppress(RuntimeError):  # on a loop that has been closed no task waits
-            self._loop.call_soon_threadsafe(self.arrived.put_nowait, what)
+            self._loop.call_soon_threadsafe(self.arrived.put_nowait, delivery)
 
 
 class AsyncArgsDecoder:
@@ -101,10 +101,10 @@ class AsyncArgsDecoder:
             call = self._ask(prompt, config, streamed=True)
             try:
                 while True:
-                    what = await call.arrived.get()
-                    if isinstance(what, BaseException):
-                        raise what
-                    for token in what:
+                    delivery = await call.arrived.get()
+                    if isinstance(delivery, BaseException):
+                        raise delivery
+                    for token in delivery:
                         assert isinstance(token, Token)
                         yield token
                         if token.finish_reason is not None:
@@ -155,12 +155,12 @@ class AsyncArgsDecoder:
         async with self._slots:
             call = self._ask(prompt, config, streamed=False)
             try:
-                what = await call.arrived.get()
+                delivery = await call.arrived.get()
             finally:
                 self._order(lambda: self._drop(call))
-        if isinstance(what, BaseException):
-            raise what
-        return [result for result in what if isinstance(result, Generation)]
+        if isinstance(delivery, BaseException):
+            raise delivery
+        return [result for result in delivery if isinstance(result, Generation)]
 
     async def _between_bursts(self, work: Callable[[], Any]) -> Any:
         """What ``work`` returns or raises, done by the thread."""
@@ -192,11 +192,11 @@ class AsyncArgsDecoder:
             raise DecoderClosedError(CLOSED)
         return call
 
-    def _order(self, what: Callable[[], None]) -> bool:
+    def _order(self, work: Callable[[], None]) -> bool:
         """Have the thread do something before its next burst; False where it has ended."""
         with self._bell:
             if not self._ended:
-                self._orders.append(what)
+                self._orders.append(work)
                 self._bell.notify()
             return not self._ended
 

@@ -125,19 +125,19 @@ class ArgsDecoder:
             ConfigError, and what the constructor raises.
         """
         EngineOptions.take(options)  # before anything is loaded
-        lm_at = loading.resolve_device(device if lm_device is None else lm_device)
-        rm_at = loading.resolve_device(device if rm_device is None else rm_device)
-        kind = loading.resolve_dtype(dtype, lm_at)
-        quantization.check(lm_quantization, "lm_quantization", lm_at)
-        quantization.check(rm_quantization, "rm_quantization", rm_at)
+        lm_on = loading.resolve_device(device if lm_device is None else lm_device)
+        rm_on = loading.resolve_device(device if rm_device is None else rm_device)
+        kind = loading.resolve_dtype(dtype, lm_on)
+        quantization.check(lm_quantization, "lm_quantization", lm_on)
+        quantization.check(rm_quantization, "rm_quantization", rm_on)
         trust = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
-        other = loading.load_tokenizer(rm, **trust)
-        if tokenizer is not None and other is not None:
-            loading.check_tokenizers(tokenizer, other)
-        language_model = loading.load_lm(lm, lm_at, kind, **trust)
+        rm_tokenizer = loading.load_tokenizer(rm, **trust)
+        if tokenizer is not None and rm_tokenizer is not None:
+            loading.check_tokenizers(tokenizer, rm_tokenizer)
+        language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
-        reward_model = loading.load_rm(rm, rm_at, kind, **trust)
+        reward_model = loading.load_rm(rm, rm_on, kind, **trust)
         quantization.quantize(reward_model.base_model, rm_quantization)
         return cls(language_model, reward_model, tokenizer=tokenizer, **options)
 

@@ -98,13 +98,13 @@ class EngineOptions:
         return self.torch_compile
 
     @classmethod
-    def take(cls, given: dict[str, Any]) -> "EngineOptions":
+    def take(cls, options: dict[str, Any]) -> "EngineOptions":
         """The options among keyword arguments. Raises ConfigError where one is not an option."""
-        unknown = sorted(set(given) - {f.name for f in fields(cls)})
+        unknown = sorted(set(options) - {f.name for f in fields(cls)})
         if unknown:
             known = ", ".join(f.name for f in fields(cls))
             raise ConfigError(f"{unknown[0]} is not an option of the engine; options are {known}")
-        return cls(**given)
+        return cls(**options)
 
 
 def accepts_engine_options(function: F) -> F:

@@ -85,9 +85,9 @@ def pages_within(
     page_bytes = [(layout.device, PAGE_SIZE * layout.bytes_per_token) for layout in readers]
     page = sum(size for _, size in page_bytes)
     if cache_bytes is not None:
-        given, pages = f"cache_bytes is {cache_bytes}", cache_bytes // page
+        source, pages = f"cache_bytes is {cache_bytes}", cache_bytes // page
     elif readers[0].device.type == "cuda":
-        given = f"memory_fraction is {memory_fraction}"
+        source = f"memory_fraction is {memory_fraction}"
         pages = min(
             _free_bytes(device, memory_fraction)
             // sum(size for other, size in page_bytes if other == device)
@@ -95,12 +95,12 @@ def pages_within(
         )
     else:
         budget = int(CPU_SHARE * available_memory())
-        given = f"{CPU_SHARE:.0%} of the available RAM is {budget} bytes"
+        source = f"{CPU_SHARE:.0%} of the available RAM is {budget} bytes"
         pages = budget // page
     pages -= 1  # the scratch page
     if pages < 1:
         raise ConfigError(
-            f"{given}; the caches need at least {2 * page} bytes (two pages of {PAGE_SIZE} tokens "
+            f"{source}; the caches need at least {2 * page} bytes (two pages of {PAGE_SIZE} tokens "
             "in every model). Give more, or use smaller models."
         )
     return pages if math.isinf(longest) else min(pages, rows * pages_for(int(longest)))

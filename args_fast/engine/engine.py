@@ -7,6 +7,7 @@ while something runs:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -49,7 +50,7 @@ class Engine:
         graphs: replay captured CUDA graphs (on one CUDA device only).
         lookahead: the largest B * k with which the language model looks ahead.
         padded: as for Runner; None where graphs want it.
-        steps, in_flight, fill: in place of STEPS_PER_BURST, BURSTS_IN_FLIGHT, FILLED_PER_BURST.
+        steps, in_flight, fill: in place of the tables above.
     """
 
     def __init__(
@@ -75,18 +76,22 @@ class Engine:
         self.hold_prefixes = False
         devices = [reward.device for reward in rewards.values()]
         self._side = SideStream(lm.device, devices)
-        self._steps = steps or STEPS_PER_BURST[device]
         # A graph is of one device.
-        self._graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
-        self._padded = self._graphs if padded is None else padded
-        self._lookahead = lookahead
+        graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
+        steps = steps or STEPS_PER_BURST[device]
+        self._runner_options: dict[str, Any] = {
+            "steps": steps,
+            "padded": graphs if padded is None else padded,
+            "graphs": graphs,
+            "lookahead": lookahead,
+        }
         self.scheduler = Scheduler(
             [PagePool(pages) for _ in range(self.panel.group_count)],
             rows=rows,
-            steps=self._steps,
+            steps=steps,
             root_of=self.panel.root,
         )
-        self._bursts = Bursts(
+        self.bursts = Bursts(
             self.panel,
             self.scheduler,
             make_runner=self._make_runner,
@@ -106,15 +111,6 @@ class Engine:
     def waiting(self) -> int:
         """Requests that are not admitted yet."""
         return len(self.scheduler.waiting)
-
-    @property
-    def runners(self) -> list[Runner]:
-        """One for each set of rewards that has judged a request."""
-        return list(self._bursts.runners.values())
-
-    def runner(self, key: Key) -> Runner:
-        """The runner of a key of ``Panel.key``: a reward's name, or () for unguided decoding."""
-        return self._bursts.runner(key)
 
     @property
     def stats(self) -> Stats:
@@ -143,7 +139,7 @@ class Engine:
             )
         new = request.config.max_new_tokens
         check_length(self.lm, len(request.prompt), new)
-        for reward in self.panel.of(request):
+        for reward in self.panel.rewards_of(request):
             reward.check(request, new)
             if reward.own_ids:
                 request.texts[self.panel.groups[reward.name]] = PagedText(reward.text(request))
@@ -160,8 +156,9 @@ class Engine:
         with self.ownership.lock:
             if not request.finished:
                 request.status = Status.CANCELLED
-                self._remove(request)
-                self._rest()
+                self.scheduler.remove(request)
+                self._close(request)
+                self._evict_if_idle()
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -171,14 +168,14 @@ class Engine:
         with self.ownership.using():
             try:
                 with torch.cuda.device_of(self.cache.k_pages):  # nothing on the CPU
-                    for event in self._bursts.newest:
+                    for event in self.bursts.newest:
                         self._side.after(event)
                     self._filler.fill(self.scheduler, self._fail)
-                    self._bursts.decode()
+                    self.bursts.decode()
             except BaseException as error:  # Ctrl-C, or a fault of the engine itself
                 self._abandon(error)
                 raise
-            self._rest()
+            self._evict_if_idle()
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int]) -> list[float]:
@@ -192,46 +189,29 @@ class Engine:
         """The request's reward after every token of a continuation, without a cache."""
         with self.ownership.using():
             check_length(self.lm, len(request.prompt), len(continuation))
-            total = [0.0] * len(continuation)
-            for name, weight in request.weights.items():
-                along = self.panel.rewards[name].rewards_along(request, continuation)
-                total = [sum_ + weight * r for sum_, r in zip(total, along, strict=True)]
-            return total
+            return self.panel.rewards_along(request, continuation)
 
     def _make_runner(self, key: Key) -> Runner:
-        return Runner(
-            self.lm,
-            self.cache,
-            self.panel,
-            key,
-            self._side,
-            rows=self.scheduler.rows,
-            steps=self._steps,
-            padded=self._padded,
-            graphs=self._graphs,
-            lookahead=self._lookahead,
-        )
+        models = self.lm, self.cache, self.panel
+        return Runner(*models, key, self._side, rows=self.scheduler.rows, **self._runner_options)
 
     # ---- ends ----------------------------------------------------------------------------------
 
     def _fail(self, request: Request, error: BaseException) -> None:
         request.fail(error)
-        self._remove(request)
-
-    def _remove(self, request: Request) -> None:
         self.scheduler.remove(request)
         self._close(request)
 
     def _close(self, request: Request) -> None:
-        for reward in self.panel.of(request):
+        for reward in self.panel.rewards_of(request):
             reward.close(request)
 
-    def _rest(self) -> None:
+    def _evict_if_idle(self) -> None:
         if not self.busy and not self.hold_prefixes:
             self.scheduler.evict_all()
 
     def _abandon(self, error: BaseException) -> None:
-        self._bursts.drop_in_flight()
+        self.bursts.drop_in_flight()
         for request in self.scheduler.everyone():
             self._fail(request, error)
         self.scheduler.evict_all()

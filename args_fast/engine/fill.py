@@ -62,7 +62,7 @@ class Filler:
         if request is None:
             return None
         try:
-            for reward in self._panel.of(request):
+            for reward in self._panel.rewards_of(request):
                 reward.open(request)
         except Exception as error:
             failed(request, error)

@@ -43,7 +43,7 @@ class Request:
         prompt: its ids.
         config: how it is decoded; one sample.
         end_tokens: ids that end it.
-        text: its text as it arrives; None where there is no tokenizer.
+        text: its text as it arrives; None where only ids are wanted.
         weights: of the rewards that guide it, by name; none for unguided decoding.
         stop_tokens: ids that end it as a stop string does.
         prompt_text: the prompt as it was given, for rewards that read text.

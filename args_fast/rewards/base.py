@@ -184,10 +184,10 @@ class Reward(ABC):
 def select(rewards: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
     """ARGS' own choice (eq. 2 and 3 of the paper) from rewards [B, k]: branch, reward and score
     [B], as ``ops.select`` gives them."""
-    one = torch.ones(1, dtype=rewards.dtype, device=rewards.device)
+    unit_head = torch.ones(1, dtype=rewards.dtype, device=rewards.device)
     return ops.select(
         rewards[..., None],
-        one,
+        unit_head,
         None,
         candidates.logprobs,
         candidates.w,

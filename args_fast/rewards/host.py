@@ -131,8 +131,8 @@ class HostJudge(Judge):
             for i, row_texts in enumerate(texts):
                 values += self._row(i, row_texts)
         if texts:
-            given = torch.tensor(values, dtype=torch.float32).view(len(texts), -1)
-            self._rewards[: len(texts)] = given
+            rewards = torch.tensor(values, dtype=torch.float32).view(len(texts), -1)
+            self._rewards[: len(texts)] = rewards
         self._rewards = self._rewards.to(self._memory.device)
 
     def rewards(self) -> Tensor:

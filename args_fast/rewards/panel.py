@@ -47,9 +47,17 @@ class Panel:
             assert layout is not None
             self.stores[name] = GroupCache(group, PagedCache(layout, pages))
 
-    def of(self, request: Reading) -> list[Reward]:
+    def rewards_of(self, request: Reading) -> list[Reward]:
         """The rewards that guide a request."""
         return [self.rewards[name] for name in request.weights]
+
+    def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
+        """The request's reward after every token of a continuation, without a cache."""
+        total = [0.0] * len(continuation)
+        for name, weight in request.weights.items():
+            along = self.rewards[name].rewards_along(request, continuation)
+            total = [before + weight * r for before, r in zip(total, along, strict=True)]
+        return total
 
     def root(self, request: Reading, group: int) -> int:
         """The number of a request's empty prefix in a cache group: pages of the language model's
@@ -113,6 +121,6 @@ class WeightedJudges(Judge):
         rewards = self.rewards()
         branch, reward, score = select(rewards, candidates)
         self.keep(branch)
-        at = branch[:, None, None].expand(-1, 1, len(self.names))
-        by_name = self._parts.gather(1, at)[:, 0]
+        index = branch[:, None, None].expand(-1, 1, len(self.names))
+        by_name = self._parts.gather(1, index)[:, 0]
         return Choice(branch, reward, score, rewards if detailed else None, by_name)

@@ -72,7 +72,7 @@ def test_an_end_is_noticed_late_and_the_surplus_is_dropped(at, ahead):
     steps = len(passes) - 1  # without the prompt
     assert at + 1 <= steps <= at + 2 * S
     assert engine.pool.pages_in_use == 0
-    assert all(runner.bursts_in_flight == 0 for runner in engine.runners)
+    assert all(runner.bursts_in_flight == 0 for runner in engine.bursts.runners.values())
 
 
 def test_a_sequence_goes_on_as_it_is_until_another_comes():
@@ -173,7 +173,7 @@ def test_memory_that_cannot_be_had_leaves_no_batch_behind(monkeypatch):
     # The batch of before may be on memory that has moved meanwhile.
     engine = scheduler(pages=40)
     run(engine, sequence(tokens(9), k=3))
-    (runner,) = engine.runners
+    (runner,) = engine.bursts.runners.values()
     tensor, names = BatchMemory.tensor, []
 
     def scarce(self, name, *shape, **options):
@@ -283,7 +283,7 @@ def test_on_the_cpu_it_looks_ahead_only_where_it_is_told():
     results = {}
     for asked in ("auto", False, True):
         pair = ArgsDecoder(language_model(), reward_model(), lookahead=asked)
-        assert pair.engine.runner("reward").lookahead == (math.inf if asked is True else 0)
+        assert pair.engine.bursts.runner("reward").lookahead == (math.inf if asked is True else 0)
         results[asked] = pair.generate(prompt, config)[0].token_ids
     assert results["auto"] == results[False] == results[True]
     with refuses(ConfigError, "lookahead is 'never'", "True, False or 'auto'"):
@@ -327,6 +327,6 @@ def test_each_device_has_room_for_its_own_models_cache(monkeypatch, rm_at, pages
 
 def test_decoders_of_every_order_share_a_pair_of_models():
     # The orders that the oracle's tests use are what they are called.
-    assert decoder(order="ahead").engine.runner("reward").lookahead == math.inf
-    assert decoder(order="captured").engine.runner("reward").graphs.enabled
-    assert not decoder().engine.runner("reward").graphs.enabled
+    assert decoder(order="ahead").engine.bursts.runner("reward").lookahead == math.inf
+    assert decoder(order="captured").engine.bursts.runner("reward").graphs.enabled
+    assert not decoder().engine.bursts.runner("reward").graphs.enabled

@@ -45,7 +45,7 @@ def pair(name, lookahead, graphs):
     rm = copy.deepcopy(reward_model(name)).to(DEVICE)
     made = ArgsDecoder(lm, rm, lookahead=lookahead, cuda_graphs=graphs, cache_bytes=2**24)
     if DEVICE == "cpu":
-        most = made.engine.runner("reward").lookahead
+        most = made.engine.bursts.runner("reward").lookahead
         options = {"steps": 8, "in_flight": 1, "padded": True, "lookahead": most}
         made.engine = Engine(made.engine.lm, made.engine.panel.rewards, pages=60, rows=8, **options)
         if graphs:
@@ -133,7 +133,7 @@ def test_the_host_never_waits_while_it_launches(lookahead, graphs):
 
         return strictly
 
-    runner, filler = made.engine.runner("reward"), made.engine._filler
+    runner, filler = made.engine.bursts.runner("reward"), made.engine._filler
     runner.launch, filler._store = strict(runner.launch), strict(filler._store)
     try:
         made.generate(tokens(9), config(KINDS[0]))

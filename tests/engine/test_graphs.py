@@ -93,7 +93,7 @@ def test_what_was_captured_for_one_request_serves_the_next(pages, lookahead, in_
         run(engine, *requests)
         for one in requests:
             assert_as_alone(one)
-    assert sum(runner.graphs.replays for runner in engine.runners) > 100
+    assert sum(runner.graphs.replays for runner in engine.bursts.runners.values()) > 100
 
 
 @pytest.mark.parametrize("lookahead", [0, math.inf])
@@ -108,7 +108,7 @@ def test_memory_that_moves_takes_the_graphs_with_it(lookahead):
 @pytest.mark.skipif(len(TABLE["cpu"]["commit"]) < 2, reason="the plain ops are all there is here")
 def test_a_graph_belongs_to_the_backend_that_it_was_captured_with():
     engine = recorded_scheduler(pages=40)
-    graphs = engine.runner("reward").graphs
+    graphs = engine.bursts.runner("reward").graphs
     forced = "torch" if implementation("commit", "cpu") is not plain.commit else "cpp"
     for name, expected in ((None, 1), (forced, 2), (None, 2)):
         with use_backend(name):

@@ -221,7 +221,7 @@ def test_a_sequence_costs_one_prefix_and_k_rows(k):
         engine.step()
         if one.pages:
             assert engine.pool.pages_in_use == len(one.pages) == -(-len(one.ids) // PAGE_SIZE)
-    rows = engine.runners[0].memory.blocks
+    rows = next(iter(engine.bursts.runners.values())).memory.blocks
     held = rows["reward keys"].nbytes + rows["reward values"].nbytes
     assert held == k * decoder().engine.panel.rewards["reward"].layout.bytes_per_token
     assert_as_alone(one)
@@ -230,7 +230,7 @@ def test_a_sequence_costs_one_prefix_and_k_rows(k):
 def addresses(engine):
     memory = {
         (runner.key, name): piece.data_ptr()
-        for runner in engine.runners
+        for runner in engine.bursts.runners.values()
         for name, piece in runner.memory.blocks.items()
     }
     pools = [x.data_ptr() for cache in engine.caches for x in (cache.k_pages, cache.v_pages)]

@@ -11,7 +11,13 @@ from args_fast.rewards import Classifier, Judge, Reward
 
 # ---- on the host, with rows that fail ------------------------------------------------------------
 
-POISON = 60  # a text that contains this id has no reward
+POISON = {56, 57, 58, 59, 60}  # a response that contains one of these has no reward
+REFUSED = 60  # nor has a prompt that begins with this
+
+
+def poisoned(request):
+    """Whether the reward on the host fails for what a request holds."""
+    return request.prompt[0] == REFUSED or bool(POISON & set(request.response))
 
 
 def liking(ids):
@@ -23,7 +29,7 @@ def liking(ids):
 
 
 class OnHost(Reward):
-    """Likes texts by arithmetic on their ids, in Python, and refuses those with POISON in them."""
+    """Likes texts by arithmetic on their ids, in Python, and refuses some."""
 
     name = "host"
     on_host = True
@@ -44,8 +50,8 @@ class OnHostJudge(Judge):
         self.errors = {}
         self._rewards = torch.zeros(candidates.ids.shape)
         for row, request in enumerate(self.requests):
-            if POISON in request.ids:
-                self.errors[row] = RewardError(f"the text contains {POISON}")
+            if poisoned(request):
+                self.errors[row] = RewardError("the text is poisoned")
             for j, token in enumerate(candidates.ids[row].tolist()):
                 self._rewards[row, j] = liking([*request.ids, token])
 

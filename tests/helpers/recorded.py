@@ -32,5 +32,5 @@ def record(engine):
         runner.graphs = Recorded()
         return runner
 
-    engine._bursts._make_runner = recorded
+    engine.bursts._make_runner = recorded
     return engine

@@ -78,7 +78,7 @@ def assert_as_alone(one):
     length = ends[0] if ends else one.config.max_new_tokens
     if isinstance(one.error, RewardError):  # a row of a made-up reward that fails now and then
         assert "host" in one.weights
-        assert made_up_rewards.POISON in one.ids
+        assert made_up_rewards.poisoned(one)
         assert [t.token_id for t in one.tokens] == expected.tokens[: len(one.tokens)]
         return
     assert one.error is None, one.error
@@ -238,6 +238,7 @@ class Traffic(RuleBasedStateMachine):
             self.engine.step()
             check(self.engine)
         for one in self.requests:
+            self.figures["failed"] += one.error is not None
             assert_as_alone(one)
         assert self.engine.pool.pages_in_use == 0
         self.figures["preempted"] += self.engine.stats.preemptions

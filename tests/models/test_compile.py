@@ -167,7 +167,7 @@ def test_a_shape_is_compiled_before_it_is_captured(backend):
             return replay
 
     pair = compiled_pair()
-    for runner in (pair.engine.runner("reward"), pair.engine.runner(())):
+    for runner in (pair.engine.bursts.runner("reward"), pair.engine.bursts.runner(())):
         runner.graphs, runner._padded = Watched(enabled=True), True
     for wave in WAVES[:4] * 2:
         assert_as_the_oracle(pair, wave)

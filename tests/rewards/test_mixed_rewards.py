@@ -46,7 +46,7 @@ def test_each_kind_alone_is_the_oracles(rewards, kind, temperature):
 
 def test_a_row_that_fails_ends_its_request_alone(rewards):
     engine = scheduler(rewards=rewards, pages=40)
-    poisoned = sequence([made_up_rewards.POISON, 5, 6], weights={"host": 1.0})
+    poisoned = sequence([made_up_rewards.REFUSED, 5, 6], weights={"host": 1.0})
     others = [sequence(tokens(9, seed=i), weights=KINDS[i]) for i in range(4)]
     for one in (poisoned, *others):
         engine.submit(one)
