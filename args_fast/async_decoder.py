@@ -21,15 +21,45 @@ Delivery = list[Token] | list[Generation] | list[list[float]] | BaseException
 
 
 class _Call:
-    """What a task asked for. ``requests`` are the thread's; ``deliver`` reaches the task."""
+    """What a task asked for. ``requests`` are the thread's; ``deliver`` reaches the task.
 
-    def __init__(self, prompt: Prompt, config: DecodingConfig, *, streamed: bool) -> None:
+    Attributes:
+        delivered, taken: tokens that the thread has sent, and that the task has taken; each is
+            written by one of the two only.
+        paused: whether the thread has stopped decoding for a reader that does not read.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        config: DecodingConfig,
+        slots: asyncio.Semaphore,
+        *,
+        streamed: bool,
+    ) -> None:
         self.prompt = prompt
         self.config = config
         self.streamed = streamed
         self.requests: list[Request] = []
         self.arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.delivered = self.taken = 0
+        self.paused = False
+        self._slots: asyncio.Semaphore | None = slots
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def unread(self) -> int:
+        return self.delivered - self.taken
+
+    def free_slot(self) -> None:
+        """Let another call begin; from the task."""
+        if self._slots is not None:
+            self._slots.release()
+            self._slots = None
+
+    def free_slot_from_thread(self) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.free_slot)
 
     def deliver(self, delivery: Delivery) -> None:
         with suppress(RuntimeError):  # on a loop that has been closed no task waits
@@ -46,15 +76,25 @@ class AsyncArgsDecoder:
     While it is open the decoder is its own: what ``decoder`` itself is asked for is a
     DecoderBusyError. Beginnings that requests have in common are kept from one request to the next.
 
+    A stream that is not read is decoded ``max_unread`` tokens ahead and then paused: it gives its
+    pages and its turn to others, and resumes from its ids when it is read again, with the same
+    tokens. So a stream that was left in the middle and kept in a variable costs nothing.
+
     Args:
         decoder: the models.
         max_waiting: requests that may wait while ``decoder.max_batch_size`` others decode. Further
             calls wait for their turn before anything is queued for them.
+        max_unread: tokens of a stream that are decoded before they are read.
     """
 
-    def __init__(self, decoder: ArgsDecoder, *, max_waiting: int = 256) -> None:
+    def __init__(
+        self, decoder: ArgsDecoder, *, max_waiting: int = 256, max_unread: int = 64
+    ) -> None:
         if max_waiting < 0:
             raise ConfigError(f"max_waiting is {max_waiting}; it must be at least 0")
+        if max_unread < 1:
+            raise ConfigError(f"max_unread is {max_unread}; it must be at least 1")
+        self._max_unread = max_unread
         self._decoder = decoder
         self._engine = decoder.engine
         self._slots = asyncio.Semaphore(decoder.max_batch_size + max_waiting)
@@ -97,20 +137,23 @@ class AsyncArgsDecoder:
     ) -> AsyncIterator[Token]:
         """As ``ArgsDecoder.stream``. Closing the iterator, or cancelling the task, frees the pages
         before the next burst."""
-        async with self._slots:
-            call = self._ask(prompt, config, streamed=True)
-            try:
-                while True:
-                    delivery = await call.arrived.get()
-                    if isinstance(delivery, BaseException):
-                        raise delivery
-                    for token in delivery:
-                        assert isinstance(token, Token)
-                        yield token
-                        if token.finish_reason is not None:
-                            return
-            finally:
-                self._order(lambda: self._drop(call))
+        call = await self._ask(prompt, config, streamed=True)
+        try:
+            while True:
+                delivery = await call.arrived.get()
+                if isinstance(delivery, BaseException):
+                    raise delivery
+                for token in delivery:
+                    assert isinstance(token, Token)
+                    yield token
+                    call.taken += 1
+                    if token.finish_reason is not None:
+                        return
+                if call.paused:
+                    self._order(lambda: self._resume(call))
+        finally:
+            call.free_slot()
+            self._order(lambda: self._drop(call))
 
     async def generate(
         self,
@@ -152,12 +195,12 @@ class AsyncArgsDecoder:
     # ---- in the tasks --------------------------------------------------------------------------
 
     async def _generate_one(self, prompt: Prompt, config: DecodingConfig) -> list[Generation]:
-        async with self._slots:
-            call = self._ask(prompt, config, streamed=False)
-            try:
-                delivery = await call.arrived.get()
-            finally:
-                self._order(lambda: self._drop(call))
+        call = await self._ask(prompt, config, streamed=False)
+        try:
+            delivery = await call.arrived.get()
+        finally:
+            call.free_slot()
+            self._order(lambda: self._drop(call))
         if isinstance(delivery, BaseException):
             raise delivery
         return [result for result in delivery if isinstance(result, Generation)]
@@ -186,9 +229,11 @@ class AsyncArgsDecoder:
             raise DecoderClosedError(CLOSED)
         return await future
 
-    def _ask(self, prompt: Prompt, config: DecodingConfig | None, *, streamed: bool) -> _Call:
-        call = _Call(prompt, config or DecodingConfig(), streamed=streamed)
+    async def _ask(self, prompt: Prompt, config: DecodingConfig | None, *, streamed: bool) -> _Call:
+        await self._slots.acquire()
+        call = _Call(prompt, config or DecodingConfig(), self._slots, streamed=streamed)
         if not self._order(lambda: self._begin(call)):
+            call.free_slot()
             raise DecoderClosedError(CLOSED)
         return call
 
@@ -253,14 +298,31 @@ class AsyncArgsDecoder:
         """Send a task what there is to send."""
         error = next((r.error for r in call.requests if r.error is not None), None)
         if call.streamed and (new := call.requests[0].take()):
+            call.delivered += len(new)
             call.deliver(new)
         if error is not None:
             call.deliver(error)
         elif not all(r.finished for r in call.requests):
+            if call.streamed and call.unread > self._max_unread and not call.paused:
+                self._pause(call)
             return
         elif not call.streamed:
             call.deliver([r.generation() for r in call.requests])
+        call.free_slot_from_thread()
         self._drop(call)
+
+    def _pause(self, call: _Call) -> None:
+        """Nothing reads this stream: its pages and its turn are for others."""
+        self._engine.pause(call.requests[0])
+        call.paused = True
+        call.free_slot_from_thread()
+        if call.unread <= self._max_unread:  # the task caught up before it could see the pause
+            self._resume(call)
+
+    def _resume(self, call: _Call) -> None:
+        if call in self._calls and call.paused:
+            call.paused = False
+            self._engine.submit(call.requests[0])
 
     def _drop(self, call: _Call) -> None:
         if call in self._calls:

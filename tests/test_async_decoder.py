@@ -2,10 +2,14 @@
 
 import asyncio
 import copy
+import math
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from refusals import refuses
 from tiny_models import decoder, language_model, reward_model, tokens
 
@@ -13,6 +17,7 @@ from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig, ops
 from args_fast.errors import (
     BackendError,
     ConfigError,
+    DecoderBusyError,
     DecoderClosedError,
     NonFiniteError,
     PromptError,
@@ -304,3 +309,115 @@ def test_no_room_for_those_who_wait():
     with refuses(ConfigError, "max_waiting is -1", "at least 0"):
         AsyncArgsDecoder(decoder(), max_waiting=-1)
     assert not [t for t in threading.enumerate() if t.name == "args-fast" and not t.daemon]
+
+
+# ---- streams that are not read -------------------------------------------------------------------
+
+
+def test_a_stream_that_is_not_read_is_paused_and_resumes_with_the_same_tokens():
+    config = DecodingConfig(k=4, max_new_tokens=40, eos_token_ids=[])
+    expected = decoder().generate(tokens(9), config)[0].token_ids
+
+    async def work():
+        pair = own(max_batch_size=2)
+        async with AsyncArgsDecoder(pair, max_unread=5) as engine:
+            idle = engine.stream(tokens(9), config)
+            begun = [(await anext(idle)).token_id]
+            while engine.running or engine.waiting:  # it is decoded a little ahead, then paused
+                await asyncio.sleep(0.001)
+            assert pair.cache.pages_in_use == 0
+            assert len(pair.engine.bursts.runner("reward").requests_in_flight) == 0
+            others = await engine.generate([tokens(5), tokens(6)], config)
+            assert [len(other.token_ids) for other in others] == [40, 40]
+            return begun + [token.token_id async for token in idle]
+
+    assert run(work()) == expected
+
+
+def test_idle_readers_block_no_one():
+    config = DecodingConfig(k=4, max_new_tokens=30, eos_token_ids=[])
+
+    async def work():
+        pair = own(max_batch_size=2)
+        async with AsyncArgsDecoder(pair, max_waiting=0, max_unread=3) as engine:
+            kept = [engine.stream(tokens(9, seed=i), config) for i in range(6)]
+            for stream in kept:
+                async for _ in stream:
+                    break  # left in the middle, and kept in a variable
+            result = await asyncio.wait_for(engine.generate(tokens(5), config), 60)
+            assert pair.cache.pages_in_use == 0
+            return result[0].token_ids
+
+    assert run(work()) == decoder().generate(tokens(5), config)[0].token_ids
+
+
+# ---- who may use a decoder -----------------------------------------------------------------------
+
+
+def test_next_to_an_open_async_decoder_the_decoder_refuses_and_names_it():
+    async def work():
+        pair = own()
+        async with AsyncArgsDecoder(pair):
+            for use in (
+                lambda: pair.generate(*REQUESTS[0]),
+                lambda: list(pair.stream(*REQUESTS[0])),
+                lambda: pair.score(tokens(5)),
+                lambda: pair.token_rewards(tokens(5), [7]),
+            ):
+                with refuses(DecoderBusyError, "AsyncArgsDecoder"):
+                    await asyncio.to_thread(use)
+        return pair.generate(*REQUESTS[0])[0].token_ids
+
+    assert run(work()) == decoder().generate(*REQUESTS[0])[0].token_ids
+
+
+def test_threads_take_turns():
+    pair = own()
+    expected = [decoder().generate(*request)[0].token_ids for request in REQUESTS]
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(pair.generate, *request) for request in REQUESTS * 4]
+        streams = [pool.submit(lambda r: list(pair.stream(*r)), request) for request in REQUESTS]
+        results = [future.result()[0].token_ids for future in futures]
+        streamed = [[token.token_id for token in future.result()] for future in streams]
+    assert results == expected * 4
+    assert streamed == expected
+    assert pair.cache.pages_in_use == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_after_a_fork_the_child_is_refused():
+    pair = own()
+    pair.generate(*REQUESTS[0])
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            pair.generate(*REQUESTS[0])
+            message = "decoded"
+        except BaseException as error:
+            message = f"{type(error).__name__}: {error}"
+        os.write(write, message.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    message = os.read(read, 1000).decode()
+    assert message.startswith("DecoderBusyError")
+    assert "another process" in message
+    assert "AsyncArgsDecoder" in message
+
+
+def test_scores_and_rewards_come_between_bursts():
+    async def work():
+        async with AsyncArgsDecoder(own()) as engine:
+            decoding = asyncio.ensure_future(engine.generate(*REQUESTS[0]))
+            scores = await engine.score([tokens(9), tokens(4)])
+            along = await engine.token_rewards(tokens(9), [7, 8])
+            await decoding
+            return scores, along
+
+    scores, along = run(work())
+    logits = language_model()(torch.tensor([tokens(9)])).logits[0].log_softmax(-1)
+    naive = [logits[i, token].item() for i, token in enumerate(tokens(9)[1:])]
+    assert math.isnan(scores[0][0])
+    assert scores[0][1:] == pytest.approx(naive, abs=1e-4)
+    assert [len(one) for one in scores] == [9, 4]
+    assert along == pytest.approx(decoder().token_rewards(tokens(9), [7, 8]))

@@ -14,7 +14,7 @@ ROOT = PACKAGE.parent
 
 # A pattern, and what a native engineer would write.
 CONSTRUCTIONS = {
-    r"\b(is|are|was|were) no\b(?! (longer|more|reason|need|way|limit|guarantee))": "is not a",
+    r"(?<!there )\b(is|are|was|were) no\b(?! (longer|more|reason|need|way|limit|guarantee))": "is not a",
     r"\bgo(es|ing|ne)? on\b(?! (the|a|one|two|stdout|stderr))": "continue, resume",
     r"\bnobody\b": "no one, no request",
     r"\banew\b": "again, restart",
@@ -50,15 +50,25 @@ def prose():
         if path.relative_to(PACKAGE).parts[0] not in ("bench", "kernels"):
             for line, text in strings(path):
                 yield f"{path.relative_to(ROOT)}:{line}", text
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [
+        ROOT / "README.md",
+        *sorted(ROOT.glob("*.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    ]:
         if path.name in ("LICENSE.md",):
             continue
-        fenced = re.sub(r"```.*?```", lambda m: "\n" * m.group().count("\n"), path.read_text(), flags=re.S)
+        fenced = re.sub(
+            r"```.*?```", lambda m: "\n" * m.group().count("\n"), path.read_text(), flags=re.S
+        )
         for line, text in enumerate(fenced.splitlines(), 1):
             yield f"{path.relative_to(ROOT)}:{line}", text
     for line, text in enumerate((ROOT / "Makefile").read_text().splitlines(), 1):
         if "##" in text:
             yield f"Makefile:{line}", text.partition("##")[2]
+
+
+def _blank_lines(code):
+    return "\n" * code.group().count("\n")
 
 
 def complaints(texts):

@@ -160,6 +160,15 @@ class Engine:
                 self._close(request)
                 self._evict_if_idle()
 
+    def pause(self, request: Request) -> None:
+        """Take a request out, with what it has so far; ``submit`` resumes it."""
+        with self.ownership.using():
+            if request.status in (Status.WAITING, Status.FILLING, Status.RUNNING):
+                self.scheduler.remove(request)
+                self._close(request)
+                self.bursts.drop_in_flight()
+                request.status = Status.CREATED
+
     @torch.inference_mode()
     def step(self) -> None:
         """Store some of the prompts, then decode one burst of every runner. Requests that are

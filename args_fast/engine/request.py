@@ -16,7 +16,7 @@ from args_fast.kvcache.pages import PagedText
 class Status(Enum):
     """Where a request is."""
 
-    CREATED = "created"
+    CREATED = "created"  # or paused
     WAITING = "waiting"  # for pages
     FILLING = "filling"  # its prompt is being stored
     RUNNING = "running"  # it is decoded

@@ -14,13 +14,13 @@ from args_fast.rewards.host import HostReward, Text
 class Function(HostReward):
     """``callable(prompts: list[str], responses: list[str]) -> list[float]``, sync or async.
 
-    The function has to be pure: the same texts, the same rewards. Distinct texts of a step are asked
-    for once. A wrong number of values, NaN, an exception or a timeout after the retries is a
+    The function has to be pure: the same texts, the same rewards. Distinct texts of a step are
+    asked for once. A wrong number of values, NaN, an exception or a timeout after the retries is a
     RewardError of the requests concerned. Decoding waits for the function at every step.
 
     Args:
-        function: called with two lists of one length; one that declares a parameter ``messages`` gets
-            the conversations too, as a list with None where a prompt was not a conversation.
+        function: called with two lists of one length; one that declares a parameter ``messages``
+            gets the conversations too, a list with None where a prompt was not a conversation.
         name: by which requests name it; the function's own by default.
         batch_size: texts per call at most; None for all of a step at once.
         timeout: seconds that a call may take; None for any time. A call that takes longer is left

@@ -11,7 +11,7 @@ from args_fast.rewards import Classifier, Judge, Reward
 
 # ---- on the host, with rows that fail ------------------------------------------------------------
 
-POISON = {56, 57, 58, 59, 60}  # a response that contains one of these has no reward
+POISON = set(range(50, 61))  # a response that contains one of these has no reward
 REFUSED = 60  # nor has a prompt that begins with this
 
 
