@@ -14,7 +14,7 @@ ROOT = PACKAGE.parent
 
 # A pattern, and what a native engineer would write.
 CONSTRUCTIONS = {
-    r"(?<!there )\b(is|are|was|were) no\b(?! (longer|more|reason|need|way|limit|guarantee))": "is not a",
+    r"(?<!there )\b(is|are|was|were) no\b(?! (longer|more))": "is not a",
     r"\bgo(es|ing|ne)? on\b(?! (the|a|one|two|stdout|stderr))": "continue, resume",
     r"\bnobody\b": "no one, no request",
     r"\banew\b": "again, restart",

@@ -39,6 +39,7 @@ class Reading(Protocol):
     prompt_text: str | None  # as it was given; None for ids
     weights: dict[str, float]  # of the rewards that it is guided by
     messages: list[dict] | None  # where the prompt was a conversation
+    end_tokens: frozenset[int]  # ids that end it
     texts: dict[int, PagedText]  # by cache group
 
     @property

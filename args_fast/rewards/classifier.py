@@ -1,58 +1,94 @@
 """A reward model that is a decoder with a head, read at the candidate itself."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from args_fast import ops
 from args_fast.errors import ConfigError, LengthError, PairMismatchError, RewardHeadError
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
-from args_fast.models.backbone import Backbone, check_length
-from args_fast.models.branches import Branches
+from args_fast.models.backbone import Backbone
 from args_fast.models.proof import prove
-from args_fast.rewards.base import Candidates, Choice, Judge, Reading, Reward
+from args_fast.rewards.base import Judge, Reading, Reward
+from args_fast.rewards.chains import ChainJudge, SiblingJudge
+from args_fast.rewards.heads import HeadLike, Labels, find_head
+from args_fast.rewards.rendering import Rendering, render, warn_of_rewriting
+
+Template = Literal["auto", "chat", "plain"]
 
 
 class Classifier(Reward):
-    """A ``*ForSequenceClassification`` model with one label that reads the language model's ids.
+    """A decoder model with a head that reads the language model's ids.
 
     Its own forward pools "the last token that is not padding", which scores a candidate EOS as
     r([x]) wherever pad and EOS share an id. Here the head is applied to the candidate's own hidden
-    state. The k candidates are branches over one stored prefix, in the language model's own pages.
+    state, or to that of the last closing id after it. The candidates are branches over one stored
+    prefix.
+
+    What it reads: prompt ids + response ids + closing ids. For a conversation, with a template at
+    hand, prompt and closing ids are the reward's own rendering of it.
 
     Args:
         model: the reward model; put in eval mode.
+        tokenizer: the reward model's, for its chat template; None reads the language model's ids.
         name: by which requests name it.
+        template: "chat" renders conversations and refuses other prompts, "plain" never renders,
+            "auto" renders conversations where the tokenizer has a template.
+        closing_ids: ids after every candidate, in place of those of the template.
+        head: a dotted name of a module of the model, a module, or a safetensors file; None for the
+            head that the model's class uses.
+        labels: of a head with several outputs, the one that is the reward, or the weight of each.
 
     Raises:
-        RewardHeadError: there is no linear head called ``score`` with one output.
+        RewardHeadError: there is no head, or it has several outputs and ``labels`` is None.
         UnsupportedModelError: the engine cannot drive the model.
-        ProofError: a branched forward of the model disagrees with a recomputed one.
+        ConfigError: an argument is outside its range.
     """
 
-    def __init__(self, model: PreTrainedModel, *, name: str = "reward") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        name: str = "reward",
+        template: Template = "auto",
+        closing_ids: Sequence[int] | None = None,
+        head: HeadLike = None,
+        labels: Labels = None,
+    ) -> None:
         if isinstance(model, nn.Module):
             model.eval()  # dropout would make every reward a lottery
-        head = getattr(model, "score", None)
-        if not isinstance(head, nn.Linear):
-            raise RewardHeadError(
-                f"the reward model ({type(model).__name__}) has no linear head called `score`; "
-                "load it with AutoModelForSequenceClassification from a checkpoint trained as one."
-            )
-        if head.out_features != 1:
-            raise RewardHeadError(
-                f"the reward model's head has num_labels = {head.out_features}; a reward is one "
-                "number, so it must be 1. Use a model trained with num_labels=1."
+        if template not in ("auto", "chat", "plain"):
+            raise ConfigError(f"template is {template!r}; it must be 'auto', 'chat' or 'plain'")
+        has_template = tokenizer is not None and bool(tokenizer.chat_template)
+        if template == "chat" and not has_template:
+            raise ConfigError(
+                "template is 'chat', and the reward has no tokenizer with a chat template; pass "
+                "tokenizer="
             )
         self.name = name
         self.model = model
         self.backbone = Backbone(model, "reward model")
         self.device = self.backbone.device
         self.layout = self.backbone.layout
+        self.head = find_head(model, head, labels)
+        self.template = template
+        self.own_ids = has_template and template != "plain"
+        self._tokenizer = tokenizer if self.own_ids else None
+        self._closing_ids = None if closing_ids is None else list(closing_ids)
+        self.closings = self._most_closings()
+
+    def _most_closings(self) -> int:
+        if self._closing_ids is not None:
+            return len(self._closing_ids)
+        if self._tokenizer is None:
+            return 0
+        warn_of_rewriting(self._tokenizer, self.name)
+        return len(render(self._tokenizer, [{"role": "user", "content": "q"}]).closing)
 
     # ---- with the language model ---------------------------------------------------------------
 
@@ -80,100 +116,78 @@ class Classifier(Reward):
 
     # ---- one request ---------------------------------------------------------------------------
 
+    def rendering(self, request: Reading) -> Rendering:
+        """What it reads before and after a request's response."""
+        if self._tokenizer is not None and request.messages is not None:
+            rendering = render(self._tokenizer, request.messages)
+        elif self.template == "chat":
+            raise ConfigError(
+                f"the reward {self.name!r} has template='chat', and the prompt is not a "
+                "conversation; use decoder.chat(...), or template='auto'"
+            )
+        else:
+            rendering = Rendering(list(request.prompt), [])
+        closing = rendering.closing if self._closing_ids is None else self._closing_ids
+        if len(closing) > self.closings:
+            raise ConfigError(
+                f"the template of the reward {self.name!r} closes this conversation with "
+                f"{len(closing)} ids, and a short one with {self.closings}; pass closing_ids="
+            )
+        return Rendering(rendering.prefix, closing)
+
     def check(self, request: Reading, new_tokens: int) -> None:
         if self.model.training:
             raise ConfigError(
                 "the reward model is in training mode, so its outputs are random; call .eval()"
             )
-        check_length(self.backbone, len(request.prompt), new_tokens)
+        rendering = self.rendering(request)
+        size = len(rendering.prefix) + new_tokens + len(rendering.closing)
+        if size > self.backbone.max_length:
+            room = int(self.backbone.max_length) - size + new_tokens
+            fewer = f", or set max_new_tokens to at most {room}" if room > 0 else ""
+            raise LengthError(
+                f"the prompt has {len(rendering.prefix)} tokens and {new_tokens} new ones are "
+                f"asked for, {size} together"
+                f"{' with the closing ones' if rendering.closing else ''}; the reward model takes "
+                f"{self.backbone.max_length:.0f}. Shorten the prompt{fewer}."
+            )
+
+    def text(self, request: Reading) -> list[int]:
+        return [*self.rendering(request).prefix, *request.response]
 
     def fill(self, store: GroupCache, text: PagedText, start: int, end: int) -> None:
         self.backbone.prefill(store.cache, text.ids[start:end], text.pages, start)
 
-    def judge(self, memory: BatchMemory, store: GroupCache | None) -> "ClassifierJudge":
+    def judge(self, memory: BatchMemory, store: GroupCache | None) -> Judge:
         assert store is not None
-        return ClassifierJudge(self, memory, store)
+        kind = ChainJudge if self.closings else SiblingJudge
+        return kind(self, memory, store)
 
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
-        """The model is causal: its head at a token judges the text that ends there."""
-        text = torch.tensor([[*request.prompt, *continuation]], device=self.device)
-        if text.shape[1] > self.backbone.max_length:
+        rendering = self.rendering(request)
+        text = [*rendering.prefix, *continuation]
+        if len(text) + len(rendering.closing) > self.backbone.max_length:
             raise LengthError(
-                f"the text has {text.shape[1]} tokens; the reward model takes "
+                f"the text has {len(text) + len(rendering.closing)} tokens; the reward model takes "
                 f"{self.backbone.max_length:.0f}. Shorten it."
             )
-        hidden = self.model.base_model(input_ids=text, use_cache=False).last_hidden_state
-        return self.reward(hidden[0])[len(request.prompt) :].tolist()
+        start = len(rendering.prefix)
+        if not rendering.closing:  # the head at a token judges the text that ends there
+            return self.head.rewards(self._hidden(text)[start:]).tolist()
+        ends = [i if token in request.end_tokens else i + 1 for i, token in enumerate(continuation)]
+        texts = [[*text[: start + end], *rendering.closing] for end in ends]
+        return [self.head.rewards(self._hidden(one_text)[-1]).item() for one_text in texts]
 
-    # ---- the head, which is asked of the model each time: between decodes it is the caller's ----
+    def _hidden(self, ids: list[int]) -> Tensor:
+        batch = torch.tensor([ids], device=self.device)
+        return self.model.base_model(input_ids=batch, use_cache=False).last_hidden_state[0]
+
+    # ---- the linear head, for callers that train it --------------------------------------------
 
     @property
     def head_weight(self) -> Tensor:
-        """[H]"""
-        return self.model.score.weight.detach()[0]  # type: ignore[operator, union-attr, index]
-
-    @property
-    def head_bias(self) -> Tensor | None:
-        """[1], or None"""
-        bias: Tensor | None = self.model.score.bias  # type: ignore[union-attr, assignment]
-        return None if bias is None else bias.detach()
-
-    def reward(self, hidden: Tensor) -> Tensor:
-        """hidden [..., H] -> rewards [...] f32, each by the arithmetic of ``ops.select``, whatever
-        the other rows are."""
-        rows = hidden.reshape(-1, 1, hidden.shape[-1])
-        zeros = torch.zeros(rows.shape[0], 1, device=rows.device)
-        ones = torch.ones(rows.shape[0], device=rows.device)
-        _, rewards, _ = ops.select(rows, self.head_weight, self.head_bias, zeros, ones, ones, zeros)
-        return rewards.view(hidden.shape[:-1])
-
-
-class ClassifierJudge(Judge):
-    """k branches of the reward model over one prefix; choosing and committing are one op."""
-
-    def __init__(self, reward: Classifier, memory: BatchMemory, store: GroupCache) -> None:
-        super().__init__()
-        self._reward = reward
-        self._memory = memory
-        self._home = memory.device  # the language model's
-        self._group = store.group
-        self._branches = Branches.within(
-            memory, reward.name, store.cache, memory.k, group=store.group
-        )
-
-    def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:
-        if resumed:
-            return
-        lengths = [len(request.texts[self._group].ids) for request in requests]
-        self._memory.send(self._branches.lengths, lengths, 0)
-
-    def read(self, candidates: Candidates) -> None:
-        # Before anything that takes long: a copy between devices waits for both.
-        self._candidates = candidates.to(self._reward.device)
-        self._hidden = self._reward.backbone.hidden(
-            self._candidates.ids, self._branches.positions(), self._branches
-        )
-
-    def rewards(self) -> Tensor:
-        return self._to_home(self._reward.reward(self._hidden))
-
-    def keep(self, branch: Tensor) -> None:
-        self._branches.commit(branch.to(self._reward.device, non_blocking=True))
-
-    def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
-        if detailed:
-            return super().choose(candidates, detailed=True)
-        here = self._candidates
-        chosen = self._branches.select_commit(
-            self._hidden,
-            self._reward.head_weight,
-            self._reward.head_bias,
-            here.logprobs,
-            here.w,
-            here.temperature,
-            here.noise,
-        )
-        return Choice(*(self._to_home(x) for x in chosen))
-
-    def _to_home(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._home, non_blocking=True)
+        """[H], of a linear head."""
+        linear = self.head.linear
+        if linear is None:
+            raise RewardHeadError(f"the head of the reward {self.name!r} is not linear")
+        return linear[0]

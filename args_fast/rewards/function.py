@@ -51,7 +51,7 @@ class Function(HostReward):
             raise ConfigError(f"timeout is {timeout}; it must be above 0 seconds, or None")
         if retries < 0:
             raise ConfigError(f"retries is {retries}; it must be at least 0")
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self._function = function
         self._batch_size = batch_size
         self._timeout = timeout

@@ -34,8 +34,11 @@ class OnHost(Reward):
     name = "host"
     on_host = True
 
+    def __init__(self, poisons=True):
+        self.poisons = poisons
+
     def judge(self, memory, store):
-        return OnHostJudge()
+        return OnHostJudge(self.poisons)
 
     def rewards_along(self, request, continuation):
         prompt = list(request.prompt)
@@ -43,6 +46,10 @@ class OnHost(Reward):
 
 
 class OnHostJudge(Judge):
+    def __init__(self, poisons):
+        super().__init__()
+        self._poisons = poisons
+
     def load(self, requests, *, resumed):
         self.requests = list(requests)
 
@@ -50,7 +57,7 @@ class OnHostJudge(Judge):
         self.errors = {}
         self._rewards = torch.zeros(candidates.ids.shape)
         for row, request in enumerate(self.requests):
-            if poisoned(request):
+            if self._poisons and poisoned(request):
                 self.errors[row] = RewardError("the text is poisoned")
             for j, token in enumerate(candidates.ids[row].tolist()):
                 self._rewards[row, j] = liking([*request.ids, token])
@@ -69,7 +76,9 @@ class OwnIds(Classifier):
     """A classifier that reads PREFIX + prompt + response, and CLOSING after each candidate: chains
     of 1 + 2 rows, read at the last, of which only the candidate's is kept."""
 
-    own_ids = True
+    def __init__(self, model, **options):
+        super().__init__(model, **options)
+        self.own_ids = True
 
     def text(self, request):
         return [*PREFIX, *request.ids]
@@ -107,7 +116,7 @@ class OwnIdsJudge(Judge):
         closing = torch.tensor(CLOSING).repeat_interleave(k).expand(B, -1)
         ids = torch.cat([candidates.ids, closing], dim=1)
         hidden = self._reward.backbone.hidden(ids, self._branches.positions(), self._branches)
-        self._rewards = self._reward.reward(hidden[:, -k:])
+        self._rewards = self._reward.head.rewards(hidden[:, -k:])
 
     def rewards(self):
         return self._rewards

@@ -1,0 +1,131 @@
+"""Judges that branch a decoder model over one stored prefix: k siblings, or k chains with closing
+ids."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from args_fast.errors import ConfigError
+from args_fast.kvcache.memory import BatchMemory
+from args_fast.kvcache.storage import GroupCache
+from args_fast.models.branches import Branches
+from args_fast.rewards.base import Candidates, Choice, Judge, Reading
+
+if TYPE_CHECKING:
+    from args_fast.rewards.classifier import Classifier
+
+MAX_END_TOKENS = 16
+
+
+class SiblingJudge(Judge):
+    """k branches of the reward model over one prefix. With a linear head, choosing and committing
+    are one op."""
+
+    def __init__(self, reward: "Classifier", memory: BatchMemory, store: GroupCache) -> None:
+        super().__init__()
+        self._reward = reward
+        self._memory = memory
+        self._group = store.group
+        self._branches = Branches.within(
+            memory, reward.name, store.cache, memory.k, group=store.group
+        )
+
+    def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:
+        if not resumed:
+            lengths = [len(request.texts[self._group].ids) for request in requests]
+            self._memory.send(self._branches.lengths, lengths, 0)
+
+    def read(self, candidates: Candidates) -> None:
+        # Before anything that takes long: a copy between devices waits for both.
+        self._candidates = candidates.to(self._reward.device)
+        self._hidden = self._reward.backbone.hidden(
+            self._candidates.ids, self._branches.positions(), self._branches
+        )
+
+    def rewards(self) -> Tensor:
+        return self._to_lm(self._reward.head.rewards(self._hidden))
+
+    def keep(self, branch: Tensor) -> None:
+        self._branches.commit(branch.to(self._reward.device, non_blocking=True))
+
+    def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
+        head = self._reward.head.fused(self._hidden)
+        if detailed or head is None:
+            return super().choose(candidates, detailed=detailed)
+        here = self._candidates
+        chosen = self._branches.select_commit(
+            self._hidden, *head, here.logprobs, here.w, here.temperature, here.noise
+        )
+        return Choice(*(self._to_lm(x) for x in chosen))
+
+    def _to_lm(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._memory.device, non_blocking=True)
+
+
+class ChainJudge(Judge):
+    """k chains of a candidate and s closing ids; the head reads the last row of each chain, and the
+    candidate's row alone is committed.
+
+    A candidate that ends its request adds nothing: its chain is the closing ids alone, one row
+    earlier. Its row then holds the first closing id, and what is committed after the end of a
+    request is not read.
+    """
+
+    def __init__(self, reward: "Classifier", memory: BatchMemory, store: GroupCache) -> None:
+        super().__init__()
+        self._reward = reward
+        self._memory = memory
+        self._group = store.group
+        B, k, s, device = memory.B, memory.k, reward.closings, reward.device
+        chain = torch.arange(k * (1 + s), device=device) % k
+        depth = torch.arange(k * (1 + s), device=device) // k
+        mask = (chain[:, None] == chain) & (depth[:, None] >= depth)
+        self._branches = Branches.within(
+            memory, reward.name, store.cache, k * (1 + s), group=store.group, mask=mask
+        )
+        self._closing = memory.tensor(f"{reward.name} closing", torch.int64, B, s, device=device)
+        self._count = memory.tensor(f"{reward.name} closings", torch.int64, B, 1, device=device)
+        self._ends = memory.tensor(
+            f"{reward.name} ends", torch.int64, B, MAX_END_TOKENS, device=device
+        )
+
+    def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:
+        if resumed:
+            return
+        send, s = self._memory.send, self._reward.closings
+        send(self._branches.lengths, [len(r.texts[self._group].ids) for r in requests], 0)
+        closings = [self._reward.rendering(request).closing for request in requests]
+        send(self._closing, [(ids + [0] * s)[:s] for ids in closings], [0] * s)
+        send(self._count, [[len(ids)] for ids in closings], [0])
+        ends = [sorted(request.end_tokens) for request in requests]
+        if max(map(len, ends)) > MAX_END_TOKENS:
+            raise ConfigError(
+                f"a request has {max(map(len, ends))} end tokens; with closing ids it can have "
+                f"{MAX_END_TOKENS}"
+            )
+        rows = [(ids + [-1] * MAX_END_TOKENS)[:MAX_END_TOKENS] for ids in ends]
+        send(self._ends, rows, [-1] * MAX_END_TOKENS)
+
+    def read(self, candidates: Candidates) -> None:
+        ids = candidates.ids.to(self._reward.device, non_blocking=True)  # [B, k]
+        B, k = ids.shape
+        ended = (ids[:, :, None] == self._ends[:, None, :]).any(2) & (self._count > 0)
+        # [B, k, 1 + s]: the candidate and its closing ids, or the closing ids alone.
+        closing = self._closing[:, None, :].expand(-1, k, -1)
+        chain = torch.cat([ids[:, :, None], closing], dim=2)
+        shifted = torch.cat([closing, closing[:, :, -1:]], dim=2)
+        rows = torch.where(ended[:, :, None], shifted, chain)
+        rows = rows.transpose(1, 2).reshape(B, -1)  # by depth, the candidates first
+        hidden = self._reward.backbone.hidden(rows, self._branches.positions(), self._branches)
+        last = self._count.expand(-1, k) - ended.long()
+        index = last * k + torch.arange(k, device=ids.device)
+        hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+        self._rewards = self._reward.head.rewards(hidden)
+
+    def rewards(self) -> Tensor:
+        return self._rewards.to(self._memory.device, non_blocking=True)
+
+    def keep(self, branch: Tensor) -> None:
+        self._branches.commit(branch.to(self._reward.device, non_blocking=True))
