@@ -47,7 +47,8 @@ class PagedCache:
 
 @dataclass(frozen=True)
 class GroupCache:
-    """A K/V cache, and the cache group whose page numbers it uses."""
+    """A K/V cache, its name in the engine, and the cache group whose page numbers it uses."""
 
+    name: str
     group: int
     cache: PagedCache

@@ -29,7 +29,7 @@ class SiblingJudge(Judge):
         self._memory = memory
         self._group = store.group
         self._branches = Branches.within(
-            memory, reward.name, store.cache, memory.k, group=store.group
+            memory, store.name, store.cache, memory.k, group=store.group
         )
 
     def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:
@@ -83,12 +83,12 @@ class ChainJudge(Judge):
         depth = torch.arange(k * (1 + s), device=device) // k
         mask = (chain[:, None] == chain) & (depth[:, None] >= depth)
         self._branches = Branches.within(
-            memory, reward.name, store.cache, k * (1 + s), group=store.group, mask=mask
+            memory, store.name, store.cache, k * (1 + s), group=store.group, mask=mask
         )
-        self._closing = memory.tensor(f"{reward.name} closing", torch.int64, B, s, device=device)
-        self._count = memory.tensor(f"{reward.name} closings", torch.int64, B, 1, device=device)
+        self._closing = memory.tensor(f"{store.name} closing", torch.int64, B, s, device=device)
+        self._count = memory.tensor(f"{store.name} closings", torch.int64, B, 1, device=device)
         self._ends = memory.tensor(
-            f"{reward.name} ends", torch.int64, B, MAX_END_TOKENS, device=device
+            f"{store.name} ends", torch.int64, B, MAX_END_TOKENS, device=device
         )
 
     def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:

@@ -45,7 +45,7 @@ class Panel:
         for name, group in self.groups.items():
             layout = self.rewards[name].layout
             assert layout is not None
-            self.stores[name] = GroupCache(group, PagedCache(layout, pages))
+            self.stores[name] = GroupCache(name, group, PagedCache(layout, pages))
 
     def rewards_of(self, request: Reading) -> list[Reward]:
         """The rewards that guide a request."""
@@ -77,14 +77,18 @@ class Panel:
 
     def named(self, key: Key) -> list[Reward]:
         """The rewards that a key stands for."""
-        return [self.rewards[name] for name in ((key,) if isinstance(key, str) else key)]
+        return [self.rewards[name] for name in _names(key)]
 
     def judge(self, key: Key, memory: BatchMemory) -> Judge:
         """The judge of a key's requests, for batches of the memory's present shape."""
         if not key:
             return NoOpinion()
-        judges = [r.judge(memory, self.stores.get(r.name)) for r in self.named(key)]
+        judges = [self.rewards[n].judge(memory, self.stores.get(n)) for n in _names(key)]
         return judges[0] if isinstance(key, str) else WeightedJudges(key, judges, memory)
+
+
+def _names(key: Key) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key
 
 
 class WeightedJudges(Judge):

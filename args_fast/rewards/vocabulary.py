@@ -103,8 +103,8 @@ class VocabularyJudge(Judge):
         self._memory = memory
         self._group = store.group
         B, device = memory.B, reward.device
-        self._branches = Branches.within(memory, reward.name, store.cache, 1, group=store.group)
-        self._last = memory.tensor(f"{reward.name} last", torch.int64, B, 1, device=device)
+        self._branches = Branches.within(memory, store.name, store.cache, 1, group=store.group)
+        self._last = memory.tensor(f"{store.name} last", torch.int64, B, 1, device=device)
         self._only_row = torch.zeros(B, dtype=torch.int64, device=device)
 
     def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:

@@ -102,7 +102,7 @@ class OwnIdsJudge(Judge):
         depth = torch.arange(k * (1 + s)) // k
         mask = (candidate[:, None] == candidate) & (depth[:, None] >= depth)
         self._branches = Branches.within(
-            memory, reward.name, store.cache, k * (1 + s), group=store.group, mask=mask
+            memory, store.name, store.cache, k * (1 + s), group=store.group, mask=mask
         )
 
     def load(self, requests, *, resumed):
