@@ -139,10 +139,11 @@ class Engine:
             )
         new = request.config.max_new_tokens
         check_length(self.lm, len(request.prompt), new)
-        for reward in self.panel.rewards_of(request):
+        for name in request.weights:
+            reward = self.panel.rewards[name]
             reward.check(request, new)
             if reward.own_ids:
-                request.texts[self.panel.groups[reward.name]] = PagedText(reward.text(request))
+                request.texts[self.panel.groups[name]] = PagedText(reward.text(request))
         self.scheduler.check(request)
 
     def submit(self, request: Request) -> None:

@@ -105,9 +105,8 @@ def test_any_interleaving_of_any_rewards_gives_each_request_its_own_tokens(rewar
 
 def test_a_decoder_takes_rewards_by_name(rewards):
     own = made_up_rewards.OwnIds(reward_model("opt"))
-    pair = ArgsDecoder(
-        language_model(), {"judge": own, "arithmetic": made_up_rewards.OnHost(poisons=False)}
-    )
+    arithmetic = made_up_rewards.OnHost(poisons=False)
+    pair = ArgsDecoder(language_model(), {"judge": own, "arithmetic": arithmetic})
     config = DecodingConfig(k=4, max_new_tokens=6, eos_token_ids=[])
     (result,) = pair.generate(tokens(9), config)
     both = result.rewards_by_name
