@@ -19,10 +19,9 @@ from args_fast.engine.request import Request, Status
 from args_fast.engine.runner import Runner
 from args_fast.engine.scheduler import Scheduler, Stats
 from args_fast.engine.streams import SideStream
-from args_fast.errors import ConfigError
 from args_fast.kvcache.pages import PagedText, PagePool
 from args_fast.kvcache.storage import PagedCache
-from args_fast.models.backbone import Backbone, check_length
+from args_fast.models.backbone import Backbone, check_eval, check_length
 from args_fast.models.score import prompt_logprobs
 from args_fast.rewards.base import LM_GROUP, Reward
 from args_fast.rewards.panel import Key, Panel
@@ -133,11 +132,8 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raises ArgsError where a request could not be decoded to its end: before any work."""
-        if self.lm.model.training:
-            raise ConfigError(
-                "the language model is in training mode, so its outputs are random; call .eval()"
-            )
         new = request.config.max_new_tokens
+        check_eval(self.lm)
         check_length(self.lm, len(request.prompt), new)
         for name in request.weights:
             reward = self.panel.rewards[name]

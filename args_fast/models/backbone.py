@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from args_fast.errors import LengthError
+from args_fast.errors import ConfigError, LengthError
 from args_fast.kvcache.storage import PagedCache
 from args_fast.kvcache.transfer import send
 from args_fast.models.attention import CONTEXT, AttentionContext, driven
@@ -137,6 +137,14 @@ def _max_length(model: PreTrainedModel) -> float:
             )
             limit = min(limit, original or limit)
     return limit
+
+
+def check_eval(backbone: Backbone) -> None:
+    """Raises ConfigError where a model is in training mode."""
+    if backbone.model.training:
+        raise ConfigError(
+            f"the {backbone.role} is in training mode, so its outputs are random; call .eval()"
+        )
 
 
 def check_length(backbone: Backbone, prompt: int, new: int) -> None:

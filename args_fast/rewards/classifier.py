@@ -11,7 +11,7 @@ from args_fast.errors import ConfigError, LengthError, PairMismatchError, Reward
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
-from args_fast.models.backbone import Backbone
+from args_fast.models.backbone import Backbone, check_eval
 from args_fast.models.proof import prove
 from args_fast.rewards.base import Judge, Reading, Reward
 from args_fast.rewards.chains import ChainJudge, SiblingJudge
@@ -136,10 +136,7 @@ class Classifier(Reward):
         return Rendering(rendering.prefix, closing)
 
     def check(self, request: Reading, new_tokens: int) -> None:
-        if self.model.training:
-            raise ConfigError(
-                "the reward model is in training mode, so its outputs are random; call .eval()"
-            )
+        check_eval(self.backbone)
         rendering = self.rendering(request)
         size = len(rendering.prefix) + new_tokens + len(rendering.closing)
         if size > self.backbone.max_length:

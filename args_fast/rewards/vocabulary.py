@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from args_fast.errors import ConfigError, PairMismatchError
+from args_fast.errors import PairMismatchError
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
-from args_fast.models.backbone import Backbone, check_length
+from args_fast.models.backbone import Backbone, check_eval, check_length
 from args_fast.models.branches import Branches
 from args_fast.models.proof import prove
 from args_fast.rewards.base import Candidates, Judge, Reading, Reward
@@ -50,10 +50,7 @@ class Vocabulary(Reward):
         prove(self.backbone, logits=True)
 
     def check(self, request: Reading, new_tokens: int) -> None:
-        if self.model.training:
-            raise ConfigError(
-                "the reward model is in training mode, so its outputs are random; call .eval()"
-            )
+        check_eval(self.backbone)
         check_length(self.backbone, len(request.prompt), new_tokens)
 
     def fill(self, store: GroupCache, text: PagedText, start: int, end: int) -> None:
