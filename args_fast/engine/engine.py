@@ -84,12 +84,8 @@ class Engine:
             "graphs": graphs,
             "lookahead": lookahead,
         }
-        self.scheduler = Scheduler(
-            [PagePool(pages) for _ in range(self.panel.group_count)],
-            rows=rows,
-            steps=steps,
-            root_of=self.panel.root,
-        )
+        pools = [PagePool(pages) for _ in range(self.panel.group_count)]
+        self.scheduler = Scheduler(pools, rows=rows, steps=steps, root_of=self.panel.root)
         self.bursts = Bursts(
             self.panel,
             self.scheduler,
