@@ -1,6 +1,6 @@
 """Every knob of a decode, validated once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +34,12 @@ class DecodingConfig:
             temperature all are the same.
         return_candidates: report the k candidates of every step, with log-probability, reward and
             score (``Generation.candidates``). The tokens are the same.
+        top_p: keep only the most likely candidates, up to the one with which their probabilities
+            over the whole vocabulary add up to top_p; above 0 to 1, None for all k.
+        min_p: keep only candidates with at least min_p times the probability of the most likely;
+            0 to 1, None for all k. Neither renormalises, and at least one candidate is kept.
+        reward: which of the decoder's rewards guide this request: a name, or the weight of each by
+            name; None for all of them, as they were given.
 
     Raises:
         ConfigError: (a ValueError) naming the field, the value and the allowed range.
@@ -48,6 +54,9 @@ class DecodingConfig:
     stop: Sequence[str] = ()
     num_return_sequences: int = 1
     return_candidates: bool = False
+    top_p: float | None = None
+    min_p: float | None = None
+    reward: str | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         _whole("k", self.k, 1, MAX_K)
@@ -83,6 +92,38 @@ class DecodingConfig:
         if not all(isinstance(text, str) and text for text in self.stop):
             raise ConfigError(f"stop is {self.stop!r}; it must hold non-empty strings")
         object.__setattr__(self, "stop", tuple(self.stop))
+        self._check_narrowing()
+        self._check_reward()
+
+    def _check_narrowing(self) -> None:
+        for name, lowest in (("top_p", SMALLEST), ("min_p", 0)):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and lowest <= value <= 1):
+                bound = "above 0" if lowest else "0"
+                raise ConfigError(
+                    f"{name} is {value!r}; it must be a number, {bound} to 1, or None for all k "
+                    "candidates"
+                )
+
+    def _check_reward(self) -> None:
+        if self.reward is None or isinstance(self.reward, str):
+            return
+        if not isinstance(self.reward, Mapping) or not self.reward:
+            raise ConfigError(
+                f"reward is {self.reward!r}; it must be a reward's name, or weights by name, like "
+                "{'helpful': 0.7, 'safe': 0.3}, or None for all of the decoder's"
+            )
+        for name, weight in self.reward.items():
+            if not isinstance(name, str) or not (_is_number(weight) and abs(weight) <= LARGEST):
+                raise ConfigError(
+                    f"reward has {name!r}: {weight!r}; it must hold finite numbers by name"
+                )
+        object.__setattr__(self, "reward", dict(self.reward))
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether a step may keep fewer than k candidates."""
+        return self.top_p is not None or self.min_p is not None
 
     @property
     def consults_reward(self) -> bool:

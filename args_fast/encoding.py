@@ -83,7 +83,7 @@ class Encoder:
         if config.stop and self.tokenizer is None:
             raise ConfigError("stop strings need a tokenizer; this decoder has none")
         ends = self._end_tokens(config)
-        weights = dict.fromkeys(self._rewards, 1.0) if config.consults_reward else {}
+        weights = self._weights(config)
         return [
             Request(
                 list(ids),
@@ -95,6 +95,21 @@ class Encoder:
             )
             for sample in config.samples()
         ]
+
+    def _weights(self, config: DecodingConfig) -> dict[str, float]:
+        """The weight of each reward that guides a request, by name. Raises ConfigError."""
+        if isinstance(config.reward, str):
+            weights = {config.reward: 1.0}
+        else:
+            weights = dict(config.reward or dict.fromkeys(self._rewards, 1.0))
+        unknown = sorted(set(weights) - set(self._rewards))
+        if unknown:
+            raise ConfigError(
+                f"reward names {unknown[0]!r}; this decoder's rewards are "
+                f"{', '.join(self._rewards)}"
+            )
+        weights = {name: float(weight) for name, weight in weights.items() if weight != 0}
+        return weights if config.consults_reward else {}
 
     def _text(self, config: DecodingConfig) -> TextStream | None:
         return None if self.tokenizer is None else TextStream(self.tokenizer, config.stop)

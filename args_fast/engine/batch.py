@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from args_fast.engine.lookahead import LastToken, Lookahead
+from args_fast.engine.narrowing import Narrowing
 from args_fast.engine.request import Request
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache
@@ -24,6 +25,7 @@ class Shape:
         B, k: requests (those that fill up the batch included) and candidates.
         pages: the width of each cache group's page table, by group.
         mixed: whether some requests have fewer than k candidates.
+        narrowed: whether some requests have top_p or min_p.
         detailed: whether every candidate's reward is reported.
     """
 
@@ -31,6 +33,7 @@ class Shape:
     k: int
     pages: tuple[tuple[int, int], ...]
     mixed: bool
+    narrowed: bool
     detailed: bool
 
 
@@ -97,12 +100,14 @@ class Batch:
         self.by_name = memory.tensor("by name", f32, B, steps, len(names)) if names else None
         self.ids = memory.tensor("candidates", i64, B, steps, k) if shape.detailed else None
         self.details = memory.tensor("details", f32, B, steps, k, 2) if shape.detailed else None
-        self._candidate_index = memory.tensor("index", i64, B, k) if shape.mixed else None
         self._memory = memory
         self.judge_reads_hidden = any(reward.reads_hidden for reward in panel.named(key))
         self.reads_ahead = lookahead or self.judge_reads_hidden
         propose = Lookahead if self.reads_ahead else LastToken
-        self.proposer: LastToken = propose(lm, cache, memory, self._candidate_index)
+        self.narrowing = Narrowing(
+            memory, mixed=shape.mixed, by_probability=shape.narrowed, known=panel.known_ids(key)
+        )
+        self.proposer: LastToken = propose(lm, cache, memory, self.narrowing)
         self.judge: Judge = panel.judge(key, memory)
 
     # ---- to the device -------------------------------------------------------------------------
@@ -136,12 +141,7 @@ class Batch:
         send(self.token, [[r.ids[-1]] for r in requests], [0])
         send(self.w, [float(r.config.w) for r in requests], 0.0)
         send(self.temperature, [r.config.temperature or 1.0 for r in requests], 1.0)
-        if self._candidate_index is not None:
-            # At an index that a request does not have stands its first candidate again: it gives
-            # the same reward, so no fault of its own, and its noise keeps it from being chosen.
-            k = self._candidate_index.shape[1]
-            index = [[j if j < r.k else 0 for j in range(k)] for r in requests]
-            send(self._candidate_index, index, [0] * k)
+        self.narrowing.load(requests)
         self.proposer.load(requests)
 
     # ---- from the device -----------------------------------------------------------------------
@@ -155,7 +155,10 @@ class Batch:
             self.by_name.index_copy_(1, self.step_index, choice.by_name[:, None])
         if self.ids is not None and self.details is not None and choice.rewards is not None:
             self.ids.index_copy_(1, self.step_index, candidates.ids[:, None])
-            details = torch.stack([candidates.logprobs, choice.rewards], dim=2)
+            logprobs = candidates.logprobs
+            if candidates.kept is not None:
+                logprobs = logprobs.masked_fill(~candidates.kept, -torch.inf)
+            details = torch.stack([logprobs, choice.rewards], dim=2)
             self.details.index_copy_(1, self.step_index, details[:, None])
         self.step_index.add_(1)
 

@@ -57,6 +57,7 @@ class Burst:
                 details[row, i, : request.k].tolist(),
                 strict=True,
             )
+            if logprob > float("-inf")
         )
 
     def _by_name(self, row: int, i: int) -> dict[str, float] | None:

@@ -70,7 +70,7 @@ class Engine:
         self.lm = lm
         self.panel = Panel(rewards)
         self.cache = PagedCache(lm.layout, pages)
-        self.panel.allocate(pages)
+        self.panel.allocate(pages, lm.device)
         self.ownership = Ownership()
         self.hold_prefixes = False
         devices = [reward.device for reward in rewards.values()]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from args_fast import ops
+from args_fast.engine.narrowing import Narrowing
 from args_fast.engine.request import Request
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache
@@ -48,16 +48,15 @@ class LastToken:
     Args:
         lm, cache: the language model and its K/V.
         memory: of the batch.
-        candidate_index: [B, k] i64, the candidate that stands at each index where requests have
-            fewer than k of them; None where all have k.
+        narrowing: which of the k most likely tokens are candidates.
     """
 
     def __init__(
-        self, lm: Backbone, cache: PagedCache, memory: BatchMemory, candidate_index: Tensor | None
+        self, lm: Backbone, cache: PagedCache, memory: BatchMemory, narrowing: Narrowing
     ) -> None:
         self._lm = lm
         self._memory = memory
-        self._candidate_index = candidate_index
+        self._narrowing = narrowing
         self._last = Branches.within(memory, "lm", cache, 1, group=LM_GROUP)
         self._only_row = torch.zeros(memory.B, dtype=torch.int64, device=lm.device)
 
@@ -71,7 +70,8 @@ class LastToken:
         """What has to be done once before the first step after ``load``: nothing."""
 
     def propose(self, token: Tensor) -> tuple[Tensor, Tensor]:
-        """token [B, 1], the last ones -> logprobs and ids [B, k] of the candidates."""
+        """token [B, 1], the last ones -> logprobs and ids [B, k] of the candidates; those that
+        were dropped have logprob -inf."""
         logits = self._lm.logits(token, self._last.positions(), self._last)[:, -1]
         self._last.commit(self._only_row)
         return self._top_k(logits)
@@ -84,20 +84,16 @@ class LastToken:
         """Candidate branch[b] was chosen."""
 
     def _top_k(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs, ids = ops.topk_logprobs(logits, self._memory.k)
-        index = self._candidate_index
-        if index is not None:
-            logprobs, ids = logprobs.gather(1, index), ids.gather(1, index)
-        return logprobs, ids
+        return self._narrowing.top_k(logits, self._memory.k)
 
 
 class Lookahead(LastToken):
     """The language model reads all k candidates while they are judged."""
 
     def __init__(
-        self, lm: Backbone, cache: PagedCache, memory: BatchMemory, candidate_index: Tensor | None
+        self, lm: Backbone, cache: PagedCache, memory: BatchMemory, narrowing: Narrowing
     ) -> None:
-        super().__init__(lm, cache, memory, candidate_index)
+        super().__init__(lm, cache, memory, narrowing)
         B, k = memory.B, memory.k
         self._logprobs = memory.tensor("logprobs", torch.float32, B, k)
         self._ids = memory.tensor("ids", torch.int64, B, k)

@@ -151,6 +151,7 @@ class Runner:
             k,
             tuple((group, round_up(pages_for(width))) for group, width in widths.items()),
             any(request.k < k for request in requests),
+            any(request.config.narrowed and request.k > 1 for request in requests),
             any(request.config.return_candidates for request in requests),
         )
 

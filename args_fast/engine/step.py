@@ -28,7 +28,10 @@ def propose(batch: Batch) -> Candidates:
     """The k most likely tokens of each request, with the draws of this step."""
     logprobs, ids = batch.proposer.propose(batch.token)
     noise = batch.noise.index_select(1, batch.step_index)[:, 0]
-    candidates = Candidates(ids, logprobs, batch.w, batch.temperature, noise)
+    kept = None
+    if batch.narrowing.drops:
+        logprobs, ids, noise, kept = batch.narrowing.replace_dropped(logprobs, ids, noise)
+    candidates = Candidates(ids, logprobs, batch.w, batch.temperature, noise, kept=kept)
     if batch.judge_reads_hidden:
         candidates = replace(candidates, hidden=batch.proposer.read_ahead(ids, hidden=True))
     return candidates

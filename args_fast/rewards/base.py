@@ -57,6 +57,9 @@ class Candidates:
         noise: [B, k] f32, Gumbel noise; -inf where a request has no such candidate.
         hidden: [B, k, H], the language model's last hidden state of each candidate, for rewards
             with ``reads_hidden``.
+        kept: [B, k] bool, False where a candidate was dropped (top_p, min_p, or a token that the
+            reward does not know): the most likely one stands there again, with noise -inf; None
+            where all are kept.
     """
 
     ids: Tensor
@@ -65,6 +68,7 @@ class Candidates:
     temperature: Tensor
     noise: Tensor
     hidden: Tensor | None = None
+    kept: Tensor | None = None
 
     def to(self, device: torch.device) -> "Candidates":
         """The same on another device; itself on its own."""
@@ -173,6 +177,11 @@ class Reward(ABC):
     @abstractmethod
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
         """r([x, y]) after every token of a continuation: without a cache, for finished texts."""
+
+    def known_ids(self) -> Tensor | None:
+        """[V] bool, on the host: which of the language model's ids mean anything to this reward;
+        the others are not candidates. None for all."""
+        return None
 
     def weights(self) -> Iterable[Tensor]:
         """Parameters that a captured graph would hold on to."""

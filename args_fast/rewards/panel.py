@@ -33,6 +33,8 @@ class Panel:
         self.group_count = 1
         self.groups: dict[str, int] = {}
         self.stores: dict[str, GroupCache] = {}
+        self._known: dict[Key, Tensor | None] = {}
+        self._home = torch.device("cpu")
         self._roots: dict[frozenset[str], int] = {}
         for name, reward in self.rewards.items():
             if reward.layout is None:
@@ -40,8 +42,14 @@ class Panel:
             self.groups[name] = self.group_count if reward.own_ids else LM_GROUP
             self.group_count += reward.own_ids
 
-    def allocate(self, pages: int) -> None:
-        """Allocate the K/V caches, of so many pages each."""
+    def allocate(self, pages: int, device: torch.device) -> None:
+        """Allocate the K/V caches, of this many pages each.
+
+        Args:
+            pages: of each cache.
+            device: the language model's.
+        """
+        self._home = device
         for name, group in self.groups.items():
             layout = self.rewards[name].layout
             assert layout is not None
@@ -78,6 +86,13 @@ class Panel:
     def named(self, key: Key) -> list[Reward]:
         """The rewards that a key stands for."""
         return [self.rewards[name] for name in _names(key)]
+
+    def known_ids(self, key: Key) -> Tensor | None:
+        """[V] bool, the ids that mean something to every reward of a key; None for all."""
+        if key not in self._known:
+            masks = [mask for r in self.named(key) if (mask := r.known_ids()) is not None]
+            self._known[key] = torch.stack(masks).all(0).to(self._home) if masks else None
+        return self._known[key]
 
     def judge(self, key: Key, memory: BatchMemory) -> Judge:
         """The judge of a key's requests, for batches of the memory's present shape."""

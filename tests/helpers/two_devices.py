@@ -54,14 +54,14 @@ def check(name: str, lookahead: float, *, mixed: bool) -> None:
     rm = Classifier(moved(t.AutoModelForSequenceClassification, config, THERE))
     assert (lm.device, rm.device) == (HERE, THERE)
     panel = Panel({"reward": rm})
-    panel.allocate(8)
+    panel.allocate(8, lm.device)
     cache, store = PagedCache(lm.layout, 8), panel.stores["reward"]
     lm.prefill(cache, [5, 6, 7], [1])
     rm.fill(store, PagedText([5, 6, 7], [1]), 0, 3)
     side = SideStream(lm.device, [rm.device])
     memory = BatchMemory(lm.device, 2, 8, lambda: None)
     memory.reshape(2, 3, {0: 4})
-    shape = Shape(2, 3, ((0, 4),), mixed, False)
+    shape = Shape(2, 3, ((0, 4),), mixed, False, False)
     batch = Batch(shape, memory, lm, cache, panel, "reward", steps=4, lookahead=bool(lookahead))
     if batch.reads_ahead:
         begin(batch)
