@@ -1,18 +1,15 @@
 """``args-fast serve``: the pair of models under OpenAI's API."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from args_fast.cli import options
+from args_fast.cli import options, serve_options
 from args_fast.cli.console import errors_in_a_line, fail, note
 from args_fast.cli.pair import find_pair, load_pair
 
 if TYPE_CHECKING:
     from args_fast.serve.options import ServerOptions
 
-SERVER, SCALE = "Server", "Scale-out"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = """
 [bold]Examples[/]
@@ -40,119 +37,23 @@ def serve(
     dtype: options.DtypeName = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
     compiled: options.Compile = False,
-    max_batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Answers decoded together.", metavar="N", rich_help_panel=options.MODELS
-        ),
-    ] = 64,
+    max_batch_size: serve_options.MaxBatchSize = 64,
     k: options.K = 10,
     w: options.W = 1.5,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen at; 0.0.0.0 is every network.",
-            metavar="ADDRESS",
-            rich_help_panel=SERVER,
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, help="0 is any free one.", metavar="N", rich_help_panel=SERVER
-        ),
-    ] = 8000,
-    served_model_name: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Name that requests may ask for; may be repeated. Default: the folder's name, or "
-            "the hub id, of the language model.",
-            metavar="NAME",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Key that clients have to send; may be repeated. Other users of the machine can "
-            "read a command line: prefer the environment or a file.",
-            envvar="ARGS_FAST_API_KEYS",
-            show_envvar=True,
-            metavar="KEY",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(help="One key per line.", metavar="FILE", rich_help_panel=SERVER),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of a prompt with its answer. Default: what models and cache take.",
-            metavar="N",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    max_waiting: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Answers that may wait for their turn; requests beyond get a 429.",
-            metavar="N",
-            rich_help_panel=SERVER,
-        ),
-    ] = 256,
-    max_body: Annotated[
-        int,
-        typer.Option(
-            min=1024, help="Bytes of a request's body.", metavar="N", rich_help_panel=SERVER
-        ),
-    ] = 4 * 2**20,
-    limit_n: Annotated[
-        int,
-        typer.Option(min=1, help="Answers per prompt (n).", metavar="N", rich_help_panel=SERVER),
-    ] = 16,
-    drain_seconds: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Time for requests under way to finish after SIGTERM.",
-            metavar="S",
-            rich_help_panel=SERVER,
-        ),
-    ] = 30.0,
-    log_prompts: Annotated[
-        bool,
-        typer.Option(
-            "--log-prompts",
-            help="Write prompts into the log; without it no text of a user is.",
-            rich_help_panel=SERVER,
-        ),
-    ] = False,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray", help="Deploy on Ray Serve, in replicas.", rich_help_panel=SCALE
-        ),
-    ] = False,
-    replicas: Annotated[
-        str,
-        typer.Option(
-            help="With --ray: how many, or MIN:MAX to follow the load.",
-            metavar="N|MIN:MAX",
-            rich_help_panel=SCALE,
-        ),
-    ] = "1",
-    cpus: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="With --ray: processors of one replica; on GPUs each has one GPU as well.",
-            metavar="X",
-            rich_help_panel=SCALE,
-        ),
-    ] = 1.0,
+    host: serve_options.Host = "127.0.0.1",
+    port: serve_options.Port = 8000,
+    served_model_name: serve_options.ServedModelName = None,
+    api_key: serve_options.ApiKey = None,
+    api_key_file: serve_options.ApiKeyFile = None,
+    max_model_len: serve_options.MaxModelLen = None,
+    max_waiting: serve_options.MaxWaiting = 256,
+    max_body: serve_options.MaxBody = 4 * 2**20,
+    limit_n: serve_options.LimitN = 16,
+    drain_seconds: serve_options.DrainSeconds = 30.0,
+    log_prompts: serve_options.LogPrompts = False,
+    ray: serve_options.Ray = False,
+    replicas: serve_options.Replicas = "1",
+    cpus: serve_options.Cpus = 1.0,
 ) -> None:
     """Serve the models under OpenAI's API, with metrics and a page to try them.
 

@@ -1,4 +1,4 @@
-"""From a request to the engine, and back as tokens: what chat and text completions have in common."""
+"""From a request to the engine, and back as tokens: common to chat and text completions."""
 
 import asyncio
 import secrets
@@ -48,7 +48,9 @@ def base_config(
     Raises:
         ApiError, ConfigError: a field is outside its range.
     """
-    given = request.args.model_dump(exclude_none=True) if request.args is not None else {}
+    given: dict[str, Any] = {}
+    if request.args is not None:
+        given |= request.args.model_dump(exclude_none=True)
     n = request.n or 1
     if n > options.limit_n:
         raise invalid(f"n is {n}; this server gives at most {options.limit_n} answers", "n")

@@ -43,9 +43,11 @@ class Engine(Protocol):
     @property
     def running(self) -> int:
         """Number of requests that decode."""
+
     @property
     def waiting(self) -> int:
         """Number of requests that wait for their turn."""
+
     @property
     def cache(self) -> CacheUse:
         """Use of the caches."""
@@ -122,9 +124,7 @@ class Metrics:
         made = Counter(PREFIX + name, text, ["model_name"], registry=self._registry)
         return made.labels(model)
 
-    def _histogram(
-        self, name: str, text: str, buckets: tuple[float, ...], model: str
-    ) -> Histogram:
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], model: str) -> Histogram:
         name = f"{PREFIX}{name}_seconds"
         made = Histogram(name, text, ["model_name"], registry=self._registry, buckets=buckets)
         return made.labels(model)

@@ -40,7 +40,7 @@ class ServerOptions:
     limit_n: int = 16
     drain_seconds: float = 30.0
     log_prompts: bool = False
-    defaults: DecodingConfig = DecodingConfig()
+    defaults: DecodingConfig = field(default_factory=DecodingConfig)
     demonstration: bool = False
 
     def __post_init__(self) -> None:

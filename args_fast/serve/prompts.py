@@ -66,7 +66,9 @@ class Prompts:
         try:
             text.encode()
         except UnicodeEncodeError as error:  # JSON can hold what UTF-8 cannot
-            raise invalid("the prompt contains half of a surrogate pair; send whole characters") from error
+            raise invalid(
+                "the prompt contains half of a surrogate pair; send whole characters"
+            ) from error
         return self._tokenizer(text, add_special_tokens=special).input_ids
 
     def _render(self, messages: Sequence[dict[str, Any]]) -> list[int]:

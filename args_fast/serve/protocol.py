@@ -1,8 +1,7 @@
 """The requests that the server takes: OpenAI's fields, and ``args`` with ours.
 
-Fields that nobody knows are ignored, as OpenAI's own servers do for their clients' sake. Fields that
-are known and would change the answer, but are not supported, are refused by name: an answer that
-silently is not what was asked for is worse than an error.
+Fields that no one knows are ignored, as OpenAI's own servers do for their clients' sake; those that
+are known and not supported are in unsupported.py.
 """
 
 from dataclasses import fields
@@ -20,7 +19,8 @@ from pydantic import (
 )
 
 from args_fast.config import DecodingConfig
-from args_fast.serve.errors import ApiError, invalid
+from args_fast.serve.errors import invalid
+from args_fast.serve.unsupported import unsupported
 
 MOST_STOPS, LONGEST_STOP, MOST_MESSAGES, MOST_TOP_LOGPROBS = 16, 256, 4096, 128
 
@@ -32,53 +32,6 @@ OPENAI_NAMES = {
     "stop": "stop",
     "num_return_sequences": "n",
     "top_p": "top_p",
-}
-
-# Field -> the values that leave the answer as it is; any other value is refused. Null always may be.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    # of OpenAI
-    "audio": (),
-    "best_of": (1,),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_p": (1,),
-    "web_search_options": (),
-    # of other servers that speak this protocol
-    "add_generation_prompt": (True,),
-    "add_special_tokens": (True,),
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "documents": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "include_stop_str_in_output": (False,),
-    "length_penalty": (1,),
-    "logits_processors": ([],),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "prompt_logprobs": (),
-    "repetition_penalty": (1,),
-    "skip_special_tokens": (True,),
-    "stop_token_ids": ([],),
-    "structured_outputs": (),
-    "top_k": (0, -1),
-    "truncate_prompt_tokens": (),
-    "typical_p": (1,),
-    "use_beam_search": (False,),
 }
 
 
@@ -207,7 +160,7 @@ class Message(BaseModel):
         """The turn as chat templates take it. Raises an ApiError for what is not text."""
         for field in ("tool_calls", "function_call", "audio", "refusal"):
             if (self.model_extra or {}).get(field):
-                raise _unsupported(f"messages.{field}")
+                raise unsupported(f"messages.{field}")
         if isinstance(self.content, str):
             text = self.content
         else:
@@ -235,8 +188,13 @@ class ChatRequest(DecodingRequest):
 
 Ids = Annotated[list[int], Field(min_length=1)]
 Prompt = Annotated[
-    str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
-    _must_be("a string, a list of strings, a list of token ids, or a list of such lists; not empty"),
+    str
+    | Ids
+    | Annotated[list[str], Field(min_length=1)]
+    | Annotated[list[Ids], Field(min_length=1)],
+    _must_be(
+        "a string, a list of strings, a list of token ids, or a list of such lists; not empty"
+    ),
 ]
 
 
@@ -260,20 +218,3 @@ class TokenizeRequest(_Body):
     prompt: str | None = None
     messages: Messages | None = None
     add_special_tokens: bool = True
-
-
-def refuse_unsupported(request: DecodingRequest) -> None:
-    """Raises an ApiError that names a field which is known, would change the answer, and is not
-    supported."""
-    for field, value in (request.model_extra or {}).items():
-        if field in NEUTRAL and value is not None and value not in NEUTRAL[field]:
-            raise _unsupported(field)
-
-
-def _unsupported(field: str) -> ApiError:
-    return invalid(
-        f"{field} is not supported by this server, and ignoring it would change the answer; leave "
-        "it out",
-        field,
-        "unsupported_parameter",
-    )

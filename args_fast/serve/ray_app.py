@@ -89,7 +89,7 @@ def start(device: str) -> int:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
-        import ray.serve  # noqa: F401
+        import ray.serve
     except ImportError as error:
         raise ConfigError(
             f"--ray needs Ray Serve ({error}); install it with: pip install 'ray[serve]>=2.51'"

@@ -15,8 +15,11 @@ AFTER_DRAIN = 5  # seconds that clients get to read the error that ended their r
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket, which uvicorn will listen at; port 0 is any free one. Raises OSError where the
-    address cannot be had."""
+    """A bound socket, which uvicorn will listen at; port 0 is any free one.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

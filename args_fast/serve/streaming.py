@@ -53,9 +53,7 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 def as_json(value: Any) -> bytes:
     """Compact JSON. NaN is a mistake here, not a value."""
-    return json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    ).encode()
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def event(value: Any) -> bytes:

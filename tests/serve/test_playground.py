@@ -9,11 +9,14 @@ import pytest
 from fake_engine import FakeEngine
 from served import on_loopback
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
     *("--disable-sync", "--no-first-run", "--disable-component-update"),
 )
+MINUS = "\N{MINUS SIGN}"
 ANSWER = "Green 😀 basil"
 STEPS = len(FakeEngine(ANSWER).ids)
 TOKENIZER = FakeEngine().tokenizer
@@ -115,8 +118,18 @@ def test_click_shows_the_candidates(page):
     expect(page.locator("#caption")).to_contain_text("ARGS, token 1: the 10 most likely tokens")
     rows = page.locator("#rows tr")
     expect(rows).to_have_count(10)
-    assert rows.nth(0).locator("td").all_text_contents()[1:] == ["−0.25", "+0.00", "−0.25", "✓"]
-    assert rows.nth(2).locator("td").all_text_contents()[1:] == ["−2.25", "+0.50", "−1.50", ""]
+    assert rows.nth(0).locator("td").all_text_contents()[1:] == [
+        f"{MINUS}0.25",
+        "+0.00",
+        f"{MINUS}0.25",
+        "✓",
+    ]
+    assert rows.nth(2).locator("td").all_text_contents()[1:] == [
+        f"{MINUS}2.25",
+        "+0.50",
+        f"{MINUS}1.50",
+        "",
+    ]
 
 
 def test_keyboard_alone_is_enough(page):
@@ -135,7 +148,7 @@ def test_keyboard_alone_is_enough(page):
 def test_every_control_has_a_name(page):
     for control in page.locator("button, input, select, textarea, [role=listbox]").all():
         name = control.evaluate(
-            "e => e.ariaLabel || e.labels?.[0]?.textContent || (e.tagName === 'BUTTON' && e.textContent)"
+            "e => e.ariaLabel || e.labels?.[0]?.textContent || e.matches('button') && e.textContent"
         )
         assert name, control.evaluate("e => e.outerHTML")
     decode(page)
@@ -175,12 +188,12 @@ def test_text_and_options_are_sent_as_they_are(page, server):
 
 
 def test_copied_code_is_the_request(page, server):
-    page.locator("#turns textarea").fill("It's \"quoted\"")
+    page.locator("#turns textarea").fill('It\'s "quoted"')
     page.locator("#curl").click()
     code = page.locator("#code").text_content()
     body = code[code.index("-d '") + 4 : -1].replace("'\\''", "'")
     sent = json.loads(body)
-    assert sent["messages"] == [{"role": "user", "content": "It's \"quoted\""}]
+    assert sent["messages"] == [{"role": "user", "content": 'It\'s "quoted"'}]
     assert httpx.post(server[0] + "/v1/chat/completions", json=sent).status_code == 200
     page.locator("#python").click()
     python = page.locator("#code").text_content()
@@ -218,9 +231,7 @@ def test_page_fits_and_can_be_read(browser, server, scheme, width):
     page.locator("#args-0").click()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     for i in range(STEPS):  # WCAG AA, text on its colour
-        ink, ground = (
-            luminance(page, f"#args-{i}", name) for name in ("color", "backgroundColor")
-        )
+        ink, ground = (luminance(page, f"#args-{i}", name) for name in ("color", "backgroundColor"))
         assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5
     page.close()
 

@@ -4,7 +4,8 @@ import pytest
 from fake_engine import FakeEngine
 from served import ask, chat, complete
 
-from args_fast.serve.protocol import NEUTRAL, ArgsOptions
+from args_fast.serve.protocol import OPENAI_NAMES, ArgsOptions
+from args_fast.serve.unsupported import NEUTRAL
 
 PROMPT = {"prompt": "Hello"}
 
@@ -101,7 +102,12 @@ def test_bad_value_is_refused_with_what_is_allowed(body, said):
         ([{"role": "user"}], "messages.0.content"),
         ([{"role": "user", "content": None}], "it must be a string, or a list of parts"),
         (
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}],
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://x"}}],
+                }
+            ],
             "a part of type 'image_url'; this server takes text only",
         ),
         ([{"role": "user", "content": [{"type": "text"}]}], "text only"),
@@ -218,7 +224,5 @@ def test_absent_seed_is_drawn_and_reported():
 
 
 def test_args_are_the_fields_of_the_config():
-    from args_fast.serve.protocol import OPENAI_NAMES
-
     assert {"k", "w"} <= set(ArgsOptions.model_fields)
     assert not set(ArgsOptions.model_fields) & set(OPENAI_NAMES)

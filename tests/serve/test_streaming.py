@@ -136,8 +136,9 @@ def test_stream_that_waits_long_begins_before_its_first_token(monkeypatch):
     async def work():
         from served import options
 
-        from args_fast.serve.app import Answer, Service
+        from args_fast.serve.answer import Answer
         from args_fast.serve.protocol import ChatRequest
+        from args_fast.serve.service import Service
 
         service = Service(Late(), options())
         body = ChatRequest(messages=[{"role": "user", "content": "Hello"}], stream=True)
