@@ -95,7 +95,7 @@ class CompletionFormat(AnswerFormat):
                 top.setdefault(self._vocabulary.text(each.token_id), logprob(each.logprob))
             columns["token_logprobs"].append(logprob(value))
             top.setdefault(text, logprob(value))  # OpenAI's has the token itself too
-            columns["top_logprobs"].append(top if self._top else None)
+            columns["top_logprobs"].append(top)
         return columns
 
 

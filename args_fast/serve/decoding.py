@@ -14,7 +14,7 @@ from args_fast.serve.engine_view import EngineView
 from args_fast.serve.errors import ApiError, as_api_error, invalid
 from args_fast.serve.metrics import Metrics, Stopwatch
 from args_fast.serve.options import ServerOptions
-from args_fast.serve.prompts import too_long
+from args_fast.serve.prompts import longest_context, too_long
 from args_fast.serve.protocol import DecodingRequest
 
 SEEDS = 2**32  # drawn ones: small enough for every JSON reader
@@ -87,9 +87,8 @@ def samples(
             raise too_long(str(len(prompt)), longest)
         if new is not None and new > room:
             raise invalid(
-                f"the prompt has {len(prompt)} tokens and {new} new ones are asked for, "
-                f"{len(prompt) + new} together; this model takes {longest}. Shorten the prompt, or "
-                f"set max_tokens to at most {room}.",
+                f"{longest_context(longest)}, but the prompt has {len(prompt)} and {new} new ones "
+                f"are asked for. Shorten the prompt, or set max_tokens to at most {room}.",
                 "max_tokens",
                 "context_length_exceeded",
             )

@@ -1,7 +1,8 @@
 """All that the server knows of the engine. Everything else in this folder goes through here."""
 
+import inspect
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +77,23 @@ class EngineView:
             self._under_way -= 1
 
     async def score(self, prompt: list[int], candidates: int) -> ScoredPrompt:
-        """The language model's view of a prompt, with so many candidates at each place."""
-        engine: Any = self._engine
-        if not hasattr(engine, "score"):
+        """The language model's view of a prompt, with so many candidates at each place.
+
+        Raises:
+            ConfigError: this engine cannot score prompts, or not with candidates.
+        """
+        score: Any = getattr(self._engine, "score", None)
+        if score is None:
             raise ConfigError("echo with logprobs needs an engine that scores prompts")
-        (scored,) = await engine.score([prompt], candidates=candidates)
+        if not candidates:
+            (logprobs,) = await score([prompt])
+            return ScoredPrompt(logprobs, [()] * len(prompt))
+        if "candidates" not in inspect.signature(score).parameters:
+            raise ConfigError(
+                f"logprobs is {candidates}; with echo this server shows no alternatives of a "
+                "prompt's tokens. Give logprobs: 0"
+            )
+        (scored,) = await score([prompt], candidates=candidates)
         return ScoredPrompt(scored.logprobs, scored.candidates)
 
     async def close(self) -> None:
@@ -112,7 +125,10 @@ class EngineView:
 def _longest(decoder: ArgsDecoder, asked: int | None) -> int:
     """Tokens of a prompt and its answer that both models and the cache take."""
     fits = decoder.cache.tokens
-    for model in (decoder.language_model, decoder.reward_model):
+    models = [decoder.language_model]
+    with suppress(ConfigError):  # a reward need not be one model
+        models.append(decoder.reward_model)
+    for model in models:
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         fits = min(fits, limit or fits)
     if asked is not None and asked > fits:

@@ -94,7 +94,8 @@ class Admission:
         if self.taken + samples > self.places:
             raise ApiError(
                 429,
-                f"{self.taken} requests are decoding or waiting, and {self.places} may; try later",
+                f"{self.taken} of {self.places} places are taken and {samples} are asked for; try "
+                "later",
                 type="rate_limit_error",
                 code="overloaded",
                 retry_after=min(LONGEST_WAIT, math.ceil(self._seconds)),

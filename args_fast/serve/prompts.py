@@ -107,7 +107,12 @@ class Prompts:
 def too_long(tokens: str, longest: int) -> ApiError:
     """A 400 with OpenAI's code for a prompt that does not fit."""
     return invalid(
-        f"the prompt has {tokens} tokens; this model takes {longest} together with the answer. "
+        f"{longest_context(longest)}, the answer's among them, but the prompt has {tokens}. "
         "Shorten the prompt.",
         code="context_length_exceeded",
     )
+
+
+def longest_context(tokens: int) -> str:
+    """How such a refusal begins: OpenAI's words, by which clients tell it from others."""
+    return f"This model's maximum context length is {tokens} tokens"

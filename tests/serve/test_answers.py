@@ -107,7 +107,7 @@ def test_completion_logprobs():
     second = tokenizer().decode([201])
     assert logprobs["top_logprobs"] == [{" a": -0.25, second: -1.25}, {" b": -0.25, second: -1.25}]
     answer = complete({"prompt": "Hello", "logprobs": 0}, FakeEngine(" a b"))
-    assert answer.json()["choices"][0]["logprobs"]["top_logprobs"] == [None, None]
+    assert answer.json()["choices"][0]["logprobs"]["top_logprobs"] == [{" a": -0.25}, {" b": -0.25}]
     assert complete({"prompt": "Hello"}).json()["choices"][0]["logprobs"] is None
 
 

@@ -65,7 +65,7 @@ def test_text_that_cannot_fit_is_refused_before_it_is_tokenised(monkeypatch):
             prompts.encode(text),
             prompts.encode_chat([{"role": "user", "content": text[:100_000]}] * 2),
         ):
-            with refuses(ApiError, "more than 64 tokens"):
+            with refuses(ApiError, "more than 64"):
                 await encoding
 
     asyncio.run(work())
@@ -112,7 +112,7 @@ def test_places_are_given_back_whatever_happens():
     async def work():
         with pytest.raises(KeyError), admission.admit(2):
             raise KeyError
-        with admission.admit(3), pytest.raises(ApiError, match="try later"), admission.admit(1):
+        with admission.admit(3), pytest.raises(ApiError, match="2 of 3 places|3 of 3 places"), admission.admit(1):
             pass
         with admission.admit(3):
             pass

@@ -205,7 +205,7 @@ def test_copied_code_is_the_request(page, server):
 def test_refusal_is_shown(page):
     page.locator("#max").fill("5000")
     page.locator("#run").click()
-    expect(page.locator("#error")).to_contain_text("this model takes 512")
+    expect(page.locator("#error")).to_contain_text("maximum context length is 512")
     expect(page.locator("#halt")).to_be_disabled()
 
 

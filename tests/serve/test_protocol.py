@@ -78,8 +78,11 @@ def test_unknown_field_is_ignored():
         ({"prompt": [5, 1536]}, "contains 1536, which is not a valid token id (valid: 0 to 1535)"),
         ({"prompt": [-1]}, "contains -1"),
         ({"prompt": ""}, "no tokens"),
-        ({"prompt": [5] * 65}, "65 tokens; this model takes 64"),
-        ({"prompt": [5] * 64}, "64 tokens"),
+        (
+            {"prompt": [5] * 65},
+            "length is 64 tokens, the answer's among them, but the prompt has 65",
+        ),
+        ({"prompt": [5] * 64}, "the prompt has 64"),
         ({"prompt": [5] * 60, "max_tokens": 5}, "set max_tokens to at most 4"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"stream": "yes"}, "stream"),
