@@ -4,7 +4,7 @@
 #   VENV=.venv             where the virtual environment is
 #   PIP_FLAGS="..."        further options for pip, such as an index of your own
 #
-# gpu-bench and gpu-follow-up also take:
+# gpu-bench also takes:
 #
 #   BUDGET=540             seconds that gpu-bench may take
 #   BENCH_PYTHON=python3   a Python in which args-fast is installed already; nothing is set up then.
@@ -21,7 +21,7 @@ BUDGET ?= 540
 BENCH_PYTHON ?= $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test asan lint format bench bench-steps bench-ops gpu-check gpu-bench gpu-follow-up report clean
+.PHONY: help install demo test asan lint format bench bench-steps bench-ops gpu-check gpu-bench report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,9 +80,6 @@ gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU,
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
 	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast bench --set all --device cuda --budget $(BUDGET)
-
-gpu-follow-up:  ## what is asked of a GPU after these two, in 10 minutes; BENCH_PYTHON and OUT as there
-	PYTHON=$(BENCH_PYTHON) sh scripts/gpu_follow_up.sh
 
 report: $(INSTALLED)  ## bench/REPORT.md with its plots, from all of bench/results
 	$(BIN)/python -m args_fast bench report

@@ -32,7 +32,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds. Together they are the eight minutes; what a stage leaves over goes to those behind it.
-# docs/performance.md says what each is made of.
 BUDGET = {"build": 75, "test": 140, "sanitize": 110, "ops": 155}
 # What needs no GPU is left to the machines without one.
 TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")

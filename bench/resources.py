@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -68,8 +67,6 @@ class Kernel:
     spilled: int  # bytes per thread in local memory
     shared_memory: int  # bytes per program
     sass: str = field(repr=False)
-    programs: int = 1  # that the call launches
-    constants: dict[str, int] = field(default_factory=dict)  # sizes it was compiled for, by name
 
     def count(self, pattern: str) -> int:
         """Instructions whose opcode matches a regular expression from its beginning."""
@@ -77,36 +74,9 @@ class Kernel:
 
     @property
     def opcodes(self) -> list[str]:
-        return [opcode for _, opcode, _ in self._instructions]
-
-    @property
-    def _instructions(self) -> list[tuple[int, str, str]]:
-        """Address, opcode and operands of each."""
-        line = r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);"
-        return [
-            (int(at, 16), opcode, rest) for at, opcode, rest in re.findall(line, self.sass, re.M)
-        ]
-
-    @property
-    def loop(self) -> int:
-        """Instructions of the loop that loads most: between a branch back and where it goes to."""
-        found = [(0, 0, 0)]
-        for at, opcode, operands in self._instructions:
-            target = re.search(r"0x([0-9a-f]+)", operands)
-            if opcode.startswith("BRA") and target and int(target[1], 16) < at:
-                inside = [o for a, o, _ in self._instructions if int(target[1], 16) <= a <= at]
-                loads = sum(o.startswith("LDG") and o != "LDGDEPBAR" for o in inside)
-                found.append((loads, -len(inside), len(inside)))
-        return max(found)[2]
-
-    @property
-    def straight(self) -> int:
-        """Instructions outside it, without what fills up the end: NOPs and a branch to itself."""
-        filling = sum(
-            opcode == "NOP" or (opcode == "BRA" and rest.strip() == f"{at:#x}")
-            for at, opcode, rest in self._instructions
+        return re.findall(
+            r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)[^;]*;", self.sass, re.M
         )
-        return len(self._instructions) - self.loop - filling
 
     @property
     def loads(self) -> dict[int, int]:
@@ -214,8 +184,7 @@ def _compiling(arch: int) -> Iterator[list]:
 
     def compile_only(self: JITFunction, *args: object, warmup: bool, **kwargs: object):
         kernel = run(self, *args, warmup=True, **kwargs)
-        sizes = {name: int(value) for name, value in kwargs.items() if type(value) in (int, bool)}
-        launched.append((kernel, prod(kwargs["grid"]), sizes))
+        launched.append(kernel)
         return kernel
 
     properties = SimpleNamespace(
@@ -242,10 +211,10 @@ def compile_case(case: Case, arch: int) -> list[Kernel]:
     """The kernels that one call launches on an architecture, in order."""
     with _compiling(arch) as launched:
         case.launch()
-        return [_read(kernel, arch, *how) for kernel, *how in launched]
+        return [_read(kernel, arch) for kernel in launched]
 
 
-def _read(kernel, arch: int, programs: int, constants: dict[str, int]) -> Kernel:
+def _read(kernel, arch: int) -> Kernel:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(kernel.asm["cubin"])
@@ -261,8 +230,6 @@ def _read(kernel, arch: int, programs: int, constants: dict[str, int]) -> Kernel
         spilled=used["STACK"] + used["LOCAL"],
         shared_memory=kernel.metadata.shared,
         sass=sass,
-        programs=programs,
-        constants=constants,
     )
 
 

@@ -22,8 +22,6 @@ args-fast bench --lm opt-2.7b --rm opt-350m --k 10 --prompt 1900
 
 args-fast bench --set headline --budget 540  [dim]# again, until nothing is left[/]
 
-args-fast bench --set all --plan h100  [dim]# what that would take there, computed[/]
-
 args-fast bench report  [dim]# all results as one page with plots[/]
 """
 REPORT_EXAMPLES = """
@@ -42,12 +40,6 @@ class Set(str, Enum):
     prompts = "prompts"
     models = "models"
     all = "all"
-
-
-class PlanDevice(str, Enum):
-    a100 = "a100-80gb"
-    h100 = "h100"
-    h200 = "h200"
 
 
 class Dtype(str, Enum):
@@ -159,16 +151,6 @@ def bench(
             rich_help_panel=RUNNING,
         ),
     ] = False,
-    plan: Annotated[
-        PlanDevice | None,
-        typer.Option(
-            help="Measure nothing: print what the cases would take on a100-80gb, h100 or h200, "
-            "computed from its data sheet.",
-            metavar="NAME",
-            show_choices=False,
-            rich_help_panel=RUNNING,
-        ),
-    ] = None,
     results: Results = None,
     copy_to: Annotated[
         Path | None,
@@ -201,12 +183,6 @@ def bench(
         }
         changes = {name: value for name, value in given.items() if value is not None}
         quiet_transformers()
-        if plan is not None:
-            from args_fast.bench.plan import plan as planned
-
-            cases = _cases(which and which.value, changes, "cuda", tuple(method or ()), dry_run)
-            print(planned(cases, plan.value))
-            return
         from args_fast.bench import results as kept
         from args_fast.bench.runner import DeviceLostError, run
         from args_fast.bench.timing import environment

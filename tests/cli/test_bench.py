@@ -82,19 +82,6 @@ def test_what_is_left_is_told(cli, monkeypatch, tmp_path):
     assert "1 of 8 cases are left: run the same command again" in shown.stderr
 
 
-@pytest.mark.parametrize("name", ["a100-80gb", "h100", "h200"])
-def test_a_plan_is_computed_without_the_device_and_says_so(cli, begun, name, tmp_path):
-    shown = cli("bench", "--set", "all", "--plan", name, "--results", tmp_path)
-    assert shown.exit_code == 0, shown.stderr
-    assert not begun
-    assert not list(tmp_path.iterdir())
-    assert "datasheet" in shown.stdout
-    assert "Nothing here was measured" in shown.stdout
-    rows = [line for line in shown.stdout.splitlines() if line.startswith("| opt-2.7b+opt-350m")]
-    assert "all but args-fast ARGS, compiled" in rows[0]
-    assert any(f"| + {baselines.ARGS_COMPILED}" in row for row in rows)
-
-
 def test_a_lost_device_ends_the_command_with_the_way_on(cli, monkeypatch, tmp_path):
     def lost(*arguments, **options):
         raise runner.DeviceLostError("the device answers no more. Run the same command again")
