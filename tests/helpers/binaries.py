@@ -6,12 +6,16 @@ alignments that they would have, and none is run.
 
 To add a kernel, add a Case to CASES: ``launch`` makes the tensors with ``meta(...)`` and calls the
 launcher. A launcher that asks torch.cuda for the properties of the tensors' device is told those of
-the architecture.
+the architecture. What must hold is asserted in tests/kernels/test_compiled.py.
+
+    python tests/helpers/binaries.py --op branch_attention    # a table, to choose a tuning by
 """
 
+import argparse
 import re
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,11 +125,6 @@ class Kernel:
     def limit(self) -> str:
         """What bounds the programs on a multiprocessor."""
         return min(self._room, key=self._room.__getitem__)
-
-    @property
-    def occupancy(self) -> float:
-        """Resident warps over the warps that a multiprocessor can hold."""
-        return self.programs_per_multiprocessor * self.warps * 32 / MACHINES[self.arch].threads
 
 
 @dataclass(frozen=True)
@@ -372,3 +371,24 @@ CASES = [
     committing(32, 32, 80),  # OPT-2.7B
     committing(32, 32, 128, dtype=F32),
 ]
+
+
+def main() -> None:
+    """Print what every case compiles to, as Markdown: read from the binaries, so none is a time."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--op", help="of one op only", choices=sorted({c.op for c in CASES}))
+    wanted = parser.parse_args().op
+    warnings.simplefilter("ignore")
+    header = "| case | kernel | sm | warps | stages | registers | spilled | shared | fit | limit |"
+    print(header, re.sub("[^|]+", " --- ", header), sep="\n")
+    for case in CASES:
+        for arch in MACHINES if wanted in (None, case.op) else ():
+            for kernel in compile_case(case, arch):
+                cells = [f"{case.op}: {case.name}", kernel.name, arch, kernel.warps, kernel.stages]
+                cells += [kernel.registers, kernel.spilled, kernel.shared_memory]
+                cells += [kernel.programs_per_multiprocessor, kernel.limit]
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
