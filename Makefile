@@ -21,7 +21,7 @@ BUDGET ?= 540
 BENCH_PYTHON ?= $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test asan lint format bench bench-steps bench-ops gpu-check gpu-bench report clean
+.PHONY: help install demo test asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,24 +65,21 @@ format: $(INSTALLED)  ## let ruff rewrite the Python files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## the slowdown against transformers' greedy decoding, on this machine
+bench: $(INSTALLED)  ## the slowdown against greedy decoding, and throughput, on this machine
 	$(BIN)/python -m pytest bench/test_slowdown.py bench/test_throughput.py --benchmark-only
 
 bench-steps: $(INSTALLED)  ## one step and each of its ops, on this machine
 	$(BIN)/python -m pytest bench/test_step.py bench/test_ops.py --benchmark-only
 
-bench-ops: $(INSTALLED)  ## every op against its peers, on this machine
-	$(BIN)/python -m args_fast.bench.ops_bench
+bench-peers: $(INSTALLED)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 20 minutes
+	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)"
 
 # Installs nothing but this package, and that without an index: torch is what the machine has.
 gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU, in 8 minutes
 	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(FLAGS)
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
-	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast bench --set all --device cuda --budget $(BUDGET)
-
-report: $(INSTALLED)  ## bench/REPORT.md with its plots, from all of bench/results
-	$(BIN)/python -m args_fast bench report
+	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast.bench.sweep --set all --device cuda --budget $(BUDGET)
 
 clean:  ## everything that make made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -39,4 +39,4 @@ def _main(
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=batch.EXAMPLES)(batch.batch)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
-app.add_typer(bench.app, name="bench")
+app.command(epilog=bench.EXAMPLES)(bench.bench)
