@@ -175,7 +175,7 @@ def sanitize(check: Check) -> list[Outcome]:
     end = check.end
     for kind, share in (("memcheck", 0.5), ("racecheck", 1.0)):
         check.end = time.monotonic() + share * (end - time.monotonic())
-        # What torch tries and handles itself is no error, nor is what compilers next to it do.
+        # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
         command += ["--target-processes", "application-only", *ops_command(check, "--check")]
         command += ["--toy", "--results", str(check.work / kind)]

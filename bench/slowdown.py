@@ -85,7 +85,7 @@ class Method:
 
     Attributes:
         name: In tables.
-        decode: Seconds that so many new tokens took, prompt included.
+        decode: Seconds that this many new tokens took, prompt included.
         new_tokens: Decoded in a turn; then one alone.
         rounds: Turns at most.
         warm_ups: Decodes of both lengths before the first turn.
@@ -124,7 +124,7 @@ class Method:
 
 
 def take_turns(methods: Sequence[Method], report: Report = ignore) -> dict[str, Figures]:
-    """Warm the methods up, let them take turns, and return the figures of each.
+    """Warm the methods up, let them take turns, and return their figures.
 
     A method that fails is a result: {"error": its first line}, next to the figures of the others.
     ``report`` gets a line before every turn.

@@ -4,7 +4,7 @@
 
 SmolLM2-135M-Instruct, one prompt. For each type every engine is loaded in a process of its own with
 the machine's threads, and they are asked in turn, so that a change of the machine's speed meets
-all of them. The definitions are those of bench/slowdown.py. "Equal tokens" tells whether
+all of them. The definitions are those of bench/slowdown.py. "Equal tokens" shows whether
 an engine decodes what the others decode; in 16 bits their rounding differs, and so may tokens.
 
 Written to bench/results/<device>/peers-<date>-<commit>.json and .md, and to $OUT. Environments and
@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from itertools import takewhile
 from pathlib import Path
 from random import Random
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def compare(
     model_bytes: int | None = None,
     report: slowdown.Report = slowdown.ignore,
 ) -> dict[str, Figures]:
-    """Ask all methods of all workers in turn; the figures of each.
+    """Ask all methods of all workers in turn; the figures of each method.
 
     Args:
         workers: The loaded peers.
@@ -109,12 +110,12 @@ def load(
     """The workers that have a type, loaded. One that cannot be made or loaded says why, and the
     others are compared without it."""
     gguf, converted = weights(folder, pip, say)
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+    bound = ",".join(map(str, cores()[:threads]))
     plain = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     vllm = {
         **plain,
         "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": cores,
+        "VLLM_CPU_OMP_THREADS_BIND": bound,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
@@ -135,9 +136,16 @@ def load(
             worker = Worker(python, f"peers.{module}", log, variables, arguments)
             stack.enter_context(worker).wait_until_loaded()
             workers.append(worker)
-        except (WorkerError, OSError, RuntimeError) as error:
+        except (WorkerError, OSError, CalledProcessError) as error:
             say(f"{module} is left out: {error}")
     return workers
+
+
+def cores() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def say(line: str) -> None:
@@ -153,7 +161,7 @@ def page(document: dict[str, Any], table: Any) -> str:
         "# SmolLM2-135M-Instruct, engine by engine\n",
         f"{describe(document['environment'])}.\n",
         f"One prompt of {document['prompt']} tokens, {document['new_tokens']} new ones, "
-        f"{document['rounds']} rounds in which all took turns. ARGS has k = 10 and a reward model "
+        f"taken in turn; rounds: {document['rounds']}. ARGS has k = 10 and a reward model "
         f"of the same size. A plain read reaches {document['bandwidth'] / 1e9:.1f} GB/s.\n",
         f"{slowdown.DEFINITION} Equal tokens: of those that transformers decodes, or for ARGS "
         "those of args-fast.",
@@ -176,8 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=128, help="tokens (128)")
     parser.add_argument("--new-tokens", type=int, default=33)
     parser.add_argument("--rounds", type=int, default=5)
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--threads", type=int, default=cores, help=f"of each engine ({cores})")
+    most = len(cores())
+    parser.add_argument("--threads", type=int, default=most, help=f"of each engine ({most})")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"what is kept ({FOLDER})")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     parser.add_argument("--pip", default="", help="further arguments of pip install, in one string")

@@ -224,6 +224,17 @@ def test_peer_that_is_absent_is_left_out_and_ended(workers, tmp_path, monkeypatc
     assert sorted(workers.ended) == ["peers.llama_cpp", "peers.ours", "peers.vllm_cpu"]
 
 
+def test_peer_that_cannot_be_installed_is_left_out(workers, tmp_path, monkeypatch, capsys):
+    def make(environment, *arguments):
+        raise subprocess.CalledProcessError(1, ["pip", "install", environment.name])
+
+    monkeypatch.setattr(compare, "make", make)
+    with ExitStack() as stack:
+        loaded = compare.load("float32", tmp_path, [], 200, 1, stack)
+    assert [worker.module for worker in loaded] == ["peers.ours"]
+    assert "llama_cpp is left out: Command '['pip', 'install'" in capsys.readouterr().err
+
+
 def test_command_writes_its_table(tmp_path, monkeypatch, capsys):
     def load(dtype, folder, pip, room, threads, stack):
         worker = stack.enter_context(stub(tmp_path))
