@@ -1,0 +1,139 @@
+"""All that the server knows of the engine. Everything else in this folder goes through here."""
+
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from args_fast.async_decoder import AsyncArgsDecoder
+from args_fast.config import DecodingConfig
+from args_fast.decoder import ArgsDecoder
+from args_fast.engine.capacity import CacheUse
+from args_fast.errors import ConfigError, DecoderClosedError
+from args_fast.generation import Candidate, Token
+
+
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """A prompt as the language model sees it.
+
+    Attributes:
+        logprobs: log p(token | tokens before it), one per token; the first is NaN.
+        candidates: the likeliest tokens at each place, most likely first; the first is empty.
+    """
+
+    logprobs: list[float]
+    candidates: list[tuple[Candidate, ...]]
+
+
+class EngineView:
+    """One engine and its models, as the server sees them.
+
+    Args:
+        decoder: the models; the server's own from now on.
+        max_waiting: samples that may wait while ``decoder.max_batch_size`` others decode.
+        max_model_len: upper bound on ``self.max_model_len``.
+
+    Raises:
+        ConfigError: the decoder has no tokenizer, or max_model_len is above what the models take.
+    """
+
+    def __init__(
+        self, decoder: ArgsDecoder, *, max_waiting: int = 256, max_model_len: int | None = None
+    ) -> None:
+        if decoder.tokenizer is None:
+            raise ConfigError(
+                "the language model comes without a tokenizer; a server needs one. Save it next to "
+                "the weights."
+            )
+        self.tokenizer: PreTrainedTokenizerBase = decoder.tokenizer
+        self.max_model_len = _longest(decoder, max_model_len)
+        self.vocab_size: int = decoder.language_model.config.get_text_config().vocab_size
+        self.max_batch_size = decoder.max_batch_size
+        self.places = decoder.max_batch_size + max_waiting
+        self._decoder = decoder
+        self._engine = AsyncArgsDecoder(decoder, max_waiting=max_waiting)
+        self._under_way = 0
+        self._stopped = False
+
+    async def stream(self, prompt: list[int], config: DecodingConfig) -> AsyncIterator[Token]:
+        """The tokens of one sample as they are chosen. Closing the iterator frees its pages.
+
+        Raises:
+            ArgsError: as ``AsyncArgsDecoder.stream``.
+        """
+        self._under_way += 1
+        try:
+            async with aclosing(self._engine.stream(prompt, config)) as tokens:  # type: ignore[type-var]
+                async for token in tokens:
+                    yield token
+        except DecoderClosedError:
+            self._stopped = True
+            raise
+        finally:
+            self._under_way -= 1
+
+    async def score(self, prompt: list[int], candidates: int) -> ScoredPrompt:
+        """The language model's view of a prompt, with so many candidates at each place.
+
+        Raises:
+            ConfigError: this engine cannot score prompts, or not with candidates.
+        """
+        score: Any = getattr(self._engine, "score", None)
+        if score is None:
+            raise ConfigError("echo with logprobs needs an engine that scores prompts")
+        if not candidates:
+            (logprobs,) = await score([prompt])
+            return ScoredPrompt(logprobs, [()] * len(prompt))
+        if "candidates" not in inspect.signature(score).parameters:
+            raise ConfigError(
+                f"logprobs is {candidates}; with echo this server shows no alternatives of a "
+                "prompt's tokens. Give logprobs: 0"
+            )
+        (scored,) = await score([prompt], candidates=candidates)
+        return ScoredPrompt(scored.logprobs, scored.candidates)
+
+    async def close(self) -> None:
+        """End every request that is under way with an error, and the engine."""
+        self._stopped = True
+        await self._engine.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine takes requests."""
+        return not self._stopped
+
+    @property
+    def running(self) -> int:
+        """Number of samples that decode."""
+        return min(self._under_way, self.max_batch_size)
+
+    @property
+    def waiting(self) -> int:
+        """Number of samples that wait for their turn."""
+        return max(0, self._under_way - self.max_batch_size)
+
+    @property
+    def cache(self) -> CacheUse:
+        """Use of the caches."""
+        return self._decoder.cache
+
+
+def _longest(decoder: ArgsDecoder, asked: int | None) -> int:
+    """Tokens of a prompt and its answer that both models and the cache take."""
+    fits = decoder.cache.tokens
+    models = [decoder.language_model]
+    with suppress(ConfigError):  # a reward need not be one model
+        models.append(decoder.reward_model)
+    for model in models:
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        fits = min(fits, limit or fits)
+    if asked is not None and asked > fits:
+        raise ConfigError(
+            f"max_model_len is {asked}; the models and the cache take {fits} tokens. Give at most "
+            "that, or more memory to the cache."
+        )
+    return asked or fits
