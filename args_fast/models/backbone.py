@@ -88,7 +88,7 @@ class Backbone:
         """Whether the logits are the output layer's product with the last hidden state, and nothing
         else: one pass over a few ids shows it."""
         ids = torch.arange(min(5, self.vocabulary), device=self.device)[None]
-        with self._head_input() as states:
+        with self._head_input() as states, self._linear:
             logits = self.model(input_ids=ids, use_cache=False).logits
         return torch.equal(self.head(states[-1]), logits)
 

@@ -1,6 +1,6 @@
 """lm-eval's ``local-completions`` on a task from local data; its log-likelihoods go to a file.
 
-    python lm_eval_client.py FOLDER_OF_THE_LM OUT.json
+python lm_eval_client.py FOLDER_OF_THE_LM OUT.json
 """
 
 import json

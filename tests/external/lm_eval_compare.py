@@ -1,6 +1,6 @@
 """What lm-eval got from the server, against the language model in transformers.
 
-    python lm_eval_compare.py FOLDER_OF_THE_LM OUT.json
+python lm_eval_compare.py FOLDER_OF_THE_LM OUT.json
 """
 
 import json

@@ -112,7 +112,11 @@ def test_places_are_given_back_whatever_happens():
     async def work():
         with pytest.raises(KeyError), admission.admit(2):
             raise KeyError
-        with admission.admit(3), pytest.raises(ApiError, match="2 of 3 places|3 of 3 places"), admission.admit(1):
+        with (
+            admission.admit(3),
+            pytest.raises(ApiError, match=r"2 of 3 places|3 of 3 places"),
+            admission.admit(1),
+        ):
             pass
         with admission.admit(3):
             pass
