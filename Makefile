@@ -4,7 +4,7 @@
 #   VENV=.venv             where the virtual environment is
 #   PIP_FLAGS="..."        further options for pip, such as an index of your own
 #
-# gpu-bench and gpu-follow-up also take:
+# gpu-bench also takes:
 #
 #   BUDGET=540             seconds that gpu-bench may take
 #   BENCH_PYTHON=python3   a Python in which args-fast is installed already; nothing is set up then.
@@ -21,14 +21,14 @@ BUDGET ?= 540
 BENCH_PYTHON ?= $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test asan lint format bench bench-steps bench-ops gpu-check gpu-bench gpu-follow-up report clean
+.PHONY: help install demo test asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED)  ## virtual environment, torch for this machine, this package with its C++ ops
 
-$(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/*/*)
+$(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "args-fast needs Python 3.10 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) "setuptools>=77" wheel ninja
@@ -48,9 +48,9 @@ asan: $(ASAN)  ## the C++ ops' tests under AddressSanitizer and UBSan (GCC)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 ARGS_FAST_CPU_LIBRARY=$(ASAN) OMP_NUM_THREADS=2 \
-	$(BIN)/python -m pytest -s -p no:cacheprovider tests/csrc/test_cpp_ops.py
+	$(BIN)/python -m pytest -s -p no:cacheprovider $(wildcard tests/csrc/test_cpp_*.py)
 
-$(ASAN): $(INSTALLED) $(wildcard csrc/cpu/*)
+$(ASAN): $(INSTALLED) $(wildcard csrc/* csrc/cpu/*)
 	CXX=$(CXX) CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	LDFLAGS="-fsanitize=address,undefined" \
 	$(BIN)/python setup.py --quiet build_ext --build-lib build/asan --build-temp build/asan/objects
@@ -65,27 +65,21 @@ format: $(INSTALLED)  ## let ruff rewrite the Python files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## the slowdown against transformers' greedy decoding, on this machine
+bench: $(INSTALLED)  ## the slowdown against greedy decoding, and throughput, on this machine
 	$(BIN)/python -m pytest bench/test_slowdown.py bench/test_throughput.py --benchmark-only
 
 bench-steps: $(INSTALLED)  ## one step and each of its ops, on this machine
 	$(BIN)/python -m pytest bench/test_step.py bench/test_ops.py --benchmark-only
 
-bench-ops: $(INSTALLED)  ## every op against its peers, on this machine
-	$(BIN)/python -m args_fast.bench.ops_bench
+bench-peers: $(INSTALLED)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 20 minutes
+	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)"
 
 # Installs nothing but this package, and that without an index: torch is what the machine has.
 gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU, in 8 minutes
 	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(FLAGS)
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
-	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast bench --set all --device cuda --budget $(BUDGET)
-
-gpu-follow-up:  ## what is asked of a GPU after these two, in 10 minutes; BENCH_PYTHON and OUT as there
-	PYTHON=$(BENCH_PYTHON) sh scripts/gpu_follow_up.sh
-
-report: $(INSTALLED)  ## bench/REPORT.md with its plots, from all of bench/results
-	$(BIN)/python -m args_fast bench report
+	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast.bench.sweep --set all --device cuda --budget $(BUDGET)
 
 clean:  ## everything that make made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

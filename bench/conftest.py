@@ -1,69 +1,72 @@
-"""Prints what the medians that pytest-benchmark collected say: slowdown, throughput."""
+"""Prints what the times that pytest-benchmark collected say: slowdown, throughput."""
+
+from collections import defaultdict
+from typing import Any
 
 import torch
-import transformers
 
-from args_fast.bench.baselines import GREEDY, TRANSFORMERS
-from args_fast.machine import processor
+from args_fast.bench import baselines, slowdown
+from args_fast.bench.models import language_model, reward_model
+from args_fast.bench.timing import describe, environment, read_bandwidth
+from args_fast.bench.traffic import step_bytes
+
+CPU = torch.device("cpu")
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     session = getattr(config, "_benchmarksession", None)
     results = [result for result in session.benchmarks if result.stats.rounds] if session else []
-    slowdown(terminalreporter, [r for r in results if "prompt_length" in r.extra_info])
-    throughput(terminalreporter, [r for r in results if "throughput" in r.extra_info])
-
-
-def heading(reporter, title, more):
-    reporter.section(title)
-    reporter.write_line(
-        f"{processor()}, {torch.get_num_threads()} threads; torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; float32, random weights, {more}"
-    )
-
-
-def throughput(reporter, results):
-    if not results:
-        return
-    cases = {}
-    for result in results:
-        info = result.extra_info
-        speed = info["tokens"] / result.stats.median
-        cases.setdefault(info["throughput"], {})[info["together"]] = speed
-    heading(reporter, "throughput", f"{results[0].extra_info['requests']} requests")
-    reporter.write_line(f"{'tokens/s':22} {'alone':>9} {'together':>9} {'ratio':>7}")
-    for name, speed in cases.items():
-        alone, together = speed.get(False), speed.get(True)
-        ratio = f"{together / alone:.2f}" if alone and together else "-"
-        shown = (f"{value:.1f}" if value else "-" for value in (alone, together))
-        reporter.write_line(f"{name:22} {next(shown):>9} {next(shown):>9} {ratio:>7}")
-
-
-def slowdown(reporter, results):
-    if not results:
-        return
-    cases = {}
-    for result in results:
-        info = result.extra_info
-        cases.setdefault(info["prompt_length"], {})[info["case"]] = (
-            result.stats.median / info["new_tokens"],
-            result.stats.iqr / info["new_tokens"],
-            result.stats.rounds,
+    write = terminalreporter.write_line
+    decodes = [result for result in results if "part" in result.extra_info]
+    requests = [result for result in results if "throughput" in result.extra_info]
+    if decodes or requests:
+        terminalreporter.section("what the times say")
+        write(describe(environment(CPU)))
+    if decodes:
+        bandwidth = read_bandwidth(CPU)
+        write(
+            f"{slowdown.DEFINITION} That is {bandwidth / 1e9:.1f} GB/s here. "
+            "One method after the other; `args-fast bench` lets them take turns."
         )
-    write = reporter.write_line
-    heading(reporter, "slowdown", "batch 1")
-    write("ms: per new token, the prompt's time included; median and IQR of the rounds")
-    write(
-        f"{'prompt':>6}  {'':22} {'rounds':>6} {'ms':>9} {'IQR':>7} "
-        f"{'x transformers':>15} {'x own':>7}"
-    )
-    for length, measured in sorted(cases.items()):
-        for name, (median, iqr, rounds) in measured.items():
-            ratios = [
-                f"{median / measured[base][0]:.2f}" if base in measured else "-"
-                for base in (TRANSFORMERS, GREEDY)
-            ]
-            write(
-                f"{length:>6}  {name:22} {rounds:>6} {median * 1e3:9.1f} {iqr * 1e3:7.1f} "
-                f"{ratios[0]:>15} {ratios[1]:>7}"
+        for prompt, methods in steps(decodes).items():
+            write(f"\nprompt {prompt}: {slowdown.headline(methods)}")
+            greedies = [name for name in methods if name in baselines.GREEDIES]
+            write(slowdown.as_text(slowdown.table(methods, greedies, bandwidth)))
+    if requests:
+        write("\nseveral requests")
+        write(slowdown.as_text(throughput(requests)))
+
+
+def steps(results: list[Any]) -> dict[int, dict[str, slowdown.Figures]]:
+    """Prompt length -> the figures of every method of which both parts were measured."""
+    times: dict[tuple[int, str], dict[str, list[float]]] = defaultdict(dict)
+    counts: dict[str, int] = {}
+    for result in results:
+        info = result.extra_info
+        times[info["prompt"], info["method"]][info["part"]] = result.stats.data
+        counts[info["method"]] = info["new_tokens"]
+    models = language_model("opt-125m", "meta"), reward_model("opt-125m", "meta")
+    figures: dict[int, dict[str, slowdown.Figures]] = defaultdict(dict)
+    for (prompt, method), parts in sorted(times.items(), key=lambda item: item[0][0]):
+        if {"whole", "first"} <= parts.keys():
+            read = models[:1] if method in baselines.GREEDIES else models
+            figures[prompt][method] = slowdown.figures(
+                list(zip(parts["whole"], parts["first"], strict=False)),
+                counts[method],
+                bytes_read=step_bytes(*read, prefix=prompt + counts[method] // 2),
             )
+    return figures
+
+
+def throughput(results: list[Any]) -> list[list[str]]:
+    """Tokens per second, of all requests together and one at a time, and their ratio."""
+    speeds: dict[str, dict[bool, float]] = defaultdict(dict)
+    for result in results:
+        info = result.extra_info
+        speeds[info["throughput"]][info["together"]] = info["tokens"] / result.stats.median
+    rows = [["tokens/s", "alone", "together", "ratio"]]
+    for name, speed in speeds.items():
+        alone, together = speed.get(False), speed.get(True)
+        ratio = f"{together / alone:.2f}" if alone and together else ""
+        rows.append([name, *(f"{x:.1f}" if x else "" for x in (alone, together)), ratio])
+    return rows

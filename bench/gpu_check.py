@@ -7,17 +7,14 @@ Stages: build (the package with its C++ and CUDA ops, into build/gpu-check: noth
 and the torch that is there is used as it is), test (golden decodes and op tests on the device),
 sanitize (compute-sanitizer over every op), ops (every op against its peers). Each has a time of its
 own and is ended when it is over; one that fails does not keep the others from running. The exit
-status is 1 if anything was wrong. Results lie in bench/results/<device>/, and in $OUT or --out.
+status is 1 if anything was wrong. Results are in bench/results/<device>/, and in $OUT or --out.
 
-The same command again, after a kill or when the time was over, keeps the stages that were all right
-with the same sources, and ops goes on behind its last case. --stage NAME runs one in any case.
+The same command again continues ops after its last case. --stage NAME runs one stage alone.
 """
 
 import argparse
 import contextlib
 import ctypes
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -26,13 +23,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Seconds. Together they are the eight minutes; what a stage leaves over goes to those behind it.
-# docs/performance.md says what each is made of.
+# Seconds. Together they are the eight minutes; what a stage leaves over goes to the later ones.
 BUDGET = {"build": 75, "test": 140, "sanitize": 110, "ops": 155}
 # What needs no GPU is left to the machines without one.
 TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
@@ -44,15 +40,18 @@ OK, SKIPPED, RED = "ok", "skipped", "RED"
 class Outcome:
     """What came of one part of a stage."""
 
-    what: str
+    part: str
     status: str
     note: str
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.status:8} {self.part:15} {self.seconds:6.1f} s  {self.note}"
+
 
 @dataclass
 class Check:
-    """One run: where it runs and where its files are."""
+    """One run: where it runs, where its files are, and when the stage under way must end."""
 
     device: str
     dry_run: bool
@@ -60,18 +59,26 @@ class Check:
     work: Path
     results: Path
     out: Path | None
-    end: float = 0.0  # of the stage under way
+    end: float = 0.0
 
     @property
     def library(self) -> Path:
         return self.work / "lib"
 
-    def run(self, what: str, command: list[str], **environment: str) -> Outcome:
+    @property
+    def seconds_left(self) -> float:
+        return self.end - time.monotonic()
+
+    def run(self, part: str, command: list[str], **environment: str) -> Outcome:
         """Run a command to its end or to the stage's; its output goes to a log and its last words
         into the outcome."""
         began = time.monotonic()
-        log = self.work / (re.sub(r"[^a-z0-9]+", "-", what.lower()) + ".log")
-        variables = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(self.library)}
+        log = self.work / (re.sub(r"[^a-z0-9]+", "-", part.lower()) + ".log")
+        variables = {**os.environ, "TRITON_INTERPRET": "0"}
+        if self.library.exists():  # else what is installed is checked
+            variables["PYTHONPATH"] = str(self.library)
+        if self.out is not None:
+            variables["OUT"] = str(self.out)
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,
@@ -84,37 +91,30 @@ class Check:
             )
             note = ""
             try:
-                code = process.wait(max(1.0, self.end - began))
+                code = process.wait(max(1.0, self.seconds_left))
             except subprocess.TimeoutExpired:
                 code, note = 1, "its time was over; "
-                os.killpg(process.pid, signal.SIGINT)  # pytest says then what has failed so far
+                os.killpg(process.pid, signal.SIGINT)  # pytest then says what has failed so far
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(8)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-        last = next((line for line in reversed(lines) if line), "no output")
+        text = log.read_text(errors="replace")
+        last = next((line for line in reversed(text.splitlines()) if line.strip()), "no output")
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
-            with (self.out / "gpu-check.log").open("a") as whole:  # one file, whatever is run
-                whole.write(f"==== {what}\n{log.read_text(errors='replace')}\n")
-        seconds = time.monotonic() - began
-        return Outcome(what, OK if code == 0 else RED, note + last[:300], round(seconds, 1))
+            with (self.out / "gpu-check.log").open("a") as logs:  # one file for all that is run
+                logs.write(f"==== {part}\n{text}\n")
+        seconds = round(time.monotonic() - began, 1)
+        return Outcome(part, OK if code == 0 else RED, note + last.strip()[:300], seconds)
 
 
 def _die_with_parent() -> None:
-    """A check that is killed leaves nothing running that the next one would be measured beside."""
+    """A check that is killed leaves nothing running that the next one would be measured against."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def keep(check: Check, path: Path) -> None:
-    """Copy a file to the further folder, if there is one."""
-    if check.out is not None:
-        check.out.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, check.out / path.name)
 
 
 # ---- stages --------------------------------------------------------------------------------------
@@ -133,21 +133,15 @@ def build(check: Check) -> list[Outcome]:
     command = [check.python, str(stage / "setup.py"), "--quiet", "build"]
     command += ["--build-lib", str(check.library), "--build-temp", str(check.work / "objects")]
     outcome = check.run("build", ["env", "-C", str(stage), *command])
-    missing = [
-        name
-        for name in ["_cpu.so"] + ["_cuda.so"] * (check.device == "cuda" and has_cuda_sources())
-        if not (check.library / "args_fast" / name).exists()
-    ]
-    if outcome.status == OK:
-        built = sorted(path.name for path in check.library.glob("args_fast/*.so"))
-        outcome.note = " ".join(built)
+    cuda = check.device == "cuda" and any((ROOT / "csrc").glob("cuda/*.cu"))
+    libraries = ["_cpu.so", *["_cuda.so"] * cuda]
+    built = sorted(path.name for path in check.library.glob("args_fast/*.so"))
+    missing = [name for name in libraries if name not in built]
     if missing:
         outcome.status, outcome.note = RED, f"not built: {', '.join(missing)}. {outcome.note}"
+    elif outcome.status == OK:
+        outcome.note = " ".join(built)
     return [outcome]
-
-
-def has_cuda_sources() -> bool:
-    return any((ROOT / "csrc").glob("cuda/*.cu"))
 
 
 def test(check: Check) -> list[Outcome]:
@@ -161,14 +155,13 @@ def test(check: Check) -> list[Outcome]:
         return [*outcomes, check.run("op outputs", ops_command(check, *toy))]
     tests = TESTS if check.dry_run else TESTS + CUDA_TESTS
     command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-    command += ["--rootdir", str(ROOT)]
-    command += [str(ROOT / name) for name in tests]
+    command += ["--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
     if not check.dry_run:  # golden decodes were run above, and an emulator proves nothing here
         command += ["-k", "not emulated and not published_tokens"]
-    # Processes that the tests start find the package by PYTHONPATH and not by their folder.
-    variables = {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
     if find_spec("xdist") is not None and not check.dry_run:
         command += ["-n", "8"]  # most of the time is Triton's compiler
+    # Processes that the tests start find the package by PYTHONPATH and not by their folder.
+    variables = {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
     return [*outcomes, check.run("op tests", command, **variables)]
 
 
@@ -182,24 +175,19 @@ def sanitize(check: Check) -> list[Outcome]:
     end = check.end
     for kind, share in (("memcheck", 0.5), ("racecheck", 1.0)):
         check.end = time.monotonic() + share * (end - time.monotonic())
-        # What torch tries and handles itself is no error, nor is what compilers beside it do.
+        # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
         command += ["--target-processes", "application-only", *ops_command(check, "--check")]
         command += ["--toy", "--results", str(check.work / kind)]
         # Without the allocator's pool every tensor has bounds of its own.
-        pool = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        outcomes.append(check.run(kind, command, **pool))
+        outcomes.append(check.run(kind, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
     return outcomes
 
 
 def ops(check: Check) -> list[Outcome]:
-    seconds = max(5.0, check.end - time.monotonic() - 15)
+    seconds = max(5.0, check.seconds_left - 15)
     more = ["--results", str(check.results), "--seconds", f"{seconds:.0f}"]
-    if check.dry_run:
-        more.append("--toy")
-    if check.out is not None:
-        more += ["--out", str(check.out)]
-    return [check.run("ops", ops_command(check, *more))]
+    return [check.run("ops", ops_command(check, *more, *["--toy"] * check.dry_run))]
 
 
 def ops_command(check: Check, *more: str) -> list[str]:
@@ -218,86 +206,45 @@ STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
 
 
 def main() -> int:
-    arguments = _arguments()
+    options = _options()
     import torch
 
-    device = arguments.device or ("cpu" if arguments.dry_run else "cuda")
+    device = options.device or ("cpu" if options.dry_run else "cuda")
     if device == "cuda" and not torch.cuda.is_available():
         print(
             "torch sees no GPU here. On this machine: python bench/gpu_check.py --dry-run",
             file=sys.stderr,
         )
         return 2
-    work = Path(arguments.work).resolve()
+    work = Path(options.work).resolve()
     check = Check(
         device=device,
-        dry_run=arguments.dry_run,
+        dry_run=options.dry_run,
         python=sys.executable,
         work=work,
-        results=work / "results" if arguments.dry_run else ROOT / "bench" / "results",
-        out=Path(arguments.out).resolve() if arguments.out else None,
+        results=work / "results" if options.dry_run else ROOT / "bench" / "results",
+        out=Path(options.out).resolve() if options.out else None,
     )
     work.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + arguments.seconds
-    summary = work / "gpu-check.json"
-    before = _finished(summary, fingerprint(check))
-    found_by: dict[str, list[Outcome]] = dict(before)
+    end = time.monotonic() + options.seconds
+    stages = {name: STAGES[name] for name in options.stage or STAGES}
     outcomes: list[Outcome] = []
-    for name in arguments.stage or STAGES:
-        if not arguments.stage and name in before and name != "ops":
-            for outcome in before[name]:
-                print(f"{_line(outcome)} (kept)", flush=True)
-            outcomes += before[name]
-            continue
-        left = end - time.monotonic()
-        later = sum(BUDGET[n] for n in list(STAGES)[list(STAGES).index(name) + 1 :])
-        share = arguments.seconds / sum(BUDGET.values())
-        check.end = time.monotonic() + (left if arguments.stage else max(1.0, left - later * share))
+    for number, (name, stage) in enumerate(stages.items(), 1):
+        later = sum(BUDGET[other] for other in list(stages)[number:])
+        share = options.seconds / sum(BUDGET[other] for other in stages)
+        check.end = max(time.monotonic() + 1, end - later * share)
         try:
-            found = STAGES[name](check)
+            parts = stage(check)
         except Exception as error:  # a stage that fails must not take the others along
-            found = [Outcome(name, RED, f"{type(error).__name__}: {error}")]
-        for outcome in found:
-            print(_line(outcome), flush=True)
-        outcomes += found
-        found_by[name] = found
-        stages = {name: [asdict(o) for o in of] for name, of in found_by.items()}
-        document = {"fingerprint": fingerprint(check), "stages": stages}
-        part = summary.with_suffix(".part")
-        part.write_text(json.dumps(document, indent=1) + "\n")
-        part.replace(summary)
-        keep(check, summary)
-    red = [outcome.what for outcome in outcomes if outcome.status == RED]
+            parts = [Outcome(name, RED, f"{type(error).__name__}: {error}")]
+        print(*parts, sep="\n", flush=True)
+        outcomes += parts
+    red = [outcome.part for outcome in outcomes if outcome.status == RED]
     print(f"{len(outcomes)} parts, red: {', '.join(red) or 'none'}; logs in {work}")
     return bool(red)
 
 
-def fingerprint(check: Check) -> str:
-    """Of all that a stage's outcome depends on: sources, tests, device, interpreter."""
-    digest = hashlib.sha256(f"{check.device} {check.dry_run} {check.python}".encode())
-    for folder in ("args_fast", "kernels", "bench", "csrc", "tests"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".cu", ".cuh", ".cpp", ".h"):
-                digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _finished(summary: Path, now: str) -> dict[str, list[Outcome]]:
-    """The stages of the last run that are not to be run again."""
-    if not summary.exists():
-        return {}
-    document = json.loads(summary.read_text())
-    if document["fingerprint"] != now:
-        return {}
-    stages = {name: [Outcome(**o) for o in of] for name, of in document["stages"].items()}
-    return {name: of for name, of in stages.items() if all(o.status != RED for o in of)}
-
-
-def _line(outcome: Outcome) -> str:
-    return f"{outcome.status:8} {outcome.what:15} {outcome.seconds:6.1f} s  {outcome.note}"
-
-
-def _arguments() -> argparse.Namespace:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -4,6 +4,7 @@ They are built where they run and in the type they run in, so no float32 copy is
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,61 +18,17 @@ from transformers import (
 )
 
 from args_fast import ArgsDecoder
+from args_fast.errors import ConfigError
 
+Make = Callable[[], PreTrainedConfig]
 
-def _opt(layers: int, hidden: int, heads: int, embedding: int | None = None) -> OPTConfig:
-    # OPT-350M alone projects its embeddings (512 to 1024) and normalises behind the layers.
-    return OPTConfig(
-        num_hidden_layers=layers,
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        ffn_dim=4 * hidden,
-        word_embed_proj_dim=embedding or hidden,
-        do_layer_norm_before=embedding is None,
-    )
-
-
-def _qwen3(
-    layers: int, hidden: int, feed_forward: int, heads: int, *, tied: bool = True
-) -> Qwen3Config:
-    return Qwen3Config(
-        num_hidden_layers=layers,
-        hidden_size=hidden,
-        intermediate_size=feed_forward,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        head_dim=128,
-        vocab_size=151936,
-        max_position_embeddings=40960,
-        tie_word_embeddings=tied,
-    )
-
-
-def _llama_7b() -> LlamaConfig:
-    return LlamaConfig(
-        num_hidden_layers=32,
-        hidden_size=4096,
-        num_attention_heads=32,
-        intermediate_size=11008,
-        vocab_size=32000,
-        max_position_embeddings=2048,
-    )
-
-
-def _llama_3_8b() -> LlamaConfig:
-    return LlamaConfig(
-        num_hidden_layers=32,
-        hidden_size=4096,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        intermediate_size=14336,
-        vocab_size=128256,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-    )
-
-
-TINY = {
+OPT = ("num_hidden_layers", "hidden_size", "num_attention_heads", "word_embed_proj_dim")
+KV = ("num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
+LLAMA = (*OPT[:3], *KV)
+QWEN3 = (*OPT[:3], "intermediate_size", "tie_word_embeddings")
+QWEN3_REST: dict[str, Any] = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
+QWEN3_REST["max_position_embeddings"] = 40960
+TINY: dict[str, Any] = {
     "num_hidden_layers": 2,
     "hidden_size": 64,
     "num_attention_heads": 4,
@@ -79,19 +36,39 @@ TINY = {
     "max_position_embeddings": 512,
 }
 
-CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "opt-125m": lambda: _opt(12, 768, 12),
-    "opt-350m": lambda: _opt(24, 1024, 16, embedding=512),
-    "opt-1.3b": lambda: _opt(24, 2048, 32),
-    "opt-2.7b": lambda: _opt(32, 2560, 32),
-    "opt-6.7b": lambda: _opt(32, 4096, 32),
-    "llama-7b": _llama_7b,
-    "llama-3-8b": _llama_3_8b,
-    "qwen3-0.6b": lambda: _qwen3(28, 1024, 3072, 16),
-    "qwen3-1.7b": lambda: _qwen3(28, 2048, 6144, 16),
-    "qwen3-4b": lambda: _qwen3(36, 2560, 9728, 32),
-    "qwen3-8b": lambda: _qwen3(36, 4096, 12288, 32, tied=False),
-    # Of no published size: for dry runs and tests.
+
+def _named(names: tuple[str, ...], sizes: tuple[int, ...]) -> dict[str, Any]:
+    return dict(zip(names, sizes, strict=True))
+
+
+def _opt(*sizes: int) -> Make:
+    # OPT-350M alone projects its embeddings (512 to 1024) and normalises after the layers.
+    more: dict[str, Any] = {"do_layer_norm_before": sizes[1] == sizes[3], "ffn_dim": 4 * sizes[1]}
+    return lambda: OPTConfig(**_named(OPT, sizes), **more)
+
+
+def _llama(*sizes: int, theta: float) -> Make:
+    rope: Any = {"rope_type": "default", "rope_theta": theta}
+    return lambda: LlamaConfig(**_named(LLAMA, sizes), rope_parameters=rope)
+
+
+def _qwen3(*sizes: int) -> Make:
+    return lambda: Qwen3Config(**_named(QWEN3, sizes), **QWEN3_REST)
+
+
+CONFIGS: dict[str, Make] = {
+    "opt-125m": _opt(12, 768, 12, 768),
+    "opt-350m": _opt(24, 1024, 16, 512),
+    "opt-1.3b": _opt(24, 2048, 32, 2048),
+    "opt-2.7b": _opt(32, 2560, 32, 2560),
+    "opt-6.7b": _opt(32, 4096, 32, 4096),
+    "llama-7b": _llama(32, 4096, 32, 32, 11008, 32000, 2048, theta=1e4),
+    "llama-3-8b": _llama(32, 4096, 32, 8, 14336, 128256, 8192, theta=5e5),
+    "qwen3-0.6b": _qwen3(28, 1024, 16, 3072, True),
+    "qwen3-1.7b": _qwen3(28, 2048, 16, 6144, True),
+    "qwen3-4b": _qwen3(36, 2560, 32, 9728, True),
+    "qwen3-8b": _qwen3(36, 4096, 32, 12288, False),
+    # Of no published size: for rehearsals and tests.
     "tiny-opt": lambda: OPTConfig(**TINY, ffn_dim=128, word_embed_proj_dim=64),
     "tiny-llama": lambda: LlamaConfig(**TINY, intermediate_size=96),
     "tiny-qwen3": lambda: Qwen3Config(
@@ -108,7 +85,7 @@ def tiny(name: str) -> str:
 def config(name: str) -> PreTrainedConfig:
     """The configuration of a model in ``CONFIGS``, with one label for its classifier."""
     if name not in CONFIGS:
-        raise KeyError(f"there is no model {name!r} to measure, but {', '.join(CONFIGS)}")
+        raise ConfigError(f"there is no model {name!r} to measure; there are {', '.join(CONFIGS)}")
     made = CONFIGS[name]()
     made.num_labels = 1
     return made
@@ -139,5 +116,5 @@ def random_pair(
 ) -> ArgsDecoder:
     """A decoder over models of these names, with weights drawn from ``seed``."""
     torch.manual_seed(seed)
-    pair = language_model(lm, device, dtype), reward_model(rm, device, dtype)
-    return ArgsDecoder(*pair, cache_bytes=cache_bytes)
+    models = language_model(lm, device, dtype), reward_model(rm, device, dtype)
+    return ArgsDecoder(*models, cache_bytes=cache_bytes)

@@ -1,36 +1,40 @@
 """The cases of the op benchmark: inputs, our implementations, their peers, and what each must give.
 
 A peer is what one would write, or install, instead of our op. Every implementation is compared with
-``args_fast.ops.plain`` on the same inputs before it is timed.
+``args_fast.ops.plain`` on the same inputs before it is timed. (Longer than other files: six ops
+with their peers, which share nothing but ``Prepared``.)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
+from args_fast.machine import available_memory
+from args_fast.models.linear import ARRIVALS
+from args_fast.ops import linear as ops_linear
 from args_fast.ops import plain
 from args_fast.ops.backends import TABLE
-from args_fast.ops.schemas import SCHEMAS
 
 PAGE_SIZE = 16
 # Largest difference that rounding explains, absolute and relative. Peers keep their weights in 16
 # bits between the two products of an attention, which ours do not.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+Call = Callable[[], Any]
 
 
-class NotHere(Exception):
+class NotHereError(Exception):
     """Why an implementation, or a whole case, is left out on this machine."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One op at one size. ``sizes`` holds its axes by name, in a fixed order."""
+    """One op at one size. ``sizes`` has its axes by name, in a fixed order."""
 
     op: str
     sizes: tuple[tuple[str, int], ...]
@@ -44,32 +48,73 @@ class Case:
 class Prepared:
     """A case with its inputs in memory.
 
-    calls: name -> a call to be timed; ours are named by their backend alone.
-    outputs: name -> what the call gives, in the form of ``wanted``; makes no difference to inputs.
-    skipped: name -> why it is not among the calls.
-    wanted: tensors, of ``plain``.
-    floor: bytes that must be moved.
-    reset: puts back what calls change.
+    Attributes:
+        floor: Bytes that one call must move.
+        plainly: The call whose output is right.
+        changed: Tensors that a call writes; the last holds lengths, which ``reset`` puts back.
+        per_call: How often one call makes the op.
+        calls: Name -> what is timed; ours are named by their backend alone.
+        forms: Name -> how the call's result becomes that of ``plainly``.
+        ours: Names of our implementations.
+        skipped: Name -> why it is not among the calls.
     """
 
-    wanted: tuple[Tensor, ...]
     floor: int
+    plainly: Call
+    changed: tuple[Tensor, ...] = ()
+    per_call: int = 1
+    calls: dict[str, Call] = field(default_factory=dict)
+    forms: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
     ours: set[str] = field(default_factory=set)
-    calls: dict[str, Callable[[], Any]] = field(default_factory=dict)
-    outputs: dict[str, Callable[[], tuple[Tensor, ...]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    reset: Callable[[], None] = lambda: None
 
-    def peer(self, name: str, make: Callable[[], tuple[Callable, Callable]]) -> None:
-        """make() -> (call, output of that call in the form of ``wanted``)."""
+    def __post_init__(self) -> None:
+        self._lengths = self.changed[-1].clone() if self.changed else None
+        self.expected = self._output(self.plainly, None)
+
+    def add(self, op: str, device: torch.device, *arguments: Any) -> "Prepared":
+        """Every backend that has the op here."""
+        for backend, implementation in TABLE[device.type][op].items():
+            self.ours.add(backend)
+            self.calls[backend] = partial(implementation, *arguments)
+        return self
+
+    def peer(self, name: str, make: Callable[[], tuple[Call, Callable[[Any], Any] | None]]) -> None:
+        """make() -> the call, and the form that its result is to be given, if any."""
         try:
-            self.calls[name], self.outputs[name] = make()
-        except (NotHere, torch.OutOfMemoryError) as reason:
+            call, form = make()
+        except (NotHereError, torch.OutOfMemoryError) as reason:
             self.skipped[name] = str(reason).partition("\n")[0]
+            return
+        self.calls[name] = call
+        if form is not None:
+            self.forms[name] = form
+
+    def reset(self) -> None:
+        """Put back what calls change."""
+        if self._lengths is not None:
+            self.changed[-1].copy_(self._lengths)
+
+    def difference(self, name: str) -> float | None:
+        """None where a call gives what is wanted, as far as rounding allows; else by how much."""
+        return difference(self._output(self.calls[name], self.forms.get(name)), self.expected)
+
+    def _output(self, call: Call, form: Callable[[Any], Any] | None) -> tuple[Tensor, ...]:
+        for tensor in self.changed[:-1]:
+            tensor.zero_()
+        self.reset()
+        out = call()
+        if form is not None:
+            out = form(out)
+        outputs = () if out is None else out if isinstance(out, tuple) else (out,)
+        outputs = (*outputs, *(tensor.clone() for tensor in self.changed))
+        self.reset()
+        return outputs
 
 
 # Axes of each op; the first size of each is its typical one. Heads are named Hq, Hkv, D together.
 HEADS = ((32, 32, 128), (32, 8, 128), (32, 8, 64), (20, 20, 64), (32, 32, 80))
+COMMITTED = {"L": (32,), "B": (1, 8, 64), "N": (10, 40)}
 AXES: dict[str, dict[str, tuple]] = {
     "branch_attention": {
         "t": (1024, 4096, 128, 16384),
@@ -79,14 +124,8 @@ AXES: dict[str, dict[str, tuple]] = {
     },
     "topk_logprobs": {"V": (50272, 128256, 32000, 262144), "B": (1, 8, 64), "k": (10, 40)},
     "select": {"B": (1, 8, 64), "k": (10, 40), "H": (4096, 768)},
-    "commit": {"L": (32,), "B": (1, 8, 64), "N": (10, 40), "Hkv D": ((8, 128), (32, 128))},
-    "select_commit": {
-        "L": (32,),
-        "B": (1, 8, 64),
-        "N": (10, 40),
-        "H": (4096,),
-        "Hkv D": ((8, 128), (32, 128)),
-    },
+    "commit": {**COMMITTED, "Hkv D": ((8, 128), (32, 128))},
+    "select_commit": {**COMMITTED, "H": (4096,), "Hkv D": ((8, 128), (32, 128))},
 }
 # For rehearsals: the same program at sizes of no interest.
 TOY_AXES: dict[str, dict[str, tuple]] = {
@@ -96,43 +135,54 @@ TOY_AXES: dict[str, dict[str, tuple]] = {
     "commit": {"L": (2,), "B": (2,), "N": (3,), "Hkv D": ((2, 16),)},
     "select_commit": {"L": (2,), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((2, 16),)},
 }
+# Every linear layer of OPT-350M and 2.7B, LLaMA-7B and Llama-3-8B: weights [N, K], with a bias or
+# without. They are measured only where --op linear asks for them: a peer is compiled for each.
+LINEAR_LAYERS = (
+    *((1024, 1024, 1), (4096, 1024, 1), (1024, 4096, 1), (1024, 512, 0), (512, 1024, 0)),
+    *((50272, 512, 0), (2560, 2560, 1), (10240, 2560, 1), (2560, 10240, 1), (50272, 2560, 0)),
+    *((4096, 4096, 0), (11008, 4096, 0), (4096, 11008, 0), (32000, 4096, 0)),
+    *((1024, 4096, 0), (14336, 4096, 0), (4096, 14336, 0), (128256, 4096, 0)),
+)
+LINEAR: dict[str, tuple] = {"M": (1, 10, 16, 40), "N K bias": LINEAR_LAYERS}
+TOY_LINEAR: dict[str, tuple] = {"M": (1,), "N K bias": ((48, 32, 0), (96, 32, 1))}
 
 
-def cases(toy: bool = False) -> list[Case]:
-    """All cases, the most telling first: by the number of axes on which a case is not the typical
-    one, the ops in turn among equals."""
-    found = []
-    for op, axes in (TOY_AXES if toy else AXES).items():
-        if op not in SCHEMAS:
+def cases(toy: bool = False, op: str | None = None) -> list[Case]:
+    """The cases of one op, or of those of a step; the most telling first: by the number of axes on
+    which a case is not the typical one, the ops in turn among equals."""
+    tables = {**(TOY_AXES if toy else AXES), "linear": TOY_LINEAR if toy else LINEAR}
+    ranked = []
+    for name, axes in tables.items():
+        if name != op and (op is not None or name == "linear"):
             continue
-        for at in product(*(range(len(sizes)) for sizes in axes.values())):
+        for place in product(*(range(len(sizes)) for sizes in axes.values())):
             pairs: list[tuple[str, int]] = []
-            for (names, sizes), i in zip(axes.items(), at, strict=True):
+            for (names, sizes), i in zip(axes.items(), place, strict=True):
                 size = sizes[i] if isinstance(sizes[i], tuple) else (sizes[i],)
                 pairs += zip(names.split(), size, strict=True)
-            found.append((sum(i > 0 for i in at), sum(at), Case(op, tuple(pairs))))
-    return [case for *_, case in sorted(found, key=lambda row: row[:2])]
+            ranked.append((sum(i > 0 for i in place), sum(place), Case(name, tuple(pairs))))
+    return [case for *_, case in sorted(ranked, key=lambda row: row[:2])]
 
 
 def prepare(case: Case, device: torch.device) -> Prepared:
-    """Raises NotHere where the case does not fit into memory."""
+    """Raises NotHereError where the case does not fit into memory."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    sizes = dict(case.sizes)
-    make = {
+    make: dict[str, Callable[..., Prepared]] = {
         "topk_logprobs": _topk,
         "branch_attention": _attention,
         "select": _select,
         "commit": _commit,
-        "select_commit": _select_commit,
-    }[case.op]
+        "select_commit": _commit,
+        "linear": _linear,
+    }
     with torch.inference_mode():
-        return make(device, dtype, **sizes)
+        return make[case.op](device, dtype, **dict(case.sizes))
 
 
-def agree(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float | None:
+def difference(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float | None:
     """None where the tensors agree as far as rounding allows, or the largest difference."""
     worst = 0.0
-    for a, b in zip(got, wanted, strict=True):
+    for a, b in zip(got, expected, strict=True):
         if not b.is_floating_point():
             if not torch.equal(a, b):
                 return torch.inf
@@ -146,20 +196,14 @@ def agree(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float | None:
 
 
 def _room(size: int, device: torch.device, what: str) -> None:
-    """Raises NotHere where ``size`` bytes are more than half of what is free."""
+    """Raises NotHereError where ``size`` bytes are more than half of what is free."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0]
     else:
-        with open("/proc/meminfo") as lines:
-            line = next(line for line in lines if line.startswith("MemAvailable"))
-        free = int(line.split()[1]) * 1024
+        free = available_memory()
     if size > free // 2:
-        raise NotHere(f"{what} takes {size / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free")
-
-
-def _backends(op: str, device: torch.device) -> Iterator[tuple[str, Callable]]:
-    yield from TABLE[device.type][op].items()
+        raise NotHereError(f"{what} takes {size / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free")
 
 
 def _randn(*shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -177,45 +221,23 @@ def _topk(device: torch.device, dtype: torch.dtype, *, V: int, B: int, k: int) -
     for row in logits:
         row[torch.randperm(V, device=device)[: k + 1]] = top
     logits = logits.to(dtype)
-    prepared = Prepared(
-        wanted=plain.topk_logprobs(logits, k), floor=B * V * dtype.itemsize + B * k * 12
-    )
-    for backend, implementation in _backends("topk_logprobs", device):
-        _ours(prepared, backend, lambda f=implementation: f(logits, k))
+    floor = B * V * dtype.itemsize + B * k * 12
+    prepared = Prepared(floor, lambda: plain.topk_logprobs(logits, k))
+    prepared.add("topk_logprobs", device, logits, k)
 
     def composed() -> tuple[Tensor, Tensor]:
         values, ids = torch.topk(logits, k)
         return values.float() - torch.logsumexp(logits.float(), dim=1, keepdim=True), ids
 
-    prepared.peer("torch.topk + logsumexp", lambda: (composed, composed))
-    prepared.peer("torch.topk (no normaliser)", lambda: (lambda: torch.topk(logits, k), composed))
+    prepared.peer("torch.topk + logsumexp", lambda: (composed, None))
     return prepared
-
-
-def _ours(prepared: Prepared, backend: str, call: Callable[[], Any]) -> None:
-    """One of our implementations whose result is its output."""
-
-    def output() -> tuple[Tensor, ...]:
-        out = call()
-        return out if isinstance(out, tuple) else (out,)
-
-    prepared.ours.add(backend)
-    prepared.calls[backend], prepared.outputs[backend] = call, output
 
 
 # ---- branch_attention ----------------------------------------------------------------------------
 
 
 def _attention(
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    t: int,
-    N: int,
-    Hq: int,
-    Hkv: int,
-    D: int,
-    B: int,
+    device: torch.device, dtype: torch.dtype, *, t: int, N: int, Hq: int, Hkv: int, D: int, B: int
 ) -> Prepared:
     prefix = 2 * B * t * Hkv * D * dtype.itemsize
     _room(2 * prefix, device, "the prefix, in pages for us and in one piece for the peers,")
@@ -226,111 +248,116 @@ def _attention(
     q = _randn(B, N, Hq, D, device=device, dtype=dtype)
     tail = [_randn(B, N, Hkv, D, device=device, dtype=dtype) for _ in range(2)]
     mask = torch.eye(N, dtype=torch.bool, device=device)
-    arguments = (q, *tail, *pages, table, lengths, mask, D**-0.5, 0, 0.0, None)
-    # One sequence at a time: the plain implementation holds a prefix in float32, and its scores.
-    wanted = [
-        plain.branch_attention(
-            *(x[b : b + 1] for x in (q, *tail)),
-            *pages,
-            *(x[b : b + 1] for x in (table, lengths)),
-            *arguments[7:],
-        )
-        for b in range(B)
-    ]
-    prepared = Prepared(
-        wanted=(torch.cat(wanted),),
-        floor=prefix + 2 * B * N * (Hkv + Hq) * D * dtype.itemsize,
-    )
-    for backend, implementation in _backends("branch_attention", device):
-        _ours(prepared, backend, lambda f=implementation: f(*arguments))
+    options: tuple[Any, ...] = (mask, D**-0.5, 0, 0.0, None)
 
-    k, v = (x[table.long()].view(B, P * PAGE_SIZE, Hkv, D)[:, :t] for x in pages)
-    copied = 2 * B * N * (t + 1) * Hkv * D * dtype.itemsize
+    def plainly() -> Tensor:
+        # One sequence at a time: the plain op holds a prefix in float32, and its scores.
+        outputs = []
+        for b in range(B):
+            row: list[Any] = [x[b : b + 1] for x in (q, *tail, table, lengths)]
+            outputs.append(plain.branch_attention(*row[:3], *pages, *row[3:], *options))
+        return torch.cat(outputs)
+
+    floor = prefix + 2 * B * N * (Hkv + Hq) * D * dtype.itemsize
+    prepared = Prepared(floor, plainly)
+    prepared.add("branch_attention", device, q, *tail, *pages, table, lengths, *options)
+    whole = [x[table.long()].view(B, P * PAGE_SIZE, Hkv, D)[:, :t] for x in pages]
+    seen = torch.cat([torch.ones(N, t, dtype=torch.bool, device=device), mask], dim=1)
+    _attention_peers(prepared, q, whole, tail, seen)
+    return prepared
+
+
+def _attention_peers(
+    prepared: Prepared, q: Tensor, prefix: list[Tensor], tail: list[Tensor], seen: Tensor
+) -> None:
+    """What is there instead: the prefix copied for every branch, or a mask over one prefix.
+
+    q [B, N, Hq, D]; keys and values: prefix [B, t, Hkv, D], tail [B, N, Hkv, D]; seen [N, t + N]
+    """
+    B, N, Hq, D = q.shape
+    t, Hkv = prefix[0].shape[1:3]
+    G = Hq // Hkv
 
     def copies() -> list[Tensor]:
-        """[B * N, t + 1, Hkv, D]: the prefix once for every branch, and the branch behind it."""
-        _room(copied, device, "a copy of the cache for every branch")
+        """[B * N, t + 1, Hkv, D]: the prefix once for every branch, and the branch after it."""
+        copied = 2 * B * N * (t + 1) * Hkv * D * q.itemsize
+        _room(copied, q.device, "a copy of the cache for every branch")
         return [
             torch.cat([x[:, None].expand(B, N, t, Hkv, D), y[:, :, None]], dim=2).flatten(0, 1)
-            for x, y in ((k, tail[0]), (v, tail[1]))
+            for x, y in zip(prefix, tail, strict=True)
         ]
 
-    def sdpa_copied() -> tuple[Callable, Callable]:
-        rows = q.flatten(0, 1)[:, :, None]  # [B * N, Hq, 1, D]
-        keys, values = (x.transpose(1, 2).contiguous() for x in copies())
-
-        def call() -> Tensor:
-            return scaled_dot_product_attention(rows, keys, values, enable_gqa=Hq != Hkv)
-
-        return call, lambda: (call().view(B, N, Hq, D),)
-
-    G = Hq // Hkv
-    turned = q.transpose(1, 2).contiguous()
-
     def joined() -> list[Tensor]:
-        pairs = ((k, tail[0]), (v, tail[1]))
+        pairs = zip(prefix, tail, strict=True)
         return [torch.cat(pair, dim=1).transpose(1, 2).contiguous() for pair in pairs]
 
-    def sdpa_masked() -> tuple[Callable, Callable]:
+    def sdpa_copied() -> tuple[Call, Callable]:
+        rows = q.flatten(0, 1)[:, :, None]  # [B * N, Hq, 1, D]
+        keys, values = (x.transpose(1, 2).contiguous() for x in copies())
+        return (
+            lambda: scaled_dot_product_attention(rows, keys, values, enable_gqa=G > 1),
+            lambda out: out.view(B, N, Hq, D),
+        )
+
+    def sdpa_masked() -> tuple[Call, Callable]:
         # The heads of a group are rows: with enable_gqa a mask would rule out the fast kernels.
         keys, values = joined()
         rows = q.view(B, N, Hkv, G, D).permute(0, 2, 1, 3, 4).reshape(B, Hkv, N * G, D)
-        seen = torch.cat([torch.ones(N, t, dtype=torch.bool, device=device), mask], dim=1)
-        seen = seen.repeat_interleave(G, dim=0)
+        wide = seen.repeat_interleave(G, dim=0)
+        return (
+            lambda: scaled_dot_product_attention(rows, keys, values, attn_mask=wide),
+            lambda out: out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D),
+        )
 
-        def call() -> Tensor:
-            return scaled_dot_product_attention(rows, keys, values, attn_mask=seen)
-
-        def output() -> tuple[Tensor]:
-            out = call().view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4)
-            return (out.reshape(B, N, Hq, D),)
-
-        return call, output
-
-    def flex() -> tuple[Callable, Callable]:
-        if device.type != "cuda":
-            raise NotHere("compiled on CUDA only")
+    def flex() -> tuple[Call, Callable]:
+        if q.device.type != "cuda":
+            raise NotHereError("compiled on CUDA only")
         if (N, Hq, Hkv, D, B) != (10, *HEADS[0], 1):
-            raise NotHere("compiling it takes longer than all else; only at N 10, B 1, first heads")
+            raise NotHereError("compiled for N 10, B 1 and the first heads only: it takes longest")
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         keys, values = joined()
+        rows = q.transpose(1, 2).contiguous()
         block_mask = create_block_mask(
-            lambda b, h, row, key: (key < t) | (key - t == row), None, None, N, t + N, device
+            lambda b, h, row, key: (key < t) | (key - t == row), None, None, N, t + N, q.device
         )
-        # Every shape is compiled anew; past a limit of them fullgraph fails, and does not run
-        # eagerly.
-        torch.compiler.reset()
+        torch.compiler.reset()  # past a limit of shapes, fullgraph would fail
         compiled = torch.compile(flex_attention, fullgraph=True)
-
-        def call() -> Tensor:
-            return compiled(turned, keys, values, block_mask=block_mask, enable_gqa=Hq != Hkv)
-
-        return call, lambda: (call().transpose(1, 2),)
-
-    def flash() -> tuple[Callable, Callable]:
-        if device.type != "cuda" or find_spec("flash_attn") is None:
-            raise NotHere("flash-attn is not installed")
-        from flash_attn import flash_attn_with_kvcache
-
-        rows, (keys, values) = q.flatten(0, 1)[:, None], copies()
-
-        def call() -> Tensor:
-            return flash_attn_with_kvcache(rows, keys, values, cache_seqlens=t + 1)
-
-        return call, lambda: (call().view(B, N, Hq, D),)
+        return (
+            lambda: compiled(rows, keys, values, block_mask=block_mask, enable_gqa=G > 1),
+            lambda out: out.transpose(1, 2),
+        )
 
     prepared.peer("SDPA, cache copied N times", sdpa_copied)
     prepared.peer("SDPA, mask over one prefix", sdpa_masked)
     prepared.peer("FlexAttention, compiled", flex)
-    prepared.peer("flash-attn, cache copied N times", flash)
-    return prepared
 
 
 # ---- select, commit, select_commit ---------------------------------------------------------------
 
+COMPOSED = "torch composition"  # what one writes in torch, without a check of anything
+STEPS = 112  # that pages must hold: calls of one implementation between two resets
 
-def _select_inputs(device: torch.device, dtype: torch.dtype, B: int, k: int, H: int) -> tuple:
+
+def _composed_select(
+    hidden: Tensor, weight: Tensor, _: None, logprobs: Tensor, w: Tensor, tau: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    rewards = hidden.float() @ weight.float()
+    scores = logprobs + w[:, None] * rewards
+    branch = (scores / tau[:, None] + noise).argmax(dim=1, keepdim=True)
+    return branch[:, 0], rewards.gather(1, branch)[:, 0], scores.gather(1, branch)[:, 0]
+
+
+def _composed_commit(*arguments: Tensor) -> None:
+    tail_k, tail_v, branch, k_pages, v_pages, table, lengths = arguments
+    sequence = torch.arange(len(branch), device=branch.device)
+    page = table[sequence, lengths // PAGE_SIZE]
+    for rows, target in ((tail_k, k_pages), (tail_v, v_pages)):
+        target[:, page, lengths % PAGE_SIZE] = rows[:, sequence, branch]
+    lengths += 1
+
+
+def _to_select(device: torch.device, dtype: torch.dtype, B: int, k: int, H: int) -> tuple:
     return (
         _randn(B, k, H, device=device, dtype=dtype),
         _randn(H, device=device, dtype=dtype) / H**0.5,
@@ -342,88 +369,13 @@ def _select_inputs(device: torch.device, dtype: torch.dtype, B: int, k: int, H: 
     )
 
 
-def _composed_select(arguments: tuple) -> tuple[Tensor, Tensor, Tensor]:
-    """What one writes in torch: no check of anything."""
-    hidden, weight, _, logprobs, w, temperature, noise = arguments
-    rewards = hidden.float() @ weight.float()
-    scores = logprobs + w[:, None] * rewards
-    branch = (scores / temperature[:, None] + noise).argmax(dim=1, keepdim=True)
-    return branch[:, 0], rewards.gather(1, branch)[:, 0], scores.gather(1, branch)[:, 0]
-
-
 def _select(device: torch.device, dtype: torch.dtype, *, B: int, k: int, H: int) -> Prepared:
-    arguments = _select_inputs(device, dtype, B, k, H)
-    prepared = Prepared(
-        wanted=plain.select(*arguments), floor=(B * k + 1) * H * dtype.itemsize + 8 * B * k
-    )
-    for backend, implementation in _backends("select", device):
-        _ours(prepared, backend, lambda f=implementation: f(*arguments))
-
-    def composed() -> tuple[Tensor, ...]:
-        return _composed_select(arguments)
-
-    prepared.peer("torch composition", lambda: (composed, composed))
+    arguments = _to_select(device, dtype, B, k, H)
+    floor = (B * k + 1) * H * dtype.itemsize + 8 * B * k
+    prepared = Prepared(floor, lambda: plain.select(*arguments))
+    prepared.add("select", device, *arguments)
+    prepared.peer(COMPOSED, lambda: (lambda: _composed_select(*arguments), None))
     return prepared
-
-
-STEPS = 112  # that pages must hold: calls of one implementation between two resets
-
-
-def _commit_inputs(
-    device: torch.device, dtype: torch.dtype, L: int, B: int, N: int, Hkv: int, D: int
-) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """tail, pages, table, lengths."""
-    P = STEPS // PAGE_SIZE + 1
-    row = L * Hkv * D * dtype.itemsize
-    _room(2 * row * (3 * B * P * PAGE_SIZE + B * N), device, "it")
-    tail = [_randn(L, B, N, Hkv, D, device=device, dtype=dtype) for _ in range(2)]
-    shape = (L, B * P, PAGE_SIZE, Hkv, D)
-    pages = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)]
-    table = torch.randperm(B * P, device=device).view(B, P).int()
-    lengths = torch.arange(B, device=device, dtype=torch.int32) % PAGE_SIZE
-    return tail, pages, table, lengths
-
-
-def _writes(
-    prepared: Prepared,
-    pages: list[Tensor],
-    lengths: Tensor,
-    candidates: dict[str, Callable[[], Any]],
-    peers: set[str],
-    plainly: Callable[[], Any],
-) -> Prepared:
-    """Calls that write pages: they are compared by their results and by what they wrote."""
-    at = lengths.clone()
-
-    def reset() -> None:
-        lengths.copy_(at)
-
-    def output(call: Callable[[], Any]) -> tuple[Tensor, ...]:
-        for x in pages:
-            x.zero_()
-        reset()
-        out = call()
-        written = [x.clone() for x in (*pages, lengths)]
-        reset()
-        return (*(out or ()), *written)
-
-    prepared.reset = reset
-    prepared.wanted = output(plainly)
-    prepared.ours = candidates.keys() - peers
-    for name, call in candidates.items():
-        prepared.calls[name] = call
-        prepared.outputs[name] = lambda call=call: output(call)
-    return prepared
-
-
-def _composed_commit(
-    tail: list[Tensor], branch: Tensor, pages: list[Tensor], table: Tensor, lengths: Tensor
-) -> None:
-    each = torch.arange(len(branch), device=branch.device)
-    page = table[each, lengths // PAGE_SIZE]
-    for rows, target in zip(tail, pages, strict=True):
-        target[:, page, lengths % PAGE_SIZE] = rows[:, each, branch]
-    lengths += 1
 
 
 def _commit(
@@ -435,61 +387,81 @@ def _commit(
     N: int,
     Hkv: int,
     D: int,
+    H: int = 0,
 ) -> Prepared:
-    tail, pages, table, lengths = _commit_inputs(device, dtype, L, B, N, Hkv, D)
+    """commit; with H, select_commit."""
+    P = STEPS // PAGE_SIZE + 1
+    row = L * Hkv * D * dtype.itemsize
+    _room(2 * row * (3 * B * P * PAGE_SIZE + B * N), device, "it")
+    tail = [_randn(L, B, N, Hkv, D, device=device, dtype=dtype) for _ in range(2)]
+    shape = (L, B * P, PAGE_SIZE, Hkv, D)
+    pages = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)]
+    table = torch.randperm(B * P, device=device).view(B, P).int()
+    lengths = torch.arange(B, device=device, dtype=torch.int32) % PAGE_SIZE
     branch = torch.arange(B, device=device) % N
-    arguments = (*tail, branch, *pages, table, lengths)
-    candidates: dict[str, Callable[[], Any]] = {
-        backend: lambda f=f: f(*arguments) for backend, f in _backends("commit", device)
-    }
-    candidates["torch composition"] = lambda: _composed_commit(tail, branch, pages, table, lengths)
-    prepared = Prepared(wanted=(), floor=4 * L * B * Hkv * D * dtype.itemsize)
-    return _writes(
-        prepared,
-        pages,
-        lengths,
-        candidates,
-        {"torch composition"},
-        lambda: plain.commit(*arguments),
-    )
+    chosen = _to_select(device, torch.float32, B, N, H) if H else ()
+
+    def made_of(select: Callable, commit: Callable) -> Call:
+        def call() -> tuple:
+            out = select(*chosen) if H else (branch,)
+            commit(*tail, out[0], *pages, table, lengths)
+            return out if H else ()
+
+        return call
+
+    floor = 4 * B * row + ((B * N + 1) * H * 4 + 8 * B * N if H else 0)
+    prepared = Prepared(floor, made_of(plain.select, plain.commit), (*pages, lengths))
+    if H:
+        prepared.add("select_commit", device, *chosen, *tail, *pages, table, lengths)
+    else:
+        prepared.add("commit", device, *tail, branch, *pages, table, lengths)
+    prepared.peer(COMPOSED, lambda: (made_of(_composed_select, _composed_commit), None))
+    return prepared
 
 
-def _select_commit(
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    L: int,
-    B: int,
-    N: int,
-    H: int,
-    Hkv: int,
-    D: int,
+# ---- linear --------------------------------------------------------------------------------------
+
+COPIES, SPREAD = 256, 4  # of the weights at most; times the L2 cache that they fill together
+
+
+def _linear(
+    device: torch.device, dtype: torch.dtype, *, M: int, N: int, K: int, bias: int
 ) -> Prepared:
-    tail, pages, table, lengths = _commit_inputs(device, dtype, L, B, N, Hkv, D)
-    chosen = _select_inputs(device, torch.float32, B, N, H)
-    arguments = (*chosen, *tail, *pages, table, lengths)
-    candidates: dict[str, Callable[[], Any]] = {
-        backend: lambda f=f: f(*arguments) for backend, f in _backends("select_commit", device)
-    }
+    """The product of M rows with weights [N, K]. A call makes it with one copy of the weights after
+    the other, as many as the L2 cache cannot hold, so that each of them comes from memory."""
+    copies = 1
+    if device.type == "cuda":
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        copies = max(2, min(COPIES, -(-SPREAD * cache // (N * K * dtype.itemsize))))
+    x = _randn(M, K, device=device, dtype=dtype)
+    weights = [_randn(N, K, device=device, dtype=dtype) / K**0.5 for _ in range(copies)]
+    added = _randn(N, device=device, dtype=dtype) if bias else None
+    arrivals = torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
 
-    def composed() -> tuple[Tensor, Tensor, Tensor]:
-        out = _composed_select(chosen)
-        _composed_commit(tail, out[0], pages, table, lengths)
-        return out
+    def through(multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Call:
+        return lambda: [multiply(x, weight, added) for weight in weights][-1]
 
-    candidates["torch composition"] = composed
+    def exact(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        wide = None if bias is None else bias.double()
+        return linear(x.double(), weight.double(), wide).to(dtype)
 
-    def plainly() -> tuple[Tensor, Tensor, Tensor]:
-        out = plain.select(*chosen)
-        plain.commit(*tail, out[0], *pages, table, lengths)
-        return out
+    def inductor() -> tuple[Call, None]:
+        if device.type != "cuda":
+            raise NotHereError("compiled on CUDA only")
+        torch.compiler.reset()
+        mode = "max-autotune-no-cudagraphs"
+        compiled = torch.compile(
+            lambda x, weight, bias: linear(x, weight, bias),
+            mode=mode,
+            dynamic=False,
+            fullgraph=True,
+        )
+        return through(compiled), None
 
-    moved = 4 * L * B * Hkv * D * dtype.itemsize + (B * N + 1) * H * 4 + 8 * B * N
-    return _writes(
-        Prepared(wanted=(), floor=moved),
-        pages,
-        lengths,
-        candidates,
-        {"torch composition"},
-        plainly,
-    )
+    floor = dtype.itemsize * (N * K + M * K + M * N + bias * N)
+    prepared = Prepared(floor, through(exact), per_call=copies)
+    prepared.ours.add("triton")
+    prepared.calls["triton"] = through(lambda *tensors: ops_linear.linear(*tensors, arrivals))
+    prepared.peer("torch", lambda: (through(linear), None))
+    prepared.peer("inductor", inductor)
+    return prepared

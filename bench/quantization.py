@@ -16,68 +16,56 @@ Results: bench/results/<device>/quantization-<date>-<commit>.json and, to read, 
 
 import argparse
 import json
-from datetime import date
-from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from args_fast import ArgsDecoder, DecodingConfig, tiny_pair
-from args_fast.bench.timing import commit, device_name, environment, slug
+from args_fast.bench import results, slowdown
+from args_fast.bench.timing import describe
 from args_fast.errors import ConfigError
 from args_fast.models.loading import resolve_device
 from args_fast.quantization import KINDS, check, weight_bytes
 
-RESULTS = Path(__file__).parent / "results"
+HEADER = ["language model", "reward model", "MB of weights", "equal choices"]
+HEADER += ["before the first difference", "equal texts"]
 
 
 def agreement(
     decoder: ArgsDecoder, prompts: list[list[int]], texts: list[list[int]], config: DecodingConfig
 ) -> dict[str, float]:
-    """How far a decoder chooses the tokens of ``texts`` behind ``prompts``."""
-    # Each place is a prompt of its own, and one token is asked for.
+    """How far a decoder chooses the tokens of ``texts`` after ``prompts``."""
+    # Each token's place is a prompt of its own, and one token is asked for.
     pairs = list(zip(prompts, texts, strict=True))
     places = [[*prompt, *text[:t]] for prompt, text in pairs for t in range(len(text))]
-    wanted = [token for text in texts for token in text]
-    one = DecodingConfig(
+    tokens = [token for text in texts for token in text]
+    single = DecodingConfig(
         k=config.k, w=config.w, max_new_tokens=1, eos_token_ids=config.eos_token_ids
     )
-    chosen = [result.token_ids[0] for result in decoder.generate(places, one)]
+    chosen = [result.token_ids[0] for result in decoder.generate(places, single)]
     free = [result.token_ids for result in decoder.generate(prompts, config)]
-    before = [_common(text, own) for text, own in zip(texts, free, strict=True)]
+    both = list(zip(texts, free, strict=True))
+    same = [sum(1 for _ in takewhile(lambda ab: ab[0] == ab[1], zip(a, b))) for a, b in both]  # noqa: B905 (of different lengths)
     return {
-        "forced": sum(a == b for a, b in zip(wanted, chosen, strict=True)) / len(wanted),
-        "free_prefix": sum(before) / len(wanted),
-        "free_whole": sum(a == b for a, b in zip(texts, free, strict=True)) / len(texts),
-        "places": len(wanted),
+        "forced": sum(a == b for a, b in zip(tokens, chosen, strict=True)) / len(tokens),
+        "free_prefix": sum(same) / len(tokens),
+        "free_whole": sum(a == b for a, b in both) / len(texts),
+        "places": len(tokens),
     }
 
 
-def _common(one: list[int], other: list[int]) -> int:
-    """Tokens before the first difference."""
-    same = (a == b for a, b in zip(one, other, strict=False))
-    return next((place for place, equal in enumerate(same) if not equal), min(len(one), len(other)))
-
-
 def markdown(report: dict[str, Any]) -> str:
-    facts = report["environment"]
-    versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items() if v)
-    lines = [
-        f"# Quantized weights and the choices of {report['lm']} with {report['rm']}",
-        "",
-        f"Measured {facts['date']} on {facts['device']}, commit {facts['commit']}; {versions}, "
-        f"torchao {report['torchao']}; {report['dtype']}, k = {report['k']}, w = {report['w']}, "
-        f"{report['prompts']} prompts.",
-        "",
-        "| language model | reward model | MB of weights | equal choices | before the first "
-        "difference | equal texts |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = [HEADER]
     for case in report["cases"]:
         size = f"{case['lm_bytes'] / 1e6:.1f} + {case['rm_bytes'] / 1e6:.1f}"
-        shares = " | ".join(f"{case[name]:.1%}" for name in ("forced", "free_prefix", "free_whole"))
-        kinds = f"{case['lm'] or report['dtype']} | {case['rm'] or report['dtype']}"
-        lines.append(f"| {kinds} | {size} | {shares} |")
-    return "\n".join(lines) + "\n"
+        shares = [f"{case[name]:.1%}" for name in ("forced", "free_prefix", "free_whole")]
+        kinds = [case[model] or report["dtype"] for model in ("lm", "rm")]
+        rows.append([*kinds, size, *shares])
+    return (
+        f"# Quantized weights and the choices of {report['lm']} with {report['rm']}\n\n"
+        f"{describe(report['environment'])}; {report['dtype']}, k = {report['k']}, "
+        f"w = {report['w']}, {report['prompts']} prompts.\n\n{slowdown.as_markdown(rows)}\n"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--w", type=float, default=1.5)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for results")
+    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
     try:
@@ -103,21 +91,13 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
 
     def load(lm: str | None = None, rm: str | None = None) -> ArgsDecoder:
-        return ArgsDecoder.from_pretrained(
-            options.lm,
-            options.rm,
-            device=device,
-            dtype=options.dtype,
-            lm_quantization=lm,
-            rm_quantization=rm,
-        )
+        names, types = (options.lm, options.rm), {"device": device, "dtype": options.dtype}
+        return ArgsDecoder.from_pretrained(*names, **types, lm_quantization=lm, rm_quantization=rm)
 
     def case(decoder: ArgsDecoder, lm: str | None, rm: str | None) -> dict[str, Any]:
-        sizes = {
-            "lm_bytes": weight_bytes(decoder.language_model),
-            "rm_bytes": weight_bytes(decoder.reward_model),
-        }
-        return {"lm": lm, "rm": rm, **sizes, **agreement(decoder, prompts, texts, config)}
+        sizes = map(weight_bytes, (decoder.language_model, decoder.reward_model))
+        weights = dict(zip(("lm_bytes", "rm_bytes"), sizes, strict=True))
+        return {"lm": lm, "rm": rm, **weights, **agreement(decoder, prompts, texts, config)}
 
     plain = load()
     if plain.tokenizer is None:
@@ -131,9 +111,10 @@ def main(arguments: list[str] | None = None) -> None:
         for lm, rm in ((kind, None), (None, kind), (kind, kind)):
             cases.append(case(load(lm, rm), lm, rm))
 
-    report = {
-        "environment": environment(device),
-        "torchao": version("torchao"),
+    file, report = results.begin(
+        results.results_folder(device, options.results), "quantization", device
+    )
+    report |= {
         "lm": "/".join(Path(options.lm).parts[-2:]),
         "rm": "/".join(Path(options.rm).parts[-2:]),
         "dtype": str(plain.language_model.dtype).removeprefix("torch."),
@@ -142,12 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
         "prompts": len(prompts),
         "cases": cases,
     }
-    folder = options.results / slug(device_name(device))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"quantization-{date.today()}-{commit()}.json"
-    file.write_text(json.dumps(report, indent=1))
-    file.with_suffix(".md").write_text(markdown(report))
-    print(markdown(report), file, sep="\n")
+    results.write(file, report, markdown(report))
+    print(markdown(report), file.with_suffix(".md"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""One step of decoding behind a stored prompt: a token of the language model, and of ARGS with few
-and with many candidates.
+"""One decode step after a stored prompt: a token of the language model, and of ARGS with few and
+with many candidates.
 
 `make bench-steps`, or `pytest bench/test_step.py --benchmark-only`. A round is one token of a
 stream (on the CPU, where a burst is one step); the prompt is stored before the first. Nothing is
@@ -9,9 +9,9 @@ asserted about time.
 from contextlib import closing
 
 import pytest
-import torch
 
 from args_fast import DecodingConfig
+from args_fast.bench.cases import Case
 from args_fast.bench.models import random_pair
 
 ROUNDS = 15
@@ -25,8 +25,7 @@ def pair():
 @pytest.mark.parametrize("prompt_length", [128, 512])
 @pytest.mark.parametrize("k", [1, 2, 10, 40])
 def test_step(benchmark, pair, k, prompt_length):
-    generator = torch.Generator().manual_seed(prompt_length)
-    prompt = torch.randint(5, 50000, (prompt_length,), generator=generator).tolist()
+    (prompt,) = Case("opt-125m", "opt-125m", prompt=prompt_length).prompts(50000)
     config = DecodingConfig(k=k, max_new_tokens=ROUNDS + 3, eos_token_ids=[])
     with closing(pair.stream(prompt, config)) as stream:
         next(stream)

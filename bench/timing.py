@@ -1,10 +1,10 @@
-"""How everything here is timed, and the facts that stand beside every figure."""
+"""How everything here is timed, and the facts that stand next to every figure."""
 
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -15,23 +15,45 @@ import torch
 
 from args_fast.machine import processor
 
-PACKAGES = ("torch", "triton", "transformers", "flash-attn", "args-fast")
+PACKAGES = ("torch", "triton", "transformers", "flash-attn", "torchao", "args-fast")
 FLUSHED = 256 * 2**20  # bytes written between two timed calls on CUDA: more than any L2 holds
+READ = {"cpu": 2**30, "cuda": 2**32}  # bytes of the array whose reading is timed
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds per call: median and quartiles of ``repeats`` calls, after ``warm_up`` others."""
+    """Median, quartiles and minimum of ``repeats`` measurements of one thing."""
 
     median: float
     low: float
     high: float
     minimum: float
     repeats: int
-    warm_up: int
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def summary(values: Sequence[float]) -> Sample:
+    """The sample that measurements make; quartiles of one are itself."""
+    low = median = high = values[0]
+    if len(values) > 1:
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Sample(median, low, high, min(values), len(values))
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of one call, with all that it starts on the device."""
+    synchronise(device)
+    began = time.perf_counter()
+    call()
+    synchronise(device)
+    return time.perf_counter() - began
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def measure(
@@ -40,54 +62,37 @@ def measure(
     *,
     warm_up: int = 3,
     repeats: int = 20,
-    seconds: float = 2.0,
-    cold: bool = True,
+    limit: float = 2.0,
     drained: bool = False,
 ) -> Sample:
-    """Time a call.
+    """Time a short call many times; the sample is in seconds.
 
-    On CUDA by events, each call by itself behind a write that empties the L2 cache (``cold``); on
-    the CPU by the clock.
+    On CUDA the device's clock counts, and a write empties the L2 cache before every call.
 
     Args:
-        call: what is timed; it need not synchronise.
-        device: where it runs.
-        warm_up, repeats: calls before, and calls that count (at least 3 of them).
-        seconds: no further call is timed once this much time has gone into them.
-        cold: empty the L2 cache before every call on CUDA.
-        drained: let the device come to rest before every call on CUDA, so that what the host does
-            for the call counts too; else it may be done while the cache is emptied.
+        call: What is timed. It need not synchronise.
+        device: Where the call runs.
+        warm_up: Calls before the first that counts.
+        repeats: Calls that count; at least 3 are made.
+        limit: Seconds of timed calls after which no further call is made.
+        drained: Let a CUDA device come to rest before every call, so that the host's work for the
+            call counts too; otherwise it may be done while the cache is emptied.
     """
     for _ in range(warm_up):
         call()
-    if device.type == "cuda":
-        times = _cuda(call, repeats, seconds, device, cold, drained)
-    else:
-        times = _cpu(call, repeats, seconds)
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return Sample(median, low, high, min(times), len(times), warm_up)
-
-
-def _cpu(call: Callable[[], object], repeats: int, seconds: float) -> list[float]:
+    once = _by_events(call, device, drained) if device.type == "cuda" else None
     times: list[float] = []
-    while len(times) < repeats and (len(times) < 3 or sum(times) < seconds):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return times
+    while len(times) < repeats and (len(times) < 3 or sum(times) < limit):
+        times.append(once() if once else seconds(call, device))
+    return summary(times)
 
 
-def _cuda(
-    call: Callable[[], object],
-    repeats: int,
-    seconds: float,
-    device: torch.device,
-    cold: bool,
-    drained: bool,
-) -> list[float]:
-    flushed = torch.empty(FLUSHED if cold else 1, dtype=torch.int8, device=device)
-    times: list[float] = []
-    while len(times) < repeats and (len(times) < 3 or sum(times) < seconds):
+def _by_events(
+    call: Callable[[], object], device: torch.device, drained: bool
+) -> Callable[[], float]:
+    flushed = torch.empty(FLUSHED, dtype=torch.int8, device=device)
+
+    def once() -> float:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flushed.zero_()
         if drained:
@@ -96,22 +101,20 @@ def _cuda(
         call()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e-3)
-    return times
+        return begin.elapsed_time(end) * 1e-3
+
+    return once
 
 
-def copy_bandwidth(device: torch.device, size: int | None = None) -> float:
-    """Bytes per second, read and written together, of the best copy of ``size`` bytes that torch
-    makes here: what a kernel that only moves bytes can hope for."""
-    size = size or (2**30 if device.type == "cuda" else 2**28)
-    source = torch.zeros(size, dtype=torch.int8, device=device)
-    target = torch.empty_like(source)
-    sample = measure(lambda: target.copy_(source), device, repeats=20)
-    return 2 * size / sample.minimum
+def read_bandwidth(device: torch.device, size: int | None = None) -> float:
+    """Bytes per second of the fastest of 20 reads of an array (its sum) that no cache holds: what
+    a step that only reads its weights could reach on this device."""
+    array = torch.zeros((size or READ[device.type]) // 4, device=device)
+    return array.nbytes / measure(array.sum, device, limit=5.0).minimum
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure needs beside it: the device, the versions, the commit, the time."""
+    """What a figure needs next to it: the device, the versions, the commit, the time."""
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -121,6 +124,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The environment in one line, for a table's heading."""
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items() if number)
+    cuda = f", CUDA {facts['cuda']}" if facts["cuda"] else ""
+    return (
+        f"{facts['device']}, {facts['threads']} threads; {versions}{cuda}; "
+        f"commit {facts['commit']}; {facts['date']}"
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -134,16 +147,15 @@ def slug(name: str) -> str:
 
 def commit() -> str:
     """The commit of the checkout, with "+" where it has been changed; "unknown" outside one."""
-    here = Path(__file__).resolve().parent
     try:
-        name = _git(here, "rev-parse", "--short=10", "HEAD")
-        return name + "+" * bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+        name = _git("rev-parse", "--short=10", "HEAD")
+        return name + "+" * bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

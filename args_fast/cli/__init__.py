@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from args_fast import __version__
-from args_fast.cli import batch, bench, doctor, generate, serve
+from args_fast.cli import batch, bench, doctor, explain, generate, judge, serve, sweep, tune
+from args_fast.cli import eval as evaluate
 
 app = typer.Typer(
     name="args-fast",
@@ -39,5 +40,10 @@ def _main(
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=batch.EXAMPLES)(batch.batch)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.eval_)
+app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(epilog=tune.EXAMPLES)(tune.tune)
+app.command(epilog=judge.EXAMPLES)(judge.judge)
+app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
-app.add_typer(bench.app, name="bench")
+app.command(epilog=bench.EXAMPLES)(bench.bench)

@@ -100,6 +100,7 @@ class Lookahead(LastToken):
         self._ahead = Branches.within(
             memory, "lm candidates", cache, k, group=LM_GROUP, lengths=self._last.lengths
         )
+        self._rows_are_hidden = False
 
     def begin(self, token: Tensor) -> None:
         """Before the first step the last token is read as in the plain order."""
@@ -112,15 +113,20 @@ class Lookahead(LastToken):
         """ids [B, k] -> their hidden states [B, k, H] where they are asked for."""
         positions = self._ahead.positions()
         if not hidden:
-            self._logits = self._lm.logits(ids, positions, self._ahead)
+            self._rows = self._lm.logits(ids, positions, self._ahead)
             return None
-        states, self._logits = self._lm.hidden_and_logits(ids, positions, self._ahead)
+        if self._lm.has_plain_head:  # the winner's logits are all that is needed
+            self._rows = self._lm.hidden(ids, positions, self._ahead)
+            self._rows_are_hidden = True
+            return self._rows
+        states, self._rows = self._lm.hidden_and_logits(ids, positions, self._ahead)
         return states
 
     def accept(self, branch: Tensor) -> None:
         self._ahead.commit(branch)
-        row = branch[:, None, None].expand(-1, 1, self._logits.shape[2])
-        self._keep(self._top_k(self._logits.gather(1, row)[:, 0]))
+        index = branch[:, None, None].expand(-1, 1, self._rows.shape[2])
+        row = self._rows.gather(1, index)[:, 0]
+        self._keep(self._top_k(self._lm.head(row) if self._rows_are_hidden else row))
 
     def _keep(self, candidates: tuple[Tensor, Tensor]) -> None:
         self._logprobs.copy_(candidates[0])

@@ -1,8 +1,9 @@
 """One Hugging Face model, driven by the engine: its forward passes and its limits."""
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -75,20 +76,41 @@ class Backbone:
                 return self._tail_logits(ids, positions, context)
             return _logits(self.model, ids, positions, context)
 
+    def head(self, hidden: Tensor) -> Tensor:
+        """hidden [..., H] -> logits [..., V], where ``has_plain_head``."""
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[assignment]
+        with self._linear:
+            return head(hidden)
+
+    @cached_property
+    @torch.inference_mode()
+    def has_plain_head(self) -> bool:
+        """Whether the logits are the output layer's product with the last hidden state, and nothing
+        else: one pass over a few ids shows it."""
+        ids = torch.arange(min(5, self.vocabulary), device=self.device)[None]
+        with self._head_input() as states, self._linear:
+            logits = self.model(input_ids=ids, use_cache=False).logits
+        return torch.equal(self.head(states[-1]), logits)
+
     def hidden_and_logits(
         self, ids: Tensor, positions: Tensor, context: AttentionContext
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the last hidden state [B, N, H] and the logits [B, N, V], in one
         pass."""
+        with self._head_input() as states, driven(self.model), self._linear:
+            logits = _logits(self.model, ids, positions, context)
+        return states[-1], logits
+
+    @contextmanager
+    def _head_input(self) -> Iterator[list[Tensor]]:
+        """What the output layer is given in the passes within."""
         states: list[Tensor] = []
-        body: nn.Module = self.model.base_model
-        hook = body.register_forward_hook(lambda _, __, out: states.append(out.last_hidden_state))
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[assignment]
+        hook = head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
         try:
-            with driven(self.model), self._linear:
-                logits = _logits(self.model, ids, positions, context)
+            yield states
         finally:
             hook.remove()
-        return states[-1], logits
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""

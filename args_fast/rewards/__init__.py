@@ -3,9 +3,11 @@
 from args_fast.rewards.base import Candidates, Choice, Judge, Reading, Reward
 from args_fast.rewards.classifier import Classifier
 from args_fast.rewards.host import HostReward, Text
+from args_fast.rewards.lm_head import Head
 
 KINDS: dict[str, type[Reward]] = {
     "classifier": Classifier,
+    "head": Head,
 }
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "Candidates",
     "Choice",
     "Classifier",
+    "Head",
     "HostReward",
     "Judge",
     "Reading",

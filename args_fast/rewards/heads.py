@@ -23,7 +23,7 @@ Labels = int | str | Mapping[int | str, float] | None
 
 
 @dataclass(frozen=True)
-class Head:
+class RewardHead:
     """r of a hidden state.
 
     Attributes:
@@ -77,7 +77,7 @@ class Head:
         return torch.stack([share * outputs[..., i] for i, share in self.fold.items()]).sum(0)
 
 
-def find_head(model: PreTrainedModel, head: HeadLike, labels: Labels) -> Head:
+def find_head(model: PreTrainedModel, head: HeadLike, labels: Labels) -> RewardHead:
     """The head of a model.
 
     Args:
@@ -91,7 +91,7 @@ def find_head(model: PreTrainedModel, head: HeadLike, labels: Labels) -> Head:
     """
     module, own = _module(model, head)
     outputs = _outputs(module, model)
-    return Head(module, _fold(model, outputs, labels), own)
+    return RewardHead(module, _fold(model, outputs, labels), own)
 
 
 def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:

@@ -1,7 +1,7 @@
 """ARGS as its published code caches: the reward model's cache is k copies of one prefix.
 
-Written afresh for current transformers. The language model has a cache of its own. The reward model
-reads the prompt k times, once behind each first candidate; after each choice the winner's copy is
+Rewritten for current transformers. The language model has a cache of its own. The reward model
+reads the prompt k times, once after each first candidate; after each choice the winner's copy is
 kept and repeated k times, so a step copies, stores and reads the whole prefix k times.
 """
 

@@ -30,7 +30,7 @@ def static_greedy(
     """With a static cache and torch.compile (as a CUDA graph where there is one): the fastest
     greedy decoding that transformers has. The first call of a shape compiles. Call it with the most
     tokens first: the cache is as long as that and serves shorter calls."""
-    compiled = CompileConfig(dynamic=False, mode="reduce-overhead")
+    compiled: Any = CompileConfig(dynamic=False, mode="reduce-overhead")
     compiled._compile_all_devices = True  # on the CPU as well
     lm = pair.language_model
     cache = _static_cache(lm, len(prompts), len(prompts[0]), new_tokens)

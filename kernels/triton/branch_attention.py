@@ -36,8 +36,8 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # have at once, which says how many programs a prefix is divided among. "blocks": by bytes of an
 # element and head size (padded to a power of two), then by rows of a tile: keys per block, warps,
 # stages of the pipeline.
-# Not measured: chosen from docs/compile_report.md, so that no kernel spills its registers, and that
-# a multiprocessor has at least 16 KB of keys and values under way.
+# Not measured: chosen from what tests/helpers/binaries.py prints, so that no kernel spills its
+# registers, and that a multiprocessor has at least 16 KB of keys and values under way.
 TUNING = {
     (8, 0): {
         "warps": 8,

@@ -23,6 +23,8 @@ Floor: N * K * itemsize bytes; M * K and M * N elements, and the partial sums (w
 are small beside them. 2 * M * N * K flops.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -40,7 +42,7 @@ SPLITS = 8  # at most
 # Not measured: chosen so that nothing spills, two programs fit a multiprocessor and together have
 # 32 KB or more of W under way. (bandwidth * latency: 2 to 3.4 TB/s * 0.7 us is 13 to 18 KB for
 # each.)
-TUNING = {
+TUNING: dict[tuple[int, int], dict[str, Any]] = {
     (8, 0): {
         "resident": 2,
         "one": {2: (1024, 4, 4), 4: (512, 4, 4)},

@@ -1,8 +1,5 @@
 """Every baseline decodes what it says it decodes, so their times are times of the same work."""
 
-import gc
-import weakref
-
 import pytest
 import torch
 from tiny_models import decoder, tokens
@@ -97,32 +94,34 @@ def test_compiling_ours_changes_no_token():
     torch.compiler.reset()
 
 
-def test_a_decoder_with_options_is_kept_between_calls_and_freed(pair):
+def test_a_decoder_with_options_is_kept_between_calls():
+    pair = decoder.__wrapped__()
     method = engine.with_options(baselines.args, max_batch_size=2)
     expected = baselines.args(pair, prompts(3), 12, 5, 1.5)
     assert method(pair, prompts(3), 12, 5, 1.5) == expected
-    (own,) = [kept for _, _, kept in engine._kept.values()]
+
+    def variant():
+        (found,) = engine._variants[pair].values()
+        return found[1]
+
+    own = variant()
     assert own is not pair
     assert own.max_batch_size == 2
     assert own.language_model is pair.language_model
     assert method(pair, prompts(3), 1, 5, 1.5) == [ids[:1] for ids in expected]
-    assert engine._kept[pair][2] is own
+    assert variant() is own
     assert method(pair, prompts(3), 40, 5, 1.5)[0][:12] == expected[0]  # a larger cache
-    assert engine._kept[pair][2] is not own
-    gone = weakref.ref(engine._kept[pair][2])
-    engine.free(pair)
-    gc.collect()
-    assert gone() is None
+    assert variant() is not own
 
 
 def test_a_decoder_with_options_has_a_cache_for_its_prompts_and_not_for_more(pair):
-    few = engine.beside(pair, prompts(3), 12)
+    few = engine.variant(pair, prompts(3), 12)
     assert few.cache.sequences(7 + 12) >= 3
     assert few.cache.tokens <= 3 * (32 + 2 * 16) + 16
 
 
 @pytest.mark.parametrize("tokens_each", [1, 9, 10, 16, 80])
 def test_a_sized_cache_never_makes_a_sequence_give_way(pair, tokens_each):
-    small = engine.beside(pair, prompts(5), tokens_each)
+    small = engine.variant(pair, prompts(5), tokens_each)
     baselines.args(small, prompts(5), tokens_each, 5, 1.5)
     assert small.cache.preemptions == 0

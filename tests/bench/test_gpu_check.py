@@ -12,6 +12,7 @@ import torch
 
 from args_fast.bench import gpu_check, ops_bench, ops_cases
 from args_fast.ops import backends, plain
+from args_fast.ops.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -24,16 +25,14 @@ def test_a_dry_run_is_green_and_leaves_its_results(tmp_path):
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "red: none" in run.stdout
-    (folder,) = (tmp_path / "work" / "results").iterdir()
-    document = json.loads((folder / "ops.json").read_text())
+    (file,) = (tmp_path / "work" / "results").glob("*/ops-toy-*.json")
+    document = json.loads(file.read_text())
     assert document["not_reached"] == []
-    assert {case["op"] for case in document["cases"]} == set(ops_cases.TOY_AXES) & set(
-        ops_cases.SCHEMAS
-    )
+    assert {case["op"] for case in document["cases"]} == set(ops_cases.TOY_AXES)
     for case in document["cases"]:
         names = {row["name"] for row in case["rows"] if row["status"] == "timed"}
         assert names > set(backends.TABLE["cpu"][case["op"]])
-    for name in ("ops.json", "ops.md", "gpu-check.log", "gpu-check.json"):
+    for name in (file.name, f"{file.stem}.md", "gpu-check.log"):
         assert (tmp_path / "out" / name).stat().st_size > 0
 
 
@@ -56,8 +55,8 @@ def offered():
 
 
 def run(folder, **more):
-    options = {"seconds": 60, "toy": True, "only": "select"}
-    return ops_bench.run(CPU, [folder], **{**options, **more})
+    options = {"seconds": 60, "toy": True, "op": "select"}
+    return ops_bench.run(CPU, folder, **{**options, **more})
 
 
 def test_an_implementation_that_is_wrong_is_not_timed(tmp_path, offered):
@@ -69,24 +68,38 @@ def test_an_implementation_that_is_wrong_is_not_timed(tmp_path, offered):
         raise RuntimeError("no")
 
     offered["select"] |= {"wrong": wrong, "broken": broken}
-    document = run(tmp_path)
+    file, document = run(tmp_path)
     rows = {row["name"]: row for row in document["cases"][0]["rows"]}
     assert (rows["wrong"]["status"], rows["broken"]["status"]) == ("wrong", "failed")
     assert rows["wrong"]["eager"] is None
     assert rows["torch"]["eager"]["median"] > 0
     assert len(ops_bench.failures(document)) == 2
-    assert "differs from plain by up to 0.5" in (tmp_path / "ops.md").read_text()
+    assert "differs from plain by up to 0.5" in file.with_suffix(".md").read_text()
 
 
-def test_a_run_goes_on_where_the_last_one_of_the_same_sources_stopped(tmp_path, monkeypatch):
-    stopped = run(tmp_path, seconds=-1, only=None)
+def test_wrong_writes_are_seen(tmp_path, offered):
+    def lazy(tail_k, tail_v, branch, k_pages, v_pages, table, lengths):
+        lengths += 1  # and no row is written
+
+    offered["commit"] |= {"lazy": lazy}
+    _, document = run(tmp_path, op="commit")
+    assert [line.split(": ")[1] for line in ops_bench.failures(document)] == ["lazy"]
+
+
+def test_a_run_continues_where_the_last_one_of_the_same_sources_stopped(tmp_path, monkeypatch):
+    _, stopped = run(tmp_path, seconds=-1, op=None)
     assert stopped["cases"] == []
     assert len(stopped["not_reached"]) == len(ops_cases.cases(toy=True))
-    first = run(tmp_path)
-    again = run(tmp_path)
+    _, first = run(tmp_path)
+    _, again = run(tmp_path)
     assert again["cases"] == first["cases"]
-    monkeypatch.setattr(ops_bench, "sources", lambda: "others")
-    assert run(tmp_path)["cases"] != first["cases"]
+    monkeypatch.setattr(ops_bench.results, "sources", lambda: "others")
+    assert run(tmp_path)[1]["cases"] != first["cases"]
+
+
+def test_every_op_has_cases():
+    assert set(ops_cases.AXES) == set(ops_cases.TOY_AXES)
+    assert set(SCHEMAS) - {"linear"} <= set(ops_cases.AXES)
 
 
 def test_the_typical_case_of_every_op_comes_first():
@@ -102,9 +115,9 @@ def test_the_typical_case_of_every_op_comes_first():
 @pytest.mark.parametrize("difference", [0.1, float("nan")])
 def test_outputs_that_differ_do_not_agree(difference):
     wanted = (torch.zeros(3), torch.arange(3))
-    assert ops_cases.agree(wanted, wanted) is None
-    assert ops_cases.agree((wanted[0] + difference, wanted[1]), wanted) > 0
-    assert ops_cases.agree((wanted[0], wanted[1] + 1), wanted) > 0
+    assert ops_cases.difference(wanted, wanted) is None
+    assert ops_cases.difference((wanted[0] + difference, wanted[1]), wanted) > 0
+    assert ops_cases.difference((wanted[0], wanted[1] + 1), wanted) > 0
 
 
 def check(work, *more, **environment):
@@ -118,13 +131,13 @@ def test_a_check_that_is_killed_leaves_nothing_running_and_is_gone_on_with(tmp_p
     document = None
     while document is None and killed.poll() is None:
         time.sleep(0.01)
-        document = next((tmp_path / "results").rglob("ops.json"), None)
+        document = next((tmp_path / "results").rglob("ops-toy-*.json"), None)
     killed.kill()
     killed.wait()
     time.sleep(0.2)
     before = json.loads(document.read_text())
     time.sleep(0.5)
-    assert json.loads(document.read_text()) == before  # nobody goes on writing
+    assert json.loads(document.read_text()) == before  # no process writes any more
     assert 0 < len(before["cases"]) < len(ops_cases.cases(toy=True))
     again = check(tmp_path, "--stage", "ops")
     assert again.wait() == 0
@@ -133,24 +146,23 @@ def test_a_check_that_is_killed_leaves_nothing_running_and_is_gone_on_with(tmp_p
     assert after["not_reached"] == []
 
 
-def test_stages_that_were_all_right_are_not_run_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry-run", "--work", str(tmp_path)])
-    ran = []
-    statuses = {"build": gpu_check.OK, "test": gpu_check.RED, "ops": gpu_check.OK}
+def test_a_stage_gets_the_time_that_earlier_ones_leave(tmp_path, monkeypatch, capsys):
+    arguments = ["gpu_check", "--dry-run", "--work", str(tmp_path), "--seconds", "48"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    left = {}
 
     def stage(name):
         def run(check):
-            ran.append(name)
-            return [gpu_check.Outcome(name, statuses[name], "")]
+            left[name] = check.seconds_left
+            if name == "test":
+                raise ValueError("broken")
+            return [gpu_check.Outcome(name, gpu_check.OK, "")]
 
         return run
 
-    monkeypatch.setattr(gpu_check, "STAGES", {name: stage(name) for name in statuses})
+    monkeypatch.setattr(gpu_check, "STAGES", {name: stage(name) for name in gpu_check.STAGES})
     assert gpu_check.main() == 1
-    statuses["test"] = gpu_check.OK
-    assert gpu_check.main() == 0
-    assert ran == ["build", "test", "ops", "test", "ops"]  # ops knows itself what is left
-    assert "build              0.0 s   (kept)" in capsys.readouterr().out
-    monkeypatch.setattr(gpu_check, "fingerprint", lambda check: "other sources")
-    assert gpu_check.main() == 0
-    assert ran[5:] == ["build", "test", "ops"]
+    assert left["build"] == pytest.approx(7.5, abs=1)
+    assert left["test"] == pytest.approx(21.5, abs=1)  # its own and what build has left
+    assert left["ops"] == pytest.approx(48, abs=1)
+    assert "RED      test               0.0 s  ValueError: broken" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from args_fast.bench import models
+from args_fast.errors import ConfigError
 
 # Parameters of the published checkpoints, from their own listings.
 PUBLISHED = {
@@ -65,5 +66,5 @@ def test_tiny_stands_for_the_same_architecture():
 
 
 def test_an_unknown_model_is_an_error_with_the_known_ones():
-    with pytest.raises(KeyError, match=r"opt-9b.*opt-125m"):
+    with pytest.raises(ConfigError, match=r"opt-9b.*opt-125m"):
         models.config("opt-9b")

