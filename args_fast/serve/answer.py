@@ -59,8 +59,7 @@ class Answer(Response):
             shape, decoding = await self._prepare(began)
             try:
                 if body.stream:
-                    usage = body.stream_options is not None and body.stream_options.include_usage
-                    await send_events(send, shape, decoding, include_usage=bool(usage))
+                    await send_events(send, shape, decoding, body.stream_options)
                 else:
                     tokens = await collect(decoding)
                     choices = map(shape.choice, decoding.parts, tokens)
