@@ -126,8 +126,10 @@ def versions(python: Path, check: Check) -> str:
     shown = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True
     )
-    installed = {each["name"].lower(): each["version"] for each in json.loads(shown.stdout)}
-    return ", ".join(f"{name} {installed.get(name.replace('_', '-'), '?')}" for name in names)
+    installed = {
+        each["name"].lower().replace("_", "-"): each["version"] for each in json.loads(shown.stdout)
+    }
+    return ", ".join(f"{name} {installed[name]}" for name in names)
 
 
 def run(check: Check, url: str, narrow: str, seconds: int) -> dict[str, object]:
