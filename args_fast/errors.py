@@ -71,3 +71,8 @@ class LineError(ArgsError, ValueError):
 
 class JobError(ArgsError, ValueError):
     """A job cannot write, or go on, where it was asked to."""
+
+
+class EvaluationError(ArgsError, ValueError):
+    """An evaluation cannot read its data, methods or judges, or cannot resume where it was asked
+    to."""

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from args_fast import __version__
-from args_fast.cli import batch, bench, doctor, generate
+from args_fast.cli import batch, bench, doctor, explain, generate, judge, sweep, tune
+from args_fast.cli import eval as evaluate
 
 app = typer.Typer(
     name="args-fast",
@@ -38,5 +39,10 @@ def _main(
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=batch.EXAMPLES)(batch.batch)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.eval_)
+app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(epilog=tune.EXAMPLES)(tune.tune)
+app.command(epilog=judge.EXAMPLES)(judge.judge)
+app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
