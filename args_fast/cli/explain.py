@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from args_fast.cli import evaluation, options
-from args_fast.cli.console import errors_in_a_line, note, notes, read_prompt
+from args_fast.cli.console import errors_in_a_line, fail, note, notes, read_prompt
 from args_fast.cli.pair import load_pair
 
 EXAMPLE = 'args-fast explain "How do I grow basil?"'
@@ -106,6 +106,8 @@ def explain(
 def _prompts(prompt: str | None, data: str | None, limit: int | None, seed: int) -> list[Any]:
     if data is None:
         return [read_prompt(prompt, EXAMPLE)]
+    if prompt is not None:
+        fail("give a prompt or --data, not both")
     from args_fast.eval.data import load, sample
 
     items, _ = sample(load(data), limit, seed, lambda item: True)

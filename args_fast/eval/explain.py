@@ -52,12 +52,12 @@ def explain(
         decodes.insert(0, _decode(decoder, prompt, greedy, "greedy"))
     return {
         "prompt": _text(decoder, decodes[-1].pop("prompt_token_ids")),
-        "config": {name: value for name, value in asdict(config).items() if name in SHOWN},
+        "config": {name: asdict(config)[name] for name in SHOWN},
         "decodes": [{k: v for k, v in d.items() if k != "prompt_token_ids"} for d in decodes],
     }
 
 
-SHOWN = ("k", "w", "temperature", "max_new_tokens", "seed", "stop")
+SHOWN = ("k", "w", "temperature", "max_new_tokens", "seed")
 
 
 def page(explained: dict[str, Any]) -> str:

@@ -53,7 +53,9 @@ def mean_interval(values: Sequence[float], seed: int) -> Interval:
     mean = float(data.mean())
     if len(data) < 2:
         return Interval(mean, None, None, len(data))
-    if (data == data[0]).all():  # every resample is the same, and BCa divides by their spread
+    # Every resample of equal values is the same, and BCa divides by their spread. Differences of
+    # floats that are equal on paper are a few bits apart.
+    if numpy.ptp(data) <= 1e-9 * max(1.0, abs(mean)):
         return Interval(mean, mean, mean, len(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of too few values: the interval is NaN then, and None

@@ -7,6 +7,7 @@ Measures of the text alone cost nothing and are computed with the results.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from args_fast.errors import ArgsError, EvaluationError
@@ -27,26 +28,28 @@ Scorer = Callable[[Sequence[Sample]], list[float | None]]
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure: its name in the scores, and how its scorer is made once it is needed."""
+    """One measure: what results call it, what names its values in the scores (the same name from
+    another source is another measure), and how its scorer is made once it is needed."""
 
     name: str
+    key: str
     scorer: Callable[[], Scorer]
 
 
 def judge_measure(name: str) -> str:
-    """The name in the scores of what a judge gives."""
+    """What results call the values of a judge."""
     return f"judge:{name}"
 
 
 def measure(run: Run, pairs: Pairs, report: Report) -> None:
     """Measure every response that has no value yet."""
     total = sum("error" not in sample for sample in _samples(run))
-    for wanted in _measures(run, pairs):
+    for wanted in measures(run, pairs):
         missing = [
             sample
             for sample in _samples(run)
             if "error" not in sample
-            and (wanted.name, sample["method"], sample["index"]) not in run.scores
+            and (wanted.key, sample["method"], sample["index"]) not in run.scores
         ]
         done = total - len(missing)
         report(wanted.name, done, total)
@@ -57,7 +60,7 @@ def measure(run: Run, pairs: Pairs, report: Report) -> None:
             chunk = missing[start : start + CHUNK]
             run.scores.append(
                 {
-                    "measure": wanted.name,
+                    "measure": wanted.key,
                     "method": sample["method"],
                     "index": sample["index"],
                     "value": None if value is None or math.isnan(value) else float(value),
@@ -73,22 +76,23 @@ def _samples(run: Run) -> Iterator[Sample]:
     return (sample for sample in run.samples if sample["method"] in keys)
 
 
-def _measures(run: Run, pairs: Pairs) -> Iterator[Measure]:
-    settings = run.plan.settings
+def measures(run: Run, pairs: Pairs) -> Iterator[Measure]:
+    """All measures of a run's plan that are kept in its scores."""
+    plan = run.plan
 
     def of_pair(rm: str, make: Callable[[Run, "ArgsDecoder"], Scorer]) -> Callable[[], Scorer]:
-        return lambda: make(run, pairs.get(settings.lm, rm))
+        return lambda: make(run, pairs.get(plan.settings.lm, rm))
 
-    yield Measure(REWARD, of_pair(settings.rm, _rewards))
-    yield Measure(SURPRISE, of_pair(settings.rm, _surprise))
-    for judge in run.plan.judges:
-        name = judge_measure(judge.name)
-        if judge.is_function:
-            yield Measure(name, lambda judge=judge: _function(run, judge))  # type: ignore[misc]
-        else:
-            yield Measure(name, of_pair(judge.source, _rewards))
-    if run.plan.encoder is not None:
-        yield Measure(COHERENCE, lambda: _coherence(run))
+    yield Measure(REWARD, REWARD, of_pair(plan.settings.rm, _rewards))
+    yield Measure(SURPRISE, SURPRISE, of_pair(plan.settings.rm, _surprise))
+    for judge in plan.judges:
+        scorer = partial(_function, run, judge)
+        if not judge.is_function:
+            scorer = of_pair(judge.source, _rewards)  # type: ignore[assignment]
+        yield Measure(judge_measure(judge.name), f"judge:{judge.source}", scorer)
+    if plan.encoder is not None:
+        key = f"{COHERENCE}:{plan.encoder}:{plan.pooling}"
+        yield Measure(COHERENCE, key, partial(_coherence, run))
 
 
 # ---- scorers -------------------------------------------------------------------------------------

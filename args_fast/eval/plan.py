@@ -95,15 +95,19 @@ class Pairs:
 
     def get(self, lm: str, rm: str) -> "ArgsDecoder":
         """The decoder of this pair; the one before it is dropped."""
-        if self._decoder is None or self._names != (lm, rm):
-            self._decoder = None
-            gc.collect()
-            import torch
-
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        if self._decoder is not None and self._names != (lm, rm):
+            self._drop()
+        if self._decoder is None:
             self._decoder, self._names = self._open(lm, rm), (lm, rm)
         return self._decoder
+
+    def _drop(self) -> None:
+        import torch
+
+        self._decoder = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)

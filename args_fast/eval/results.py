@@ -10,9 +10,9 @@ from typing import Any
 from args_fast.eval.cuts import cut_for_diversity
 from args_fast.eval.diversity import diversity, published_diversity, split_words
 from args_fast.eval.intervals import Interval, gain_interval, mean_interval
-from args_fast.eval.measure import COHERENCE, REWARD, SURPRISE, Sample, judge_measure
+from args_fast.eval.measure import SURPRISE, Sample, measures
 from args_fast.eval.methods import Method
-from args_fast.eval.plan import Plan, Run
+from args_fast.eval.plan import Pairs, Plan, Run
 from args_fast.eval.prompts import data_hash
 from args_fast.eval.provenance import environment, file_hash, model_hash
 from args_fast.eval.speed import summarize_speed
@@ -36,14 +36,14 @@ class Values:
     skipped: dict[str, int]
 
 
-def summarize(run: Run) -> dict[str, Any]:
+def summarize(run: Run, pairs: Pairs) -> dict[str, Any]:
     """The results of a run as plain JSON values."""
     plan = run.plan
-    values = {method.key: _values(run, method) for method in plan.methods}
+    values = {method.key: _values(run, pairs, method) for method in plan.methods}
     speed_file = run.folder / "speed.json"
     speed = json.loads(speed_file.read_text()) if speed_file.exists() else None
     return {
-        "settings": asdict(plan.settings),
+        "settings": {**asdict(plan.settings), "stop": list(plan.settings.stop)},
         "baseline": plan.baseline.key,
         "prompts": {"count": len(run.items), "too_long": run.skipped, "hash": data_hash(run.items)},
         "judges": {judge.name: judge.source for judge in plan.judges},
@@ -55,7 +55,7 @@ def summarize(run: Run) -> dict[str, Any]:
     }
 
 
-def _values(run: Run, method: Method) -> Values:
+def _values(run: Run, pairs: Pairs, method: Method) -> Values:
     samples = [
         sample
         for index in range(len(run.items))
@@ -63,19 +63,17 @@ def _values(run: Run, method: Method) -> Values:
     ]
     by_measure: dict[str, dict[int, float]] = {}
     skipped: dict[str, int] = {}
-    for name in (REWARD, *(judge_measure(judge.name) for judge in run.plan.judges), SURPRISE):
-        by_measure[name], skipped[name] = _scored(run, name, samples)
-    if run.plan.encoder is not None:
-        by_measure[COHERENCE], skipped[COHERENCE] = _scored(run, COHERENCE, samples)
+    for measure in measures(run, pairs):
+        by_measure[measure.name], skipped[measure.name] = _scored(run, measure.key, samples)
     for name, value in TEXT_MEASURES.items():
         by_measure[name] = {sample["index"]: float(value(sample)) for sample in samples}
     return Values(by_measure, skipped)
 
 
-def _scored(run: Run, name: str, samples: list[Sample]) -> tuple[dict[int, float], int]:
+def _scored(run: Run, key: str, samples: list[Sample]) -> tuple[dict[int, float], int]:
     values: dict[int, float] = {}
     for sample in samples:
-        record = run.scores.get(name, sample["method"], sample["index"])
+        record = run.scores.get(key, sample["method"], sample["index"])
         if record is not None and record["value"] is not None:
             values[sample["index"]] = record["value"]
     return values, len(samples) - len(values)
@@ -86,14 +84,14 @@ def _method(
 ) -> dict[str, Any]:
     own, baseline = values[method.key], values[run.plan.baseline.key]
     seed = run.plan.settings.seed
-    measures: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name, found in own.by_measure.items():
-        measures[name] = _measured(
+        by_name[name] = _measured(
             mean_interval(list(found.values()), seed),
             gain_interval(found, baseline.by_measure[name], seed),
             skipped=own.skipped.get(name, 0),
         )
-    measures[PERPLEXITY] = _exponential(measures.pop(SURPRISE))
+    by_name[PERPLEXITY] = _exponential(by_name.pop(SURPRISE))
     seconds = speed["seconds_per_token"] if speed else {}
     records = [run.samples.get(method.key, index) for index in range(len(run.items))]
     answers = [record["response"] for record in records if record and "error" not in record]
@@ -104,7 +102,7 @@ def _method(
         "options": dict(method.options),
         "answered": len(answers),
         "errors": sum(bool(record and "error" in record) for record in records),
-        "measures": measures,
+        "measures": by_name,
         "compression_ratio": compression_ratio(answers),
         "rows_per_token": method.rows,
         "speed": summarize_speed(

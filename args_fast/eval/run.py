@@ -43,6 +43,9 @@ def evaluate(plan: Plan, folder: Path, open_pair: OpenPair, report: Report) -> d
         EvaluationError: data, methods or judges cannot be read, or the folder has another run.
     """
     require("scipy")
+    for judge in plan.judges:
+        if judge.is_function:
+            judge.function()  # what cannot be imported fails now, not after hours of decoding
     folder.mkdir(parents=True, exist_ok=True)
     # A model that was trained again under its old name is another model.
     models = [model_hash(name) for name in (plan.settings.lm, plan.settings.rm)]
@@ -56,7 +59,7 @@ def evaluate(plan: Plan, folder: Path, open_pair: OpenPair, report: Report) -> d
         _decode(run, pairs, report)
         time_methods(run, pairs, report)
         measure(run, pairs, report)
-        results = summarize(run)
+        results = summarize(run, pairs)
     write_json(folder / "results.json", results)
     return results
 

@@ -97,18 +97,17 @@ class NaiveDecoder:
 
     def rewards(self, prompts, continuations):
         pairs = zip(prompts, continuations, strict=True)
-        return [self.token_rewards(prompt, ids)[-1] for prompt, ids in pairs]
+        return [self._reward([*self.ids(prompt), *ids]) for prompt, ids in pairs]
+
+    def token_rewards(self, prompt, continuation):
+        start, text = len(self.ids(prompt)), [*self.ids(prompt), *continuation]
+        return [self._reward(text[:end]) for end in range(start + 1, len(text) + 1)]
 
     @torch.inference_mode()
-    def token_rewards(self, prompt, continuation):
-        text = self.ids(prompt)
-        if len(text) + len(continuation) > self.longest:
+    def _reward(self, text):
+        if len(text) > self.longest:
             raise LengthError("too long for the reward")
-        start, text = len(text), [*text, *continuation]
-        return [
-            self.reward_model(torch.tensor([text[:end]])).logits[0, -1].item()
-            for end in range(start + 1, len(text) + 1)
-        ]
+        return self.reward_model(torch.tensor([text])).logits[0, -1].item()
 
     @torch.inference_mode()
     def score(self, prompts):
