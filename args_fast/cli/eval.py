@@ -86,7 +86,7 @@ def eval_(
         from args_fast.eval.exports import export as export_responses
         from args_fast.eval.run import clear, evaluate
 
-        values = option_file.given(context, config)
+        values = option_file.given(context, eval_, config)
         exports = _formats(values["export"])
         opened = evaluation.opened(values)
         wanted = values["method"] or DEFAULT_METHODS

@@ -1,17 +1,26 @@
 """Options from a YAML file, under those of the command line."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-import click
 import typer
 
 RENAMED = {"methods": "method", "judge_rewards": "judge_reward"}  # a list has a plural in YAML
-NOT_IN_FILES = {"config", "as_json"}
+NOT_IN_FILES = {"context", "config", "as_json", "return"}
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
 
-def given(context: typer.Context, file: Path | None) -> dict[str, Any]:
-    """The command's options: those of the command line, over the file's, over the defaults.
+def given(
+    context: typer.Context, command: Callable[..., None], file: Path | None
+) -> dict[str, Any]:
+    """A command's options: those of the command line, over the file's, over the defaults.
+
+    Args:
+        context: of the command.
+        command: its function, whose annotations say what an option may be.
+        file: the YAML file; None for none.
 
     Raises:
         EvaluationError: the file cannot be read, or holds what is not an option.
@@ -21,42 +30,33 @@ def given(context: typer.Context, file: Path | None) -> dict[str, Any]:
         return values
     from args_fast.errors import EvaluationError
 
-    options = {option.name: option for option in context.command.params}
-    for name in NOT_IN_FILES:
-        options.pop(name, None)
+    hints = {k: v for k, v in get_type_hints(command).items() if k not in NOT_IN_FILES}
     for written, value in _read(file).items():
         name = str(written).replace("-", "_")
-        option = options.get(RENAMED.get(name, name))
-        if option is None or option.name is None:
+        option = RENAMED.get(name, name)
+        if option not in hints:
             raise EvaluationError(
-                f"{file} has {name!r}; its options are {', '.join(sorted(map(str, options)))}"
+                f"{file} has {name!r}; its options are {', '.join(sorted(hints))}"
             )
-        wanted = _unfit(option, value)
+        wanted = _unfit(hints[option], value)
         if wanted is not None:
             raise EvaluationError(f"{name} in {file} is {value!r}; it must be {wanted}")
-        source = context.get_parameter_source(option.name)
+        source = context.get_parameter_source(option)
         if source is None or source.name != "COMMANDLINE":
-            values[option.name] = value
+            values[option] = value
     return values
 
 
-def _unfit(option: Any, value: Any) -> str | None:
-    """What the option wants in place of the value; None where the value is of its kind."""
-    if value is None:
+def _unfit(hint: Any, value: Any) -> str | None:
+    """What an option wants in place of the value; None where the value is of its kind."""
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    kind = get_origin(kinds[0]) or kinds[0]
+    if value is None or kind not in NAMES:
         return None
-    if option.multiple:
-        return None if isinstance(value, (list, dict)) else "a list"
-    kind = option.type
-    if isinstance(kind, click.types.BoolParamType):
-        return None if isinstance(value, bool) else "true or false"
-    whole = isinstance(kind, click.types.IntParamType)
-    if whole or isinstance(kind, click.types.FloatParamType):
-        kinds = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            return "a whole number" if whole else "a number"
-        low = getattr(kind, "min", None)
-        return f"at least {low:g}" if low is not None and value < low else None
-    return None
+    fitting = {float: (int, float), list: (list, dict)}.get(kind, kind)
+    if isinstance(value, fitting) and (kind is bool or not isinstance(value, bool)):
+        return None
+    return NAMES[kind]
 
 
 def _read(file: Path) -> dict[Any, Any]:

@@ -87,7 +87,7 @@ def sweep(
         from args_fast.eval.sweep import comma_separated, grid, points
 
         require("scipy", "matplotlib")
-        values = option_file.given(context, config)
+        values = option_file.given(context, sweep, config)
         opened = evaluation.opened(values)
         methods = grid(
             _numbers(values["w"], float, "w"),

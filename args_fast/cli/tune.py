@@ -54,7 +54,7 @@ def tune(
     tells which steps a w would change, what it would gain and what it would cost in likelihood.
     """
     with errors_in_a_line():
-        values = option_file.given(context, config) | {"stop": None}
+        values = option_file.given(context, tune, config) | {"stop": None}
         opened = evaluation.opened(values)
         from args_fast.eval.plan import Pairs
         from args_fast.eval.prompts import draw

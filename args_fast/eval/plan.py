@@ -48,6 +48,13 @@ class Settings:
     max_prompt_tokens: int = 2048
     stop: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        least = {"limit": 1, "seed": 0, "max_new_tokens": 1, "max_prompt_tokens": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise EvaluationError(f"{name} is {value}; it must be at least {low}")
+
 
 @dataclass(frozen=True)
 class Plan:

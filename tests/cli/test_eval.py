@@ -66,7 +66,7 @@ def test_a_yaml_file_holds_the_options_and_the_command_line_overrides_it(cli_jso
     [
         ("limits: 3", "has 'limits'; its options are batch, chat, data,"),
         ("batch: many", "batch in run.yaml is 'many'; it must be a whole number"),
-        ("batch: 0", "batch in run.yaml is 0; it must be at least 1"),
+        ("limit: 0", "limit is 0; it must be at least 1"),
         ("chat: 3", "chat in run.yaml is 3; it must be true or false"),
         ("- greedy", "must hold options, such as 'limit: 100'"),
         ("a: [", "cannot read run.yaml"),
