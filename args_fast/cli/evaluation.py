@@ -146,7 +146,7 @@ def opened(values: Mapping[str, Any]) -> Opened:
         note("no --lm/--rm given: using the embedded tiny pair (a demonstration)")
     data, limit = values["data"], values["limit"]
     if data is None:
-        limit = limit or EMBEDDED_LIMIT
+        limit = EMBEDDED_LIMIT if limit is None else limit
         data = f"hh:{HELDOUT}"
         note(f"no --data given: using {limit} of the embedded pair's held-out prompts")
     dtype = getattr(values["dtype"], "value", values["dtype"])
