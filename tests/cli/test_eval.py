@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
+from args_fast.cli import evaluation
 from args_fast.eval import intervals
 from args_fast.tiny_pair import HELDOUT, LM, RM
 
@@ -12,7 +12,7 @@ SHORT = ("--limit", 3, "--max-new-tokens", 6, "--timing-prompts", 0, "--device",
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(intervals, "RESAMPLES", 99)
 
@@ -106,11 +106,11 @@ def test_what_is_wrong_is_one_line(cli, options, says):
     assert "Traceback" not in result.stderr
 
 
-def test_an_unfinished_run_resumes_and_restart_replaces_it(cli, loaded):  # noqa: F811
+def test_a_finished_run_loads_nothing_and_restart_replaces_it(cli, monkeypatch):
     cli("eval", *SHORT, "--method", "greedy")
-    loaded.clear()
-    assert cli("eval", *SHORT, "--method", "greedy").exit_code == 0
-    assert loaded == []
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "load_pair", None)
+        assert cli("eval", *SHORT, "--method", "greedy").exit_code == 0
     other = cli("eval", *SHORT, "--method", "greedy", "--seed", 1)
     assert other.exit_code == 2
     assert "holds a run with seed = 0, and now it is 1" in " ".join(other.stderr.split())

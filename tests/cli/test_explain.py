@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
 SHORT = ("--max-new-tokens", 4, "--k", 3, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 

@@ -3,7 +3,6 @@
 import csv
 
 import pytest
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
 from args_fast.eval import intervals
 
@@ -11,7 +10,7 @@ SHORT = ("--limit", 2, "--max-new-tokens", 5, "--device", "cpu", "--timing-promp
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(intervals, "RESAMPLES", 99)
 
