@@ -79,7 +79,7 @@ def serve(
             demonstration=lm is None and rm is None,
         )
         if not keys and host not in LOOPBACK:
-            note(f"listening at {host} without API keys: whoever reaches this port can decode")
+            note(f"listening at {host} without API keys: anyone who reaches this port can decode")
         model_options = {
             "device": device,
             "rm_device": rm_device,

@@ -45,10 +45,10 @@ def _digest(key: bytes) -> bytes:
     return sha256(key).digest()  # of one length, whatever the key's
 
 
-def read_keys(given: Iterable[str], file: Path | None) -> tuple[str, ...]:
+def read_keys(texts: Iterable[str], file: Path | None) -> tuple[str, ...]:
     """Keys from the command line or the environment (split at commas), and from a file with one
     per line ('#' begins a comment). Raises ConfigError where the file holds none."""
-    keys = [key.strip() for text in given for key in text.split(",")]
+    keys = [key.strip() for text in texts for key in text.split(",")]
     if file is not None:
         lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
         if not any(lines):

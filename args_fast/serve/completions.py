@@ -91,8 +91,8 @@ class CompletionFormat(AnswerFormat):
                 columns["top_logprobs"].append(None)
                 continue
             top: dict[str, float] = {}
-            for each in candidates[: self._top]:
-                top.setdefault(self._vocabulary.text(each.token_id), logprob(each.logprob))
+            for likely in candidates[: self._top]:
+                top.setdefault(self._vocabulary.text(likely.token_id), logprob(likely.logprob))
             columns["token_logprobs"].append(logprob(value))
             top.setdefault(text, logprob(value))  # OpenAI's has the token itself too
             columns["top_logprobs"].append(top)

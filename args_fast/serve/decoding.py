@@ -48,20 +48,21 @@ def base_config(
     Raises:
         ApiError, ConfigError: a field is outside its range.
     """
-    given: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
     if request.args is not None:
-        given |= request.args.model_dump(exclude_none=True)
+        asked |= request.args.model_dump(exclude_none=True)
     n = request.n or 1
     if n > options.limit_n:
         raise invalid(f"n is {n}; this server gives at most {options.limit_n} answers", "n")
     if request.ignore_eos:
-        given.setdefault("eos_token_ids", ())
+        asked.setdefault("eos_token_ids", ())
     if candidates:
-        given["return_candidates"] = True
+        asked["return_candidates"] = True
     config = replace(
         options.defaults,
-        **given,
+        **asked,
         temperature=request.temperature or None,
+        top_p=None if request.top_p == 1 else request.top_p,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
         stop=request.stops,
         num_return_sequences=n,
@@ -93,8 +94,8 @@ def samples(
                 "context_length_exceeded",
             )
         new = room if new is None else new
-        for each in config.samples():
-            own = replace(each, max_new_tokens=new) if new else None
+        for single in config.samples():
+            own = replace(single, max_new_tokens=new) if new else None
             made.append(Sample(len(made), prompt, own))
     return made
 

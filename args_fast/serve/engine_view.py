@@ -12,7 +12,7 @@ from args_fast.async_decoder import AsyncArgsDecoder
 from args_fast.config import DecodingConfig
 from args_fast.decoder import ArgsDecoder
 from args_fast.engine.capacity import CacheUse
-from args_fast.errors import ConfigError, DecoderClosedError
+from args_fast.errors import ConfigError
 from args_fast.generation import Candidate, Token
 
 
@@ -56,8 +56,6 @@ class EngineView:
         self.places = decoder.max_batch_size + max_waiting
         self._decoder = decoder
         self._engine = AsyncArgsDecoder(decoder, max_waiting=max_waiting)
-        self._under_way = 0
-        self._stopped = False
 
     async def stream(self, prompt: list[int], config: DecodingConfig) -> AsyncIterator[Token]:
         """The tokens of one sample as they are chosen. Closing the iterator frees its pages.
@@ -65,26 +63,21 @@ class EngineView:
         Raises:
             ArgsError: as ``AsyncArgsDecoder.stream``.
         """
-        self._under_way += 1
-        try:
-            async with aclosing(self._engine.stream(prompt, config)) as tokens:  # type: ignore[type-var]
-                async for token in tokens:
-                    yield token
-        except DecoderClosedError:
-            self._stopped = True
-            raise
-        finally:
-            self._under_way -= 1
+        async with aclosing(self._engine.stream(prompt, config)) as tokens:  # type: ignore[type-var]
+            async for token in tokens:
+                yield token
 
     async def score(self, prompt: list[int], candidates: int) -> ScoredPrompt:
-        """The language model's view of a prompt, with so many candidates at each place.
+        """The language model's view of a prompt, with its likeliest tokens at each place.
+
+        Args:
+            prompt: ids.
+            candidates: number of the likeliest tokens.
 
         Raises:
-            ConfigError: this engine cannot score prompts, or not with candidates.
+            ConfigError: candidates are asked for, and this engine does not report them.
         """
-        score: Any = getattr(self._engine, "score", None)
-        if score is None:
-            raise ConfigError("echo with logprobs needs an engine that scores prompts")
+        score: Any = self._engine.score
         if not candidates:
             (logprobs,) = await score([prompt])
             return ScoredPrompt(logprobs, [()] * len(prompt))
@@ -98,23 +91,22 @@ class EngineView:
 
     async def close(self) -> None:
         """End every request that is under way with an error, and the engine."""
-        self._stopped = True
         await self._engine.close()
 
     @property
     def alive(self) -> bool:
         """Whether the engine takes requests."""
-        return not self._stopped
+        return self._engine.alive
 
     @property
     def running(self) -> int:
         """Number of samples that decode."""
-        return min(self._under_way, self.max_batch_size)
+        return self._engine.running
 
     @property
     def waiting(self) -> int:
         """Number of samples that wait for their turn."""
-        return max(0, self._under_way - self.max_batch_size)
+        return self._engine.waiting
 
     @property
     def cache(self) -> CacheUse:

@@ -71,7 +71,7 @@ class BodyLimit:
 
 
 class Admission:
-    """Places at the engine: so many samples decode, so many wait, and the next gets a 429.
+    """Places at the engine, to decode or to wait; a request that finds none left gets a 429.
 
     Args:
         places: samples that may be under way, waiting ones included.

@@ -74,8 +74,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        name = given.decode() if GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+        asked = dict(scope["headers"]).get(b"x-request-id", b"")
+        name = asked.decode() if GIVEN_ID.fullmatch(asked) else uuid.uuid4().hex
         token = request_id.set(name)
         began = time.perf_counter()
         status = GONE

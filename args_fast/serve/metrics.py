@@ -100,8 +100,8 @@ class Metrics:
         self.reward_rows = self._counter("reward_rows", "Candidates judged by the reward.", model)
         self.draft_tokens = self._counter("draft_tokens", "Tokens drafted.", model)
         self.accepted_tokens = self._counter("accepted_tokens", "Drafts accepted.", model)
-        first = "Seconds from a request's arrival to its first token."
-        self.to_first = self._histogram("time_to_first_token", first, TO_FIRST_TOKEN, model)
+        to_first = "Seconds from a request's arrival to its first token."
+        self.to_first = self._histogram("time_to_first_token", to_first, TO_FIRST_TOKEN, model)
         between = "Seconds between two tokens of one answer."
         self.between = self._histogram("inter_token_latency", between, BETWEEN_TOKENS, model)
         whole = "Seconds from a request's arrival to its last token."

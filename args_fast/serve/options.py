@@ -1,4 +1,4 @@
-"""What the operator of a server decides, with the default of each."""
+"""What the operator of a server decides: every option with its default."""
 
 from dataclasses import dataclass, field
 

@@ -40,8 +40,8 @@ class _Known(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_known(cls, given: Any) -> Any:
-        for name in given if isinstance(given, dict) else ():
+    def _only_known(cls, body: Any) -> Any:
+        for name in body if isinstance(body, dict) else ():
             if name in OPENAI_NAMES:
                 raise ValueError(
                     f"{name} is not an option of args; give {OPENAI_NAMES[name]} of the request"
@@ -49,17 +49,17 @@ class _Known(BaseModel):
             if name not in cls.model_fields:
                 known = ", ".join(cls.model_fields)
                 raise ValueError(f"{name!r} is not an option of args; those are {known}")
-        return given
+        return body
 
 
-def _must_be(what: str) -> WrapValidator:
+def _must_be(allowed: str) -> WrapValidator:
     """Says in one sentence what a field of several types may be."""
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(value)
         except ValidationError as error:
-            raise ValueError(f"it must be {what}") from error
+            raise ValueError(f"it must be {allowed}") from error
 
     return WrapValidator(check)
 
@@ -108,6 +108,7 @@ class DecodingRequest(_Body):
     temperature: float | None = Field(
         None, ge=0, description="0 or absent: ARGS-greedy; above 0: ARGS-stochastic's tau."
     )
+    top_p: float | None = None
     n: int | None = Field(None, ge=1)
     seed: int | None = Field(None, description="Absent: drawn, and reported in choices[i].args.")
     stop: Stop | None = None
@@ -125,14 +126,14 @@ class DecodingRequest(_Body):
     def new_tokens(self) -> int | None:
         """Upper bound on the new tokens, under either of its names. Raises an ApiError where they
         disagree."""
-        given = {self.max_tokens, self.max_completion_tokens} - {None}
-        if len(given) > 1:
+        bounds = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(bounds) > 1:
             raise invalid(
                 f"max_tokens is {self.max_tokens} and max_completion_tokens is "
                 f"{self.max_completion_tokens}; give one of them",
                 "max_completion_tokens",
             )
-        return next(iter(given), None)
+        return next(iter(bounds), None)
 
 
 class TextPart(BaseModel):

@@ -47,12 +47,12 @@ class Scale:
     """How many replicas, and what each has.
 
     Args:
-        least, most: number of replicas; where they differ, Ray follows the load.
+        minimum, maximum: number of replicas; where they differ, Ray follows the load.
         cpus, gpus: of one replica.
     """
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     cpus: float
     gpus: int
 
@@ -61,14 +61,14 @@ class Scale:
         """``"2"`` or ``"1:4"`` replicas. Raises ConfigError."""
         low, _, high = replicas.partition(":")
         try:
-            least, most = int(low), int(high or low)
+            minimum, maximum = int(low), int(high or low)
         except ValueError:
-            least, most = 0, 0
-        if not 1 <= least <= most:
+            minimum, maximum = 0, 0
+        if not 1 <= minimum <= maximum:
             raise ConfigError(
                 f"replicas is {replicas!r}; it must be a number such as 2, or a range such as 1:4"
             )
-        return cls(least, most, cpus, gpus)
+        return cls(minimum, maximum, cpus, gpus)
 
 
 def start(device: str) -> int:
@@ -117,10 +117,10 @@ def deployment(pair: ServedPair, options: ServerOptions, scale: Scale) -> Any:
                 raise RuntimeError("the engine has stopped")
 
     batch = pair.options.get("max_batch_size", 64)
-    replicas: dict[str, Any] = {"num_replicas": scale.least}
-    if scale.most > scale.least:
+    replicas: dict[str, Any] = {"num_replicas": scale.minimum}
+    if scale.maximum > scale.minimum:
         load = {"target_ongoing_requests": batch}
-        limits = {"min_replicas": scale.least, "max_replicas": scale.most}
+        limits = {"min_replicas": scale.minimum, "max_replicas": scale.maximum}
         replicas = {"autoscaling_config": limits | load}
     made = serve.deployment(
         name="args-fast",

@@ -18,7 +18,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket, which uvicorn will listen at; port 0 is any free one.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

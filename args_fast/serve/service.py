@@ -20,7 +20,7 @@ Prepared = tuple[AnswerFormat, Decoding]
 
 
 class Service:
-    """One engine behind the routes.
+    """One engine, as the routes use it.
 
     Args:
         engine: where requests are decoded.
@@ -93,8 +93,8 @@ class Service:
         echoes: dict[int, str] = {}
         scored: dict[int, ScoredPrompt] = {}
         for part in parts if body.echo else []:
-            given = body.prompts[part.index // config.num_return_sequences]
-            whole = given if isinstance(given, str) else self.vocabulary.whole(part.prompt)
+            prompt = body.prompts[part.index // config.num_return_sequences]
+            whole = prompt if isinstance(prompt, str) else self.vocabulary.whole(part.prompt)
             echoes[part.index] = whole
             if body.logprobs is not None:
                 scored[part.index] = await self.engine.score(part.prompt, body.logprobs)

@@ -25,7 +25,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_p": (1,),
     "web_search_options": (),
     # of other servers that speak this protocol
     "add_generation_prompt": (True,),
@@ -57,11 +56,16 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+OURS = frozenset({"min_p"})  # supported, and found in ``args``
+
+
 def refuse_unsupported(request: BaseModel) -> None:
     """Raises an ApiError that names a field which is known, would change the answer, and is not
     supported."""
     for field, value in (request.model_extra or {}).items():
         if field in NEUTRAL and value is not None and value not in NEUTRAL[field]:
+            if field in OURS:
+                raise invalid(f"{field} is an option of args; give args.{field}", field)
             raise unsupported(field)
 
 

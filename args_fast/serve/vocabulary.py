@@ -40,7 +40,7 @@ class Vocabulary:
         assert isinstance(text, str)
         return text
 
-    def candidates(self, found: Iterable[Candidate]) -> list[dict[str, Any]]:
+    def candidates(self, step: Iterable[Candidate]) -> list[dict[str, Any]]:
         """The candidates of one step as JSON."""
         return [
             {
@@ -50,7 +50,7 @@ class Vocabulary:
                 "reward": number(each.reward),
                 "score": number(each.score),
             }
-            for each in found
+            for each in step
         ]
 
     def _both(self, token: int) -> tuple[str, list[int]]:

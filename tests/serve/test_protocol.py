@@ -5,7 +5,7 @@ from fake_engine import FakeEngine
 from served import ask, chat, complete
 
 from args_fast.serve.protocol import OPENAI_NAMES, ArgsOptions
-from args_fast.serve.unsupported import NEUTRAL
+from args_fast.serve.unsupported import NEUTRAL, OURS
 
 PROMPT = {"prompt": "Hello"}
 
@@ -25,7 +25,7 @@ def config_of(body, **more):
     return engine.requests[0][1]
 
 
-@pytest.mark.parametrize("field", NEUTRAL)
+@pytest.mark.parametrize("field", sorted(set(NEUTRAL) - OURS))
 def test_unsupported_field_is_refused_by_name(field):
     error = refusal(complete(PROMPT | {field: {"type": "json_schema"}}))
     assert error["param"] == field
@@ -56,6 +56,13 @@ def test_unknown_field_is_ignored():
         ({"args": {"k": 129}}, "k is 129"),
         ({"args": {"w": True}}, "args.w"),
         ({"args": [1]}, "args"),
+        ({"args": {"reward": 5}}, "args.reward"),
+        ({"args": {"reward": {}}}, "reward is {}"),
+        ({"args": {"min_p": 2}}, "min_p is 2"),
+        ({"min_p": 0.1}, "give args.min_p"),
+        ({"top_p": 0}, "top_p is 0.0; it must be a number, above 0 to 1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"args": {"top_p": 0.5}}, "give top_p of the request"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": -1}, "max_tokens"),
@@ -199,14 +206,16 @@ def test_fields_reach_the_engine():
         {
             "max_tokens": 3,
             "temperature": 0.7,
+            "top_p": 0.9,
             "seed": 5,
             "stop": ["x", "y"],
-            "args": {"k": 4, "w": -2, "eos_token_ids": [7], "return_candidates": True},
+            "args": {"k": 4, "w": -2, "eos_token_ids": [7], "min_p": 0.1, "reward": {"a": 1}},
         }
     )
     assert (config.k, config.w, config.temperature) == (4, -2, 0.7)
     assert (config.max_new_tokens, config.seed, config.stop) == (3, 5, ("x", "y"))
-    assert (config.eos_token_ids, config.return_candidates) == ((7,), True)
+    assert (config.top_p, config.min_p, config.reward) == (0.9, 0.1, {"a": 1})
+    assert config.eos_token_ids == (7,)
 
 
 def test_defaults_are_argmax_and_what_fits():
@@ -214,6 +223,8 @@ def test_defaults_are_argmax_and_what_fits():
     assert (config.k, config.w, config.temperature) == (10, 1.5, None)
     assert config.max_new_tokens == 64 - len(FakeEngine("Hello").ids)
     assert not config.return_candidates
+    assert config_of({"args": {"return_candidates": True}}).return_candidates
+    assert config_of({"top_p": 1}).top_p is None
     assert config.eos_token_ids is None
     assert config_of({"ignore_eos": True}).eos_token_ids == ()
     assert config_of({"max_completion_tokens": 4}).max_new_tokens == 4
