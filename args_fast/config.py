@@ -106,7 +106,7 @@ class DecodingConfig:
 
         argmax(s / tau + noise) is a draw from softmax(s / tau); zeros make it the argmax. Drawn
         before decoding, from the request's own generator, so that neither the device nor what runs
-        beside the request can change it.
+        next to the request can change it.
         """
         shape = (self.max_new_tokens, self.k)
         if self.temperature is None:
@@ -118,7 +118,7 @@ class DecodingConfig:
 def configs_for(
     config: DecodingConfig | Sequence[DecodingConfig] | None, prompts: int
 ) -> list[DecodingConfig]:
-    """One config for each of so many prompts.
+    """One config for each of several prompts.
 
     Args:
         config: one for all prompts, a list with one for each, or None for ``DecodingConfig()``.

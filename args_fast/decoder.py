@@ -219,14 +219,14 @@ class ArgsDecoder:
             PromptError: there is no chat template, or it refuses the conversation; else as for
             ``generate``.
         """
-        given, alone = conversations(messages)
-        configs = configs_for(config, len(given))
+        talks, alone = conversations(messages)
+        configs = configs_for(config, len(talks))
         if alone and configs[0].num_return_sequences != 1:
             raise ConfigError(
                 f"num_return_sequences is {configs[0].num_return_sequences}, and one conversation "
                 "gives one Generation; chat([messages], config) gives a list"
             )
-        results = self.generate(given, configs, progress=progress)
+        results = self.generate(talks, configs, progress=progress)
         return results[0] if alone else results
 
     def complete(

@@ -128,11 +128,11 @@ class Encoder:
     def _padding(self) -> int | None:
         return None if self.tokenizer is None else self.tokenizer.pad_token_id
 
-    def _needed(self, what: str) -> PreTrainedTokenizerBase:
+    def _needed(self, kind: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             raise PromptError(
                 f"this decoder has no tokenizer, so prompts have to be lists of ids; pass "
-                f"tokenizer= to decode {what}, or save a tokenizer next to the model's weights"
+                f"tokenizer= to decode {kind}, or save a tokenizer next to the model's weights"
             )
         return self.tokenizer
 

@@ -42,9 +42,9 @@ def split(prompts: Prompt | Many[Prompt], padding: int | None = None) -> list[Pl
     """
     if _is_returned(prompts):
         return _rows(prompts, padding)
-    one = _one(prompts)
-    if one is not None:
-        return [one]
+    plain = _alone(prompts)
+    if plain is not None:
+        return [plain]
     if not _is_list(prompts):
         raise PromptError(f"prompts is {_kind(prompts)}; {ALLOWED}, or a list of those")
     return [single(prompt, padding) for prompt in cast(Many[Prompt], prompts)]
@@ -60,9 +60,9 @@ def single(prompt: Prompt, padding: int | None = None) -> Plain:
                 "give its rows as a list"
             )
         return rows[0]
-    one = _one(prompt)
-    if one is not None:
-        return one
+    plain = _alone(prompt)
+    if plain is not None:
+        return plain
     if _is_list(prompt) and not prompt:
         return []
     raise PromptError(f"the prompt is {_kind(prompt)}; {ALLOWED}")
@@ -79,14 +79,11 @@ def conversations(
     Raises:
         PromptError: it is something else, or empty.
     """
-    one = _one(messages)
-    given: Any = messages if one is None else [one]
-    if not _is_list(given) or not given:
+    alone = _alone(messages) is not None
+    talks: Any = [messages] if alone else messages
+    if not _is_list(talks) or not talks:
         raise PromptError(f"messages is {_kind(messages)}; {CONVERSATION}, or a list of those")
-    plain = [single(each) for each in given]
-    return [from_user(each) if isinstance(each, str) else _messages(each) for each in plain], (
-        one is not None
-    )
+    return [_conversation(single(talk)) for talk in talks], alone
 
 
 def from_user(text: str) -> list[dict[str, Any]]:
@@ -102,13 +99,15 @@ def is_conversation(prompt: Plain) -> TypeGuard[list[dict[str, Any]]]:
     return not isinstance(prompt, str) and _holds_messages(prompt)
 
 
-def _messages(prompt: Plain) -> list[dict[str, Any]]:
+def _conversation(prompt: Plain) -> list[dict[str, Any]]:
+    if isinstance(prompt, str):
+        return from_user(prompt)
     if not is_conversation(prompt):
         raise PromptError(f"a list of ids, or an empty one, is not a conversation; {CONVERSATION}")
     return prompt
 
 
-def _one(value: Any) -> Plain | None:
+def _alone(value: Any) -> Plain | None:
     """The value as one prompt; None where it is a list of prompts, empty, or something else."""
     if isinstance(value, str):
         return str(value)

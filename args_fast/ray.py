@@ -145,7 +145,7 @@ class Actor:
             stream.seek(piece["offset"])
             within = takewhile(
                 lambda numbered_line: numbered_line[0] < piece["end"],
-                numbered(stream, piece["first"]),
+                numbered(stream, piece["line"]),
             )
             lines = (line for line in within if line[0] not in skipped)
             yield from decode_lines(self.decoder, lines, self.settings)
@@ -161,21 +161,21 @@ def _finished(row: dict[str, Any]) -> Finished:
 def _slices(path: Path, done: LineSet, length: int) -> Iterator[dict[str, Any]]:
     """The input in pieces of ``length`` lines, less those that are done: byte offset, number of
     the first line and of the one after the last, and the lines within that have a record."""
-    offset, first = 0, 1
+    offset, line = 0, 1
     with open(path, "rb") as file:
         while True:
-            start, end = offset, first
+            begin, end = offset, line
             within = []
-            while end - first < length and (size := _line_size(file)):
+            while end - line < length and (size := _line_size(file)):
                 if end in done:
                     within.append(end)
                 offset += size
                 end += 1
-            if end == first:
+            if end == line:
                 return
-            if end - first > len(within):
-                yield {"offset": start, "first": first, "end": end, "done": within}
-            first = end
+            if end - line > len(within):
+                yield {"offset": begin, "line": line, "end": end, "done": within}
+            line = end
 
 
 def _line_size(file: BinaryIO) -> int:

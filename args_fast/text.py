@@ -9,14 +9,14 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer prints for part of 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """The tokens that a decoded text leaves out, with their ids."""
-    found = {
+    special = {
         token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special
     }
     for token in tokenizer.all_special_tokens:
         id = tokenizer.convert_tokens_to_ids(token)
         if isinstance(id, int):  # it has one
-            found[token] = id
-    return found
+            special[token] = id
+    return special
 
 
 class TextStream:
@@ -53,13 +53,10 @@ class TextStream:
         self._cut(before)
 
     def _cut(self, before: int) -> None:
-        found = []
-        for stop in self._stop:
-            at = self.text.find(stop, max(0, before - len(stop) + 1))
-            if at >= 0:
-                found.append(at)
-        if found:
-            self.text = self.text[: min(found)]
+        begins = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stop]
+        cut = min((begin for begin in begins if begin >= 0), default=None)
+        if cut is not None:
+            self.text = self.text[:cut]
             self.stopped = True
 
     def take(self, *, last: bool = False) -> str:

@@ -50,8 +50,8 @@ def errors_in_a_line() -> Iterator[None]:
             fail(str(error))
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for this
             raise
-        first = str(error).partition(". ")[0]
-        fail(f"{first}. Use smaller models, --dtype bfloat16, fewer --max-new-tokens or --k.")
+        sentence = str(error).partition(". ")[0]
+        fail(f"{sentence}. Use smaller models, --dtype bfloat16, fewer --max-new-tokens or --k.")
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
     """The folders or hub ids of the models: those given, or the embedded pair."""
     if (lm is None) != (rm is None):
-        given, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
+        named, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
         fail(
-            f"{given} is given without {missing}; name both models, which have to share one "
+            f"{named} is given without {missing}; name both models, which have to share one "
             "tokenizer, or neither for the embedded pair"
         )
     from args_fast import tiny_pair
@@ -90,5 +90,5 @@ def _find(name: str) -> str:
     try:
         cached_file(name, "config.json")
     except (OSError, ValueError) as error:
-        fail(f"{name} is no folder here, nor can it be had from the hub: {error}")
+        fail(f"{name} is not a folder here, and the hub does not give it: {error}")
     return name

@@ -1,6 +1,8 @@
 """Long jobs: a file of requests in, a file of records out, and nothing lost in between.
 
-sources    the input: lines, a table or an array, compressed or not, and the format it is in
+streams    the bytes of the input: a file or a pipe, unpacked, in UTF-8
+tables     arrays and tables as items
+sources    the input as numbered items, and the format that they are in
 layouts    the formats: where an object keeps its prompt, and what else it holds
 openai     the fields of OpenAI's requests in our words
 lines      items of the input to requests, bad ones to errors

@@ -16,8 +16,9 @@ from args_fast.jobs.lines import Item, entries
 from args_fast.jobs.ownership import Input, claim, survey
 from args_fast.jobs.records import Finished, finish
 from args_fast.jobs.run import WINDOW, Decoder, as_completed, in_order
-from args_fast.jobs.sources import PIPE, Source
+from args_fast.jobs.sources import Source
 from args_fast.jobs.sources import opened as opened_source
+from args_fast.jobs.streams import PIPE
 
 
 @dataclass(frozen=True)

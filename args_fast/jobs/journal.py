@@ -81,10 +81,10 @@ class Journal:
         whole = lines = 0
         with open(self.path, "rb") as file:
             for line in file:
-                found = head(line)
-                if found is None or b"\0" in line:  # a file may grow before its content arrives
+                entry = head(line)
+                if entry is None or b"\0" in line:  # a file may grow before its content arrives
                     break
-                self._note(*found, whole)
+                self._note(*entry, whole)
                 whole += len(line)
                 lines += 1
             if file.read(1):
@@ -103,12 +103,12 @@ class Journal:
 
     def append(self, record: bytes) -> None:
         """Add one record. Raises JobError where its line has one already that is not an error."""
-        found = head(record)
-        assert found is not None
-        self._note(*found, self.size)
-        rest = memoryview(record)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
+        entry = head(record)
+        assert entry is not None
+        self._note(*entry, self.size)
+        unwritten = memoryview(record)
+        while unwritten:
+            unwritten = unwritten[os.write(self._file, unwritten) :]
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 
@@ -127,9 +127,9 @@ class Journal:
         with open(path, "rb") as old, open(path, "rb") as later, open(new, "wb") as file:
             shutil.copymode(path, new)
             for record in old:
-                found = head(record)
-                assert found is not None
-                line, _ = found
+                entry = head(record)
+                assert entry is not None
+                line, _ = entry
                 if line not in place:
                     file.write(record)
                 elif (begin := place[line]) is not None:
@@ -171,9 +171,9 @@ class Pipe:
         self._stream = stream
 
     def append(self, record: bytes) -> None:
-        found = head(record)
-        assert found is not None
-        line, is_error = found
+        entry = head(record)
+        assert entry is not None
+        line, is_error = entry
         self.done.add(line)
         self.errors += is_error
         self._stream.write(record)

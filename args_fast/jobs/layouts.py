@@ -36,7 +36,6 @@ ELSEWHERE = {
     "eos_token_id": "eos_token_ids",
     "temp": "temperature",
     "top_k": "k",
-    "top_p": None,
 }
 
 
@@ -64,12 +63,12 @@ class Line:
     Attributes:
         prompt: a text, a list of ids, or a list of messages.
         options: fields of DecodingConfig that the line sets.
-        other: its other keys, without those in LABELS.
+        data: its keys that are neither, without those in LABELS.
     """
 
     prompt: Any
     options: Content
-    other: Content
+    data: Content
 
 
 @dataclass(frozen=True)
@@ -187,8 +186,8 @@ def read(content: Content, reading: Reading, options: Sequence[str]) -> Line:
     if reading.format == "openai":
         chosen |= openai.options(content["body"], options)
     known = {key, *LABELS, *options}
-    other = {name: value for name, value in content.items() if name not in known}
-    return Line(_checked(prompt), chosen, other)
+    data = {name: value for name, value in content.items() if name not in known}
+    return Line(_checked(prompt), chosen, data)
 
 
 def _checked(prompt: Any) -> Any:
@@ -211,22 +210,21 @@ def _check_names(content: Content, key: str, options: Sequence[str]) -> None:
     for name in content:
         if name in (key, *LABELS, *options):
             continue
-        if name in ELSEWHERE:
-            meant = ELSEWHERE[name]
-        else:
-            (meant,) = get_close_matches(name.lower(), options, n=1, cutoff=0.8) or (None,)
-            if meant is None:
-                continue
-        hint = f"did you mean {meant}?" if meant else "there is none like it"
-        raise LineError(
-            f"the line holds {json.dumps(name)[:40]}, which is not an option here ({hint}) and "
-            f"would be ignored; the options are {', '.join(options)}. Rename it if it is data."
-        )
+        close = get_close_matches(name.lower(), options, n=1, cutoff=0.8)
+        meant = ELSEWHERE.get(name) or next(iter(close), None)
+        if meant:
+            raise LineError(
+                f"the line holds {json.dumps(name)[:40]}, which is not an option here (did you "
+                f"mean {meant}?) and would be ignored; the options are {', '.join(options)}. "
+                "Rename it if it is data."
+            )
 
 
-def _listed(value: Any, name: str, of: str) -> list[Any]:
+def _listed(value: Any, name: str, items: str) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise LineError(f"{name} is {json.dumps(value)[:40]}; it must be a list of {of}, not empty")
+        raise LineError(
+            f"{name} is {json.dumps(value)[:40]}; it must be a list of {items}, not empty"
+        )
     return value
 
 

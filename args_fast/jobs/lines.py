@@ -26,14 +26,14 @@ class Lines(Protocol):
     def readline(self, size: int = -1, /) -> bytes: ...
 
 
-def numbered(stream: Lines | BinaryIO, first: int = 1) -> Iterator[tuple[int, bytes]]:
+def numbered(stream: Lines | BinaryIO, start: int = 1) -> Iterator[tuple[int, bytes]]:
     """(line number, line) of every line that is not blank. Of a line longer than MAX_LINE comes
     the beginning, MAX_LINE + 1 bytes."""
-    number = first
+    number = start
     while line := stream.readline(MAX_LINE + 1):
-        rest = line
-        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
-            rest = stream.readline(MAX_LINE + 1)
+        piece = line
+        while len(piece) > MAX_LINE and not piece.endswith(b"\n"):
+            piece = stream.readline(MAX_LINE + 1)
         if not line.isspace():
             yield number, line
         number += 1
@@ -56,7 +56,7 @@ def entries(
             labels |= _labels({name: content[name] for name in LABELS if name in content})
             line = read(content, reading, OPTIONS)
             if reading.keep:
-                labels |= _labels({"input": line.other})
+                labels |= _labels({"input": line.data})
             request = _prompt(line, reading), configured(defaults, line.options)
             yield Origin(number, labels), request
         except ArgsError as error:

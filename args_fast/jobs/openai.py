@@ -11,7 +11,7 @@ RENAMED = {
     "max_completion_tokens": "max_new_tokens",
     "n": "num_return_sequences",
 }
-SAME = ("temperature", "seed", "stop")
+SAME = ("temperature", "seed", "stop", "top_p")
 # Fields that would change the answer, with the values that ask for nothing.
 NOT_OBEYED: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
@@ -21,7 +21,6 @@ NOT_OBEYED: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "response_format": ({"type": "text"},),
     "best_of": (1,),
-    "top_p": (1,),
     "suffix": ("",),
     "echo": (False,),
 }
@@ -46,16 +45,16 @@ def options(body: dict[str, Any], ours: Sequence[str]) -> dict[str, Any]:
         LineError: a field would change the answer and is not supported, or "args" holds something
             that is not an option.
     """
-    given = {name: value for name, value in body.items() if value is not None}
+    fields = {name: value for name, value in body.items() if value is not None}
     for name, nothing in NOT_OBEYED.items():
-        if name in given and name not in ours and given[name] not in nothing:
+        if name in fields and fields[name] not in nothing:
             raise LineError(
-                f"the body sets {name} to {json.dumps(given[name])[:40]}, which is not supported; "
+                f"the body sets {name} to {json.dumps(fields[name])[:40]}, which is not supported; "
                 "leave it out"
             )
-    chosen = {ours_: given[name] for name, ours_ in RENAMED.items() if name in given}
-    chosen |= {name: given[name] for name in (*SAME, *NOT_OBEYED) if name in given and name in ours}
-    args = given.get("args", {})
+    chosen = {option: fields[name] for name, option in RENAMED.items() if name in fields}
+    chosen |= {name: fields[name] for name in SAME if name in fields}
+    args = fields.get("args", {})
     unknown = [name for name in args if name not in ours] if isinstance(args, dict) else [args]
     if unknown:
         raise LineError(

@@ -128,15 +128,15 @@ def _read(note: Path, output: Path) -> dict[str, Any]:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], inside: str = "") -> list[str]:
-    found = []
+    differing = []
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{inside}{name}.")
+            differing += _differences(old, new, f"{inside}{name}.")
         elif old != new:
             shown = (json.dumps(value)[:60] for value in (old, new))
-            found.append(f"{inside}{name} was {' and is '.join(shown)}")
-    return found
+            differing.append(f"{inside}{name} was {' and is '.join(shown)}")
+    return differing
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -93,7 +93,7 @@ def _encode(content: dict[str, Any]) -> bytes:
 
 def head(line: bytes) -> tuple[int, bool] | None:
     """(line number, whether it is an error record) of a whole record; None of anything else."""
-    found = HEAD.match(line)
-    if found is None or not line.endswith(b"}\n"):
+    match = HEAD.match(line)
+    if match is None or not line.endswith(b"}\n"):
         return None
-    return int(found[1]), found[2] is not None
+    return int(match[1]), match[2] is not None

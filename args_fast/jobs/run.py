@@ -32,8 +32,15 @@ class _Begun:
 
     place: int
     origin: Origin
-    wanted: int
+    count: int
     samples: list[Generation] = field(default_factory=list)
+
+    def outcome(self, result: Generation | ArgsError) -> Outcome | None:
+        """The outcome once this result is there; None while samples are missing."""
+        if isinstance(result, ArgsError):
+            return self.origin, result
+        self.samples.append(result)
+        return (self.origin, self.samples) if len(self.samples) == self.count else None
 
 
 def as_completed(
@@ -64,11 +71,11 @@ def as_completed(
         nonlocal taken, exhausted
         begun = 0
         while len(refused) < (window or WINDOW) and not is_full():
-            found = next(places, None)
-            if found is None:
+            entry = next(places, None)
+            if entry is None:
                 exhausted = True
                 return
-            place, (origin, request) = found
+            place, (origin, request) = entry
             taken = place + 1
             if isinstance(request, ArgsError):
                 refused.append((place, (origin, request)))
@@ -79,16 +86,10 @@ def as_completed(
 
     while not exhausted:
         for index, result in decoder.complete(pull()):
-            request = under_way[index]
-            if isinstance(result, ArgsError):
-                outcome: Outcome = request.origin, result
-            else:
-                request.samples.append(result)
-                if len(request.samples) < request.wanted:
-                    continue
-                outcome = request.origin, request.samples
-            del under_way[index]
-            yield request.place, outcome
+            outcome = under_way[index].outcome(result)
+            if outcome is None:
+                continue
+            yield under_way.pop(index).place, outcome
             while refused:
                 yield refused.popleft()
         while refused:

@@ -29,14 +29,14 @@ def rules(model: PreTrainedModel) -> list[str]:
     config = getattr(model, "generation_config", None)
     if config is None:
         return []
-    found = []
+    names = []
     for name, value in config.to_dict().items():
         if value is None or name in WITHOUT_EFFECT or not hasattr(GenerationConfig(), name):
             continue
         alone = GenerationConfig(**{name: value})
         if _processors(model, alone, prompt=[0], max_new_tokens=1, end_tokens={0}):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def check(model: PreTrainedModel, choice: Any) -> Choice:

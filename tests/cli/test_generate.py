@@ -177,7 +177,8 @@ def test_eos_on_the_command_line(cli, cli_json):
 
 def test_a_stop_string_that_is_a_special_token(cli_json, pair):
     talk = "\n\nHuman: How do I teach my spaniel to sit?\n\nAssistant:"
-    record = cli_json("generate", talk, "--stop", "<|endoftext|>", "--max-new-tokens", 150)
+    asked = ("generate", talk, "--eos", 1, "--stop", "<|endoftext|>", "--max-new-tokens", 150)
+    record = cli_json(*asked)
     assert record["finish_reason"] == "stop"
     assert record["token_ids"][-1] == pair.tokenizer.eos_token_id
     assert record["token_ids"].count(pair.tokenizer.eos_token_id) == 1
@@ -290,7 +291,7 @@ def test_a_hub_that_does_not_answer_is_said_in_one_line_after_one_try(cli, monke
 
     monkeypatch.setattr("transformers.utils.cached_file", unreachable)
     result = cli("generate", QUESTION, "--lm", "org/lm", "--rm", "org/rm")
-    refused(result, "org/lm is no folder here", "couldn't connect. Check your internet")
+    refused(result, "org/lm is not a folder here", "couldn't connect. Check your internet")
     assert tries == ["org/lm"]
 
 

@@ -155,9 +155,9 @@ def test_a_line_that_is_not_in_its_format_is_an_error(content, format, words):
 
 def test_openai_options_are_taken_by_our_names():
     body = {"model": "m", "messages": [ASKED], "max_tokens": 7, "temperature": 0, "seed": 3}
-    body |= {"stop": ["."], "n": 2, "stream": True, "user": "u", "top_p": 1, "logit_bias": {}}
+    body |= {"stop": ["."], "n": 2, "stream": True, "user": "u", "top_p": 0.9, "logit_bias": {}}
     body |= {"presence_penalty": 0.0, "tools": [], "response_format": {"type": "text"}}
-    wanted = DecodingConfig(max_new_tokens=7, seed=3, stop=".", num_return_sequences=2)
+    wanted = DecodingConfig(max_new_tokens=7, seed=3, stop=".", top_p=0.9, num_return_sequences=2)
     assert config({"body": body}) == wanted
 
 
@@ -175,7 +175,7 @@ def test_openai_nulls_are_defaults_and_args_are_ours():
         ({"tools": [{}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"best_of": 2}, "best_of"),
-        ({"top_p": 0.9}, "top_p"),
+        ({"top_p": 1.9}, "top_p is 1.9"),
         ({"args": {"kk": 3}}, '"kk"'),
         ({"args": 3}, "3"),
         ({"max_tokens": 0}, "max_new_tokens is 0"),

@@ -47,6 +47,9 @@ def test_a_line_may_override_every_option():
         "stop": ["x", "y"],
         "return_candidates": True,
         "num_return_sequences": 2,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "reward": {"a": 0.5},
     }
     assert set(overrides) == set(subject.OPTIONS)
     _, (_, config) = read(json.dumps({"prompt": "a"} | overrides).encode())
@@ -100,7 +103,7 @@ def test_an_error_keeps_the_id():
         (b'{"prompt": "a", "tempratur": 1}', "did you mean temperature?"),
         (b'{"prompt": "a", "K": 1}', "did you mean k?"),
         (b'{"prompt": "a", "max_tokens": 1}', "did you mean max_new_tokens?"),
-        (b'{"prompt": "a", "top_p": 0.9}', '"top_p", which is not an option here'),
+        (b'{"prompt": "a", "top_k": 5}', "did you mean k?"),
         (b'{"prompt": "a", "temperature": "warm"}', "temperature is 'warm'"),
         (b'{"prompt": "a", "id": 1e999}', "its id cannot be copied"),
         (b"[" * 100_000, "not JSON"),
