@@ -3,14 +3,14 @@
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast import quantization
-from args_fast.config import DecodingConfig
-from args_fast.encoding import Encoder, Prompt
+from args_fast.config import DecodingConfig, configs_for
+from args_fast.encoding import Encoder
 from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
 from args_fast.engine.lookahead import lookahead_rows
@@ -22,6 +22,7 @@ from args_fast.models.backbone import Backbone
 from args_fast.models.proof import prove
 from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
+from args_fast.prompts import Conversation, Plain, Prompt, conversations
 from args_fast.rewards import Classifier, Reward
 
 RewardLike = PreTrainedModel | Reward
@@ -153,7 +154,9 @@ class ArgsDecoder:
         """Decode one prompt or many.
 
         Args:
-            prompts: str, list of str, list of ids, or list of lists of ids.
+            prompts: one prompt or a list of them. A prompt is a text, which is decoded as it is; a
+                list of ids, or what a tokenizer returns; or a conversation (a list of messages),
+                which the chat template turns into text.
             config: the options, of all prompts or one for each; None for ``DecodingConfig()``.
             progress: show a bar on standard error, with tokens per second and the mean reward.
 
@@ -176,6 +179,55 @@ class ArgsDecoder:
                 if isinstance(result, ArgsError):
                     raise result
         return [request.generation() for group in groups for request in group]
+
+    @overload
+    def chat(  # type: ignore[overload-overlap]  # a str is a list of str, too; it comes first
+        self,
+        messages: str | Conversation,
+        config: DecodingConfig | None = None,
+        *,
+        progress: bool = False,
+    ) -> Generation: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[str | Conversation],
+        config: DecodingConfig | Sequence[DecodingConfig] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[Generation]: ...
+
+    def chat(
+        self,
+        messages: str | Conversation | Sequence[str | Conversation],
+        config: DecodingConfig | Sequence[DecodingConfig] | None = None,
+        *,
+        progress: bool = False,
+    ) -> Generation | list[Generation]:
+        """Answer one conversation or many, through the tokenizer's chat template.
+
+        Args:
+            messages: a list of messages like ``{"role": "user", "content": "Hi"}``, a text for one
+                such message, or a list of those. A last message of the assistant is continued.
+            config, progress: as for ``generate``.
+
+        Returns:
+            The Generation of one conversation, or the list of Generations of a list of them.
+
+        Raises:
+            PromptError: there is no chat template, or it refuses the conversation; else as for
+            ``generate``.
+        """
+        talks, alone = conversations(messages)
+        configs = configs_for(config, len(talks))
+        if alone and configs[0].num_return_sequences != 1:
+            raise ConfigError(
+                f"num_return_sequences is {configs[0].num_return_sequences}, and one conversation "
+                "gives one Generation; chat([messages], config) gives a list"
+            )
+        results = self.generate(talks, configs, progress=progress)
+        return results[0] if alone else results
 
     def complete(
         self, requests: Iterable[tuple[Prompt, DecodingConfig]]
@@ -206,7 +258,7 @@ class ArgsDecoder:
         """Decode one prompt and yield its tokens as they are chosen; the pieces of text add up to
         ``Generation.text``. Arguments and errors as for ``generate``. Closing the iterator frees
         its pages."""
-        return self._stream(self.single_request(prompt, config or DecodingConfig()))
+        return self._stream(self.single_request(prompt, configs_for(config, 1)[0]))
 
     # ---- scores of given texts -----------------------------------------------------------------
 
@@ -252,7 +304,7 @@ class ArgsDecoder:
 
     @property
     def language_model(self) -> PreTrainedModel:
-        """The model that proposes; use it as ever, between decodes."""
+        """The model that proposes; use it as usual, between decodes."""
         return self.engine.lm.model
 
     @property
@@ -271,16 +323,9 @@ class ArgsDecoder:
         self, config: DecodingConfig | Sequence[DecodingConfig] | None, count: int
     ) -> Sequence[DecodingConfig]:
         """One config for each of ``count`` prompts."""
-        if config is None or isinstance(config, DecodingConfig):
-            return [config or DecodingConfig()] * count
-        if len(config) != count:
-            raise ConfigError(
-                f"config is a list of {len(config)} for {count} prompts; give one for each, or one "
-                "for all"
-            )
-        return config
+        return configs_for(config, count)
 
-    def split(self, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    def split(self, prompts: Prompt | Sequence[Prompt]) -> list[Plain]:
         """One prompt or many -> a list of them."""
         return self._encoder.split(prompts)
 

@@ -66,11 +66,11 @@ class BackendError(ArgsError, RuntimeError):
 
 
 class LineError(ArgsError, ValueError):
-    """A line of a job's input is no request."""
+    """A line of a job's input is not a request."""
 
 
 class JobError(ArgsError, ValueError):
-    """A job cannot write, or go on, where it was asked to."""
+    """A job cannot read, write or resume where it was asked to."""
 
 
 class EvaluationError(ArgsError, ValueError):

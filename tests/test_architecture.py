@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 # Lower rooms first: a file imports from its own room and from those before it.
 LEVELS = (
     {"errors", "machine", "version"},
-    {"config", "generation", "options", "text"},
+    {"config", "generation", "options", "text", "prompts", "templates"},
     {"kernels"},
     {"ops"},
     {"kvcache", "quantization"},
@@ -122,7 +122,7 @@ def test_the_engine_names_no_kind_of_reward():
 LINES_OF_FILE = {"engine": 220, "": 320}
 LINES_OF_FUNCTION = 45
 LONG_FILES: dict[str, int] = {
-    "decoder.py": 400,  # the public page: two thirds are documentation
+    "decoder.py": 450,  # the public page: two thirds are documentation
     "cli/batch.py": 420,
     "ops/plain.py": 420,  # what every op means, one after the other
 }

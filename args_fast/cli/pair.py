@@ -1,7 +1,7 @@
-"""Which pair of models a command uses, and how it reads a prompt."""
+"""The pair of models that a command uses, and how it reads a prompt."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from args_fast.cli.console import fail, note, notes, quiet_transformers
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
     """The folders or hub ids of the models: those given, or the embedded pair."""
     if (lm is None) != (rm is None):
-        given, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
+        named, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
         fail(
-            f"{given} is given without {missing}; name both models, which have to share one "
+            f"{named} is given without {missing}; name both models, which have to share one "
             "tokenizer, or neither for the embedded pair"
         )
     from args_fast import tiny_pair
@@ -68,11 +68,11 @@ def load_pair(
     return decoder, names
 
 
-def encode_prompt(decoder: "ArgsDecoder", prompt: str, *, raw: bool) -> list[int]:
-    """The ids of the prompt, as ``args_fast.text.encode_turn`` makes them."""
-    from args_fast.text import encode_turn
+def as_prompt(text: str, *, chat: bool) -> "str | list[dict[str, Any]]":
+    """What a command decodes: the text as it is, or with --chat the message of a user."""
+    from args_fast.prompts import from_user
 
-    return encode_turn(decoder.tokenizer, prompt, raw=raw)
+    return from_user(text) if chat else text
 
 
 def _find(name: str) -> str:
@@ -90,5 +90,5 @@ def _find(name: str) -> str:
     try:
         cached_file(name, "config.json")
     except (OSError, ValueError) as error:
-        fail(f"{name} is no folder here, nor can it be had from the hub: {error}")
+        fail(f"{name} is not a folder here, and the hub does not give it: {error}")
     return name
