@@ -29,7 +29,9 @@ def main() -> None:
     for question in QUESTIONS:
         both = compare(decoder, as_prompt(question, chat=True), config)
         results.print(table(question, both, config))
-    results.print('Try your own: .venv/bin/args-fast generate --chat "How do I ...?" --compare-greedy')
+    results.print(
+        'Try your own: .venv/bin/args-fast generate --chat "How do I ...?" --compare-greedy'
+    )
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def test_there_are_no_other_errors():
         "ConfigError",
         "DecoderBusyError",
         "DecoderClosedError",
+        "EvaluationError",
         "JobError",
         "LengthError",
         "LineError",
@@ -341,20 +342,23 @@ def test_tokenizers_with_one_vocabulary_that_split_text_apart():
 def test_a_classifier_is_no_reward_model(labels):
     config = CONFIGS["llama"]()
     config.num_labels = labels
-    with refuses(RewardHeadError, f"num_labels = {labels}", "must be 1"):
+    with refuses(RewardHeadError, f"{labels} outputs", "labels=1"):
         ArgsDecoder(language_model(), t.LlamaForSequenceClassification(config))
 
 
 def test_a_language_model_is_no_reward_model():
-    with refuses(RewardHeadError, "LlamaForCausalLM", "`score`", "AutoModelForSequence"):
+    with refuses(RewardHeadError, "LlamaForCausalLM", "Autoregressive", "head='lm_head'"):
         ArgsDecoder(language_model(), language_model())
 
 
 def test_a_head_that_is_not_linear():
     rm = copy.deepcopy(reward_model())
     rm.score = torch.nn.Sequential(rm.score, torch.nn.Sigmoid())
-    with refuses(RewardHeadError, "linear head"):
-        ArgsDecoder(language_model(), rm)
+    pair = ArgsDecoder(language_model(), rm)
+    (result,) = pair.generate([5, 6], CONFIG)
+    assert all(0 < reward < 1 for reward in result.rewards)
+    naive = rm(torch.tensor([[5, 6, *result.token_ids]])).logits.item()
+    assert result.rewards[-1] == pytest.approx(naive, abs=1e-5)
 
 
 # ---- values that are not finite ------------------------------------------------------------------

@@ -8,7 +8,7 @@ import typer
 
 from args_fast.cli import evaluation, options
 from args_fast.cli.console import errors_in_a_line, fail, note, notes, read_prompt
-from args_fast.cli.pair import load_pair
+from args_fast.cli.pair import as_prompt, load_pair
 
 EXAMPLE = 'args-fast explain "How do I grow basil?"'
 EXAMPLES = f"""
@@ -41,7 +41,7 @@ def explain(
     seed: options.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 64,
     stop: options.Stop = None,
-    raw: options.Raw = False,
+    chat: options.Chat = False,
     compare: Annotated[
         bool,
         typer.Option(
@@ -94,7 +94,7 @@ def explain(
             out.mkdir(parents=True, exist_ok=True)
         for number, text in enumerate(prompts):
             with notes.status("[dim]decoding[/]"):
-                asked = _asked(decoder, text, raw=raw or data is not None)
+                asked = as_prompt(text, chat=chat) if isinstance(text, str) else text
                 found = {**explained(decoder, asked, config, compare=compare), "models": models}
             file = out if data is None else out / f"{number}.html"
             file.write_text(page(found), encoding="utf-8")
@@ -112,16 +112,6 @@ def _prompts(prompt: str | None, data: str | None, limit: int | None, seed: int)
 
     items, _ = sample(load(data), limit, seed, lambda item: True)
     return [item.prompt for item in items]
-
-
-def _asked(decoder: Any, prompt: Any, *, raw: bool) -> Any:
-    """What the decoder is given: a prompt of the command line is one turn of a chat, where the
-    tokenizer has a template; prompts of a data set are as they are."""
-    if not isinstance(prompt, str) or raw:
-        return prompt
-    from args_fast.text import encode_turn
-
-    return encode_turn(decoder.tokenizer, prompt, raw=False)
 
 
 def _summary(found: dict[str, Any]) -> str:
