@@ -236,8 +236,8 @@ class ArgsDecoder:
 
         Args:
             requests: prompts with their options; taken as there is room for them, never more than
-                ``max_batch_size`` ahead of those that decode. So many are read before anything is
-                decoded: whoever writes them must not wait for an answer first.
+                ``max_batch_size`` ahead of those that decode. That many are read before anything is
+                decoded: what writes them must not wait for an answer first.
 
         Yields:
             (index of the request, its generation), as they finish. Where a request has

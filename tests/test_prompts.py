@@ -173,7 +173,7 @@ def test_rewards_take_the_same_prompts(pair):
         ({"input_ids": 5}, ["is 5"]),
         ({"input_ids": [5, 6], "attention_mask": [1]}, ["2 ids", "attention_mask has 1"]),
         (TALK[0], ["one message", "a list of messages"]),
-        ((x for x in [5]), ["generator"]),
+        ({5}, ["set"]),
     ],
     ids=lambda value: repr(value).replace("\n", ""),
 )

@@ -95,12 +95,15 @@ def explain(
         for number, text in enumerate(prompts):
             with notes.status("[dim]decoding[/]"):
                 asked = as_prompt(text, chat=chat) if isinstance(text, str) else text
-                found = {**explained(decoder, asked, config, compare=compare), "models": models}
+                explanation = {
+                    **explained(decoder, asked, config, compare=compare),
+                    "models": models,
+                }
             file = out if data is None else out / f"{number}.html"
-            file.write_text(page(found), encoding="utf-8")
+            file.write_text(page(explanation), encoding="utf-8")
             if as_json:
-                print(json.dumps(found, allow_nan=False, ensure_ascii=False))
-            note(f"{file}: {_summary(found)}")
+                print(json.dumps(explanation, allow_nan=False, ensure_ascii=False))
+            note(f"{file}: {_summary(explanation)}")
 
 
 def _prompts(prompt: str | None, data: str | None, limit: int | None, seed: int) -> list[Any]:
@@ -114,9 +117,9 @@ def _prompts(prompt: str | None, data: str | None, limit: int | None, seed: int)
     return [item.prompt for item in items]
 
 
-def _summary(found: dict[str, Any]) -> str:
+def _summary(explanation: dict[str, Any]) -> str:
     parts = []
-    for decode in found["decodes"]:
+    for decode in explanation["decodes"]:
         steps = decode["steps"]
         changed = sum(step["chosen"] > 0 for step in steps)
         reward = steps[-1]["reward"]

@@ -76,14 +76,14 @@ def decode(
         return
     asked = list(requests)
     samples: dict[int, list[Generation]] = {}
-    wanted = dict(method.options).get("n", 1)
+    count = dict(method.options).get("n", 1)
     configured = ((prompt, _config(method, seed, limits)) for prompt, seed in asked)
     for index, result in decoder.complete(configured):
         if isinstance(result, ArgsError):
             yield index, result
             continue
         samples.setdefault(index, []).append(result)
-        if len(samples[index]) == wanted:
+        if len(samples[index]) == count:
             yield index, _best(decoder, asked[index][0], samples.pop(index))
 
 
@@ -115,8 +115,8 @@ def _own_loop(
 ) -> Response:
     """One response by a loop over the language model as transformers runs it."""
     # The decoder's own reading of the prompt, whatever kind of prompt it is.
-    (first,) = decoder.generate([prompt], FIRST_TOKEN)
-    model, ids = decoder.language_model, list(first.prompt_token_ids)
+    (start,) = decoder.generate([prompt], FIRST_TOKEN)
+    model, ids = decoder.language_model, list(start.prompt_token_ids)
     _check_length(model, len(ids), limits.max_new_tokens)
     end = _End(decoder, limits)
     options: dict[str, Any] = dict(method.options)

@@ -86,10 +86,10 @@ def _method(
     own, baseline = values[method.key], values[run.plan.baseline.key]
     seed = run.plan.settings.seed
     by_name: dict[str, Any] = {}
-    for name, found in own.by_measure.items():
+    for name, summary in own.by_measure.items():
         by_name[name] = _measured(
-            mean_interval(list(found.values()), seed),
-            gain_interval(found, baseline.by_measure[name], seed),
+            mean_interval(list(summary.values()), seed),
+            gain_interval(summary, baseline.by_measure[name], seed),
             skipped=own.skipped.get(name, 0),
         )
     by_name[PERPLEXITY] = _exponential(by_name.pop(SURPRISE))

@@ -18,7 +18,7 @@ CONTEXT = "args_fast_context"  # the keyword argument that travels through the m
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """What a layer asks of its attention beside the scaled dot product.
+    """What a layer asks of its attention in addition to the scaled dot product.
 
     scale: factor on the dot products; sliding_window: tokens seen, 0 for all; softcap: bound of the
     scores, 0.0 for none; sinks: [Hq], one more logit per head in the denominator, or None.

@@ -70,7 +70,7 @@ class Backbone:
 
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
-        scale or cap them behind the head."""
+        scale or cap them after the head."""
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_logits(ids, positions, context)
@@ -113,11 +113,11 @@ class Backbone:
             hook.remove()
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
-        """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""
+        """Store the K/V of ids after the ``start`` that are stored: once, whatever k is."""
         chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
-        for at in range(0, len(ids), chunk):
-            piece = send([ids[at : at + chunk]], torch.int64, self.device)
-            context = Prefill(cache, pages, start + at, piece.shape[1], self._flash)
+        for offset in range(0, len(ids), chunk):
+            piece = send([ids[offset : offset + chunk]], torch.int64, self.device)
+            context = Prefill(cache, pages, start + offset, piece.shape[1], self._flash)
             self.hidden(piece, context.position[None], context)
 
     def _in_one(self, start: int, rows: int) -> bool:
@@ -170,7 +170,7 @@ def check_eval(backbone: Backbone) -> None:
 
 
 def check_length(backbone: Backbone, prompt: int, new: int) -> None:
-    """Raises LengthError where a model cannot take a prompt with so many new tokens."""
+    """Raises LengthError where a model cannot take a prompt with this many new tokens."""
     if prompt + new > backbone.max_length:
         room = int(backbone.max_length) - prompt
         fewer = f", or set max_new_tokens to at most {room}" if room > 0 else ""

@@ -83,12 +83,12 @@ def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
 
 
 def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; None where the model comes without one."""
-    found = (
+    """The tokenizer next to a model; None where the model comes without one."""
+    files = (
         cached_file(path, name, _raise_exceptions_for_missing_entries=False)
         for name in TOKENIZER_FILES
     )
-    if not any(found):
+    if not any(files):
         return None
     return AutoTokenizer.from_pretrained(path, **options)
 

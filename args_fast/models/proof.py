@@ -1,6 +1,6 @@
 """Proof at load: a branched forward is compared with a recomputed one before any token is decoded.
 
-It costs a few tokens of work and covers every architecture that nobody has tried: whatever a model
+It costs a few tokens of work and covers every architecture that is new: whatever a model
 does that the engine does not know of shows as a disagreement, and becomes an error, not wrong
 tokens.
 """
@@ -32,8 +32,8 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
         ProofError: they disagree.
     """
     longest = min(backbone.max_length, LONGEST_WINDOW + 5)
-    wanted = backbone.plain_up_to + 3 if 5 <= backbone.plain_up_to <= LONGEST_WINDOW else 5
-    T = int(max(1, min(wanted, longest - 2)))
+    length = backbone.plain_up_to + 3 if 5 <= backbone.plain_up_to <= LONGEST_WINDOW else 5
+    T = int(max(1, min(length, longest - 2)))
     if backbone.max_length < T + 2:
         return  # too short a context to branch twice: nothing can be decoded in it either
     ids = torch.randint(
@@ -54,13 +54,13 @@ def _branch_twice(
     pages: list[int],
     logits: bool,
 ) -> None:
-    at, device, branches = backbone.layout, backbone.device, len(steps[0])
+    kv_layout, device, branches = backbone.layout, backbone.device, len(steps[0])
     # In two pieces, as prompts are that begin alike: behind a prefix another attention serves.
     half = len(prompt) // 2
     backbone.prefill(cache, prompt[:half], pages)
     backbone.prefill(cache, prompt[half:], pages, half)
-    rows = (at.layers, 1, branches, at.kv_heads, at.head_size)
-    k, v = (torch.zeros(rows, dtype=at.dtype, device=device) for _ in range(2))
+    rows = (kv_layout.layers, 1, branches, kv_layout.kv_heads, kv_layout.head_size)
+    k, v = (torch.zeros(rows, dtype=kv_layout.dtype, device=device) for _ in range(2))
     table = torch.tensor([pages], dtype=torch.int32, device=device)
     lengths = torch.tensor([len(prompt)], dtype=torch.int32, device=device)
     tail = Branches(cache, table, lengths, k, v)

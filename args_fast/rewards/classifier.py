@@ -41,7 +41,7 @@ class Classifier(Reward):
         closing_ids: ids after every candidate, in place of those of the template.
         head: a dotted name of a module of the model, a module, or a safetensors file; None for the
             head that the model's class uses.
-        labels: of a head with several outputs, the one that is the reward, or the weight of each.
+        labels: of a head with several outputs, the one that is the reward, or the label weights.
 
     Raises:
         RewardHeadError: there is no head, or it has several outputs and ``labels`` is None.
