@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from args_fast import __version__
-from args_fast.cli import batch, bench, doctor, generate
+from args_fast.cli import batch, bench, convert, doctor, generate
 
 app = typer.Typer(
     name="args-fast",
@@ -38,5 +38,6 @@ def _main(
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=batch.EXAMPLES)(batch.batch)
+app.command(epilog=convert.EXAMPLES)(convert.convert)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=bench.EXAMPLES)(bench.bench)

@@ -161,6 +161,6 @@ def check_length(backbone: Backbone, prompt: int, new: int) -> None:
         fewer = f", or set max_new_tokens to at most {room}" if room > 0 else ""
         raise LengthError(
             f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
-            f"together; the {backbone.role} takes {backbone.max_length:.0f}{backbone.limit_reason}. "
-            f"Shorten the prompt{fewer}."
+            f"together; the {backbone.role} takes {backbone.max_length:.0f}{backbone.limit_reason}"
+            f". Shorten the prompt{fewer}."
         )

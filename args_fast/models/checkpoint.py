@@ -37,11 +37,13 @@ def find(name: str | Path) -> str:
         return str(path)
     if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
         raise LoadError(f"there is no folder {name}; give a model's folder, or a hub id (org/name)")
-    if adapter := _of_hub(name, ADAPTER):
-        raise LoadError(_adapter(str(name), Path(adapter)))
     try:
         cached_file(name, "config.json")
     except (OSError, ValueError) as error:
+        # The hub was reached, and has the repository: an adapter has no config.json.
+        adapter = _of_hub(name, ADAPTER) if "does not appear to have a file" in str(error) else None
+        if adapter:
+            raise LoadError(_adapter(str(name), Path(adapter))) from error
         raise LoadError(
             f"{name} is not a folder here, and cannot be had from the hub: {words(error)}"
         ) from error

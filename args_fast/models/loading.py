@@ -74,8 +74,8 @@ def load_lm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
     """Raises LoadError where the checkpoint is not a whole language model, for which transformers
     would make up what is missing with random weights."""
     name = checkpoint.find(path)
-    tensors = checkpoint.shapes(name)
     config = pretrained.load_config(name, options)
+    tensors = checkpoint.shapes(name)
     heads = [key for key in tensors if HEAD.search(key)]
     if any("CausalLM" in kind for kind in config.architectures or ()):
         heads = [key for key in heads if not VALUE_HEAD.search(key)]  # what PPO leaves on a policy
@@ -107,12 +107,10 @@ def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
         LoadError: it cannot be loaded, or lacks other weights.
     """
     name = checkpoint.find(path)
+    outputs = pretrained.load_config(name, options).num_labels
     tensors = checkpoint.shapes(name)
-    outputs: int | None
     if len(head_shape := tensors.get(SCORE, ())) == 2:
         outputs = head_shape[0]
-    else:
-        outputs = pretrained.load_config(name, options).num_labels
     if outputs != 1:
         raise RewardHeadError(_not_one_output(str(path), outputs, tensors))
     model, report = pretrained.load(

@@ -48,7 +48,7 @@ def translated(load: Callable[[], Any], name: str, role: str) -> Any:
         raise
     except Exception as error:
         said = checkpoint.words(error)
-        if "trust_remote_code" in said:
+        if "trust_remote_code" in str(error):
             raise ConfigError(
                 f"the {role} of {name} needs Python code that comes with it; pass "
                 "trust_remote_code=True (--trust-remote-code) if you trust its author"

@@ -86,7 +86,7 @@ def check_kind(model: PreTrainedModel, role: str) -> PretrainedConfig:
 
     Raises UnsupportedModelError where the object cannot be such a model, whatever its attention:
     an adapter or a wrapper, an encoder-decoder, a language model without a head over the
-    vocabulary, weights that are somewhere else.
+    vocabulary.
     """
     name = f"the {role} ({type(model).__name__})"
     if not isinstance(model, PreTrainedModel) or _has_adapter(model):
@@ -107,11 +107,6 @@ def check_kind(model: PreTrainedModel, role: str) -> PretrainedConfig:
             f"{name} has no head over the vocabulary, so it is not a language model"
             f"{_other_kind(model)}; load it with AutoModelForCausalLM from a checkpoint that was "
             "trained as one."
-        )
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise UnsupportedModelError(
-            f"some weights of {name} are not in memory (they are offloaded, or were never loaded); "
-            "load it without device_map or offloading, on one device."
         )
     return config
 
@@ -140,6 +135,11 @@ def _run(model: PreTrainedModel, name: str) -> _Recorder:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UnsupportedModelError(
+                f"some weights of {name} are not in memory: they are offloaded, or were never "
+                "loaded. Load it without device_map or offloading, on one device."
+            ) from error
         raise UnsupportedModelError(
             f"{name} does not run as a causal transformer driven by the engine "
             f"({type(error).__name__}: {error}); {ELSEWHERE}"
