@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -40,21 +41,31 @@ def convert(
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             fail(f"{target} exists already and is not an empty folder; name a new one")
         with notes.status("[dim]converting[/]"):
-            target.mkdir(parents=True, exist_ok=True)
-            names = [file.name.replace("pytorch_model", "model") for file in files]
-            names = [Path(name).with_suffix(".safetensors").name for name in names]
-            where: dict[str, str] = {}
-            size = 0
-            for file, name in zip(files, names, strict=True):
-                tensors = _read(file)
-                _write(tensors, target / name)
-                where |= dict.fromkeys(tensors, name)
-                size += sum(tensor.nbytes for tensor in tensors.values())
-            if len(files) > 1:
-                index = {"metadata": {"total_size": size}, "weight_map": where}
-                (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-            _copy_the_rest(source, target)
-        note(f"{len(where)} tensors, {size / 1e6:.1f} MB, in {target}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Put in its place when it is whole, so that a failure leaves nothing there.
+            with TemporaryDirectory(dir=target.parent, prefix=".converting-") as folder:
+                model = Path(folder) / "model"
+                model.mkdir()
+                count, size = _convert(files, model)
+                _copy_the_rest(source, model)
+                model.replace(target)
+        note(f"{count} tensors, {size / 1e6:.1f} MB, in {target}")
+
+
+def _convert(files: list[Path], model: Path) -> tuple[int, int]:
+    """Write each file's tensors, and which file has which; returns how many, and their bytes."""
+    where: dict[str, str] = {}
+    size = 0
+    for file in files:
+        name = file.with_suffix(".safetensors").name.replace("pytorch_model", "model")
+        tensors = _read(file)
+        _write(tensors, model / name)
+        where |= dict.fromkeys(tensors, name)
+        size += sum(tensor.nbytes for tensor in tensors.values())
+    if len(files) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": where}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    return len(where), size
 
 
 def _files(source: Path) -> list[Path]:
