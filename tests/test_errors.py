@@ -20,6 +20,7 @@ from args_fast.errors import (
     JobError,
     LengthError,
     LineError,
+    LoadError,
     NonFiniteError,
     PairMismatchError,
     PromptError,
@@ -73,6 +74,7 @@ def own():
         (BackendError, RuntimeError),
         (DecoderClosedError, RuntimeError),
         (LineError, ValueError),
+        (LoadError, OSError),
         (JobError, ValueError),
     ],
 )
@@ -95,6 +97,7 @@ def test_there_are_no_other_errors():
         "JobError",
         "LengthError",
         "LineError",
+        "LoadError",
         "NonFiniteError",
         "PairMismatchError",
         "ProofError",

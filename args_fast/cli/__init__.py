@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from args_fast import __version__
-from args_fast.cli import batch, bench, doctor, explain, generate, judge, serve, sweep, tune
+from args_fast.cli import (
+    batch,
+    bench,
+    convert,
+    doctor,
+    explain,
+    generate,
+    judge,
+    serve,
+    sweep,
+    tune,
+)
 from args_fast.cli import eval as evaluate
 
 app = typer.Typer(
@@ -45,5 +56,6 @@ app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command(epilog=tune.EXAMPLES)(tune.tune)
 app.command(epilog=judge.EXAMPLES)(judge.judge)
 app.command(epilog=explain.EXAMPLES)(explain.explain)
+app.command(epilog=convert.EXAMPLES)(convert.convert)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=bench.EXAMPLES)(bench.bench)

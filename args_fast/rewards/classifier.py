@@ -12,7 +12,7 @@ from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
 from args_fast.models.backbone import Backbone, check_eval
-from args_fast.models.proof import prove
+from args_fast.models.proof import prove, prove_reward
 from args_fast.rewards.base import Judge, Reading, Reward
 from args_fast.rewards.chains import ChainJudge, SiblingJudge
 from args_fast.rewards.heads import HeadLike, Labels, find_head
@@ -106,6 +106,8 @@ class Classifier(Reward):
                 "padding"
             )
         prove(self.backbone, logits=False)
+        if self.head.own and self.head.fold is None:
+            prove_reward(self.backbone, lambda texts: [self._reward(text) for text in texts])
 
     def compile(self, mode: str) -> None:
         self.backbone.compile(mode)
@@ -174,6 +176,9 @@ class Classifier(Reward):
         ends = [i if token in request.end_tokens else i + 1 for i, token in enumerate(continuation)]
         texts = [[*text[: start + end], *rendering.closing] for end in ends]
         return [self.head.rewards(self._hidden(one_text)[-1]).item() for one_text in texts]
+
+    def _reward(self, ids: list[int]) -> float:
+        return self.head.rewards(self._hidden(ids)[-1]).item()
 
     def _hidden(self, ids: list[int]) -> Tensor:
         batch = torch.tensor([ids], device=self.device)

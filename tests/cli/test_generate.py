@@ -266,7 +266,7 @@ def test_what_cannot_work_is_said_in_one_line(cli, options, words):
 
 
 def test_a_folder_without_a_model_is_refused(cli, tmp_path):
-    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "holds no config.json")
+    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "has no config.json")
 
 
 def test_a_model_that_transformers_does_not_know_is_refused(cli, tmp_path):
@@ -279,7 +279,7 @@ def test_weights_that_are_cut_off_are_refused(cli, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "cannot load the models")
+    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "damaged or cut off")
 
 
 def test_a_hub_that_does_not_answer_is_said_in_one_line_after_one_try(cli, monkeypatch):
@@ -289,7 +289,7 @@ def test_a_hub_that_does_not_answer_is_said_in_one_line_after_one_try(cli, monke
         tries.append(name)
         raise OSError("We couldn't connect.\nCheck your internet connection.")
 
-    monkeypatch.setattr("transformers.utils.cached_file", unreachable)
+    monkeypatch.setattr("args_fast.models.checkpoint.cached_file", unreachable)
     result = cli("generate", QUESTION, "--lm", "org/lm", "--rm", "org/rm")
     refused(result, "org/lm is not a folder here", "couldn't connect. Check your internet")
     assert tries == ["org/lm"]
