@@ -91,7 +91,7 @@ def find_head(model: PreTrainedModel, head: HeadLike, labels: Labels) -> RewardH
     """
     module, own = _module(model, head)
     outputs = _outputs(module, model)
-    return RewardHead(module, _fold(model, outputs, labels), own)
+    return RewardHead(module, fold_labels(model, outputs, labels), own)
 
 
 def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
@@ -171,7 +171,9 @@ def _outputs(module: nn.Module, model: PreTrainedModel) -> int:
     return out.shape[2]
 
 
-def _fold(model: PreTrainedModel, outputs: int, labels: Labels) -> dict[int, float] | None:
+def fold_labels(model: PreTrainedModel, outputs: int, labels: Labels) -> dict[int, float] | None:
+    """The weight of each of a model's outputs in the reward; None for the only one. Raises
+    RewardHeadError where there are several and ``labels`` is None, ConfigError."""
     if labels is None:
         if outputs == 1:
             return None
