@@ -110,7 +110,7 @@ def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
     for name in NAMES:
         module = getattr(model, name, None)
         if isinstance(module, nn.Module):
-            return module, True
+            return module, name == "score"  # what forwards of transformers apply
     if model.get_output_embeddings() is not None:
         raise RewardHeadError(
             f"{type(model).__name__} is a language model without a reward head. For its log-"
