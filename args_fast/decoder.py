@@ -24,6 +24,8 @@ from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
 from args_fast.prompts import Conversation, Plain, Prompt, conversations
 from args_fast.rewards import Classifier, Reward
+from args_fast.rewards.loading import as_reward
+from args_fast.rewards.loading import load as load_reward
 
 RewardLike = PreTrainedModel | Reward
 
@@ -98,7 +100,7 @@ class ArgsDecoder:
     def from_pretrained(
         cls,
         lm: str | Path,
-        rm: str | Path,
+        rm: str | Path | Mapping[str, str | Path],
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -112,7 +114,9 @@ class ArgsDecoder:
         """Load a pair from paths or hub ids (safetensors only).
 
         Args:
-            lm, rm: the models; ``lm``'s tokenizer serves both and is compared with ``rm``'s.
+            lm, rm: the models; ``rm`` may be several by name. What ``rm`` is taken as follows from
+                what is there (``args_fast.rewards.load``): a decoder with a head and the language
+                model's tokens, a LoRA adapter, an encoder or a model with another tokenizer.
             device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
             dtype: "auto" (the checkpoint's on CUDA, float32 on the CPU), "float32", "bfloat16",
                 "float16", or a torch.dtype.
@@ -133,14 +137,18 @@ class ArgsDecoder:
         quantization.check(rm_quantization, "rm_quantization", rm_on)
         trust = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
-        rm_tokenizer = loading.load_tokenizer(rm, **trust)
-        if tokenizer is not None and rm_tokenizer is not None:
-            loading.check_tokenizers(tokenizer, rm_tokenizer)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
-        reward_model = loading.load_rm(rm, rm_on, kind, **trust)
-        quantization.quantize(reward_model.base_model, rm_quantization)
-        return cls(language_model, reward_model, tokenizer=tokenizer, **options)
+        rewards = {
+            name: load_reward(path, tokenizer=tokenizer, device=rm_on, dtype=kind, **trust)
+            for name, path in (rm.items() if isinstance(rm, Mapping) else [("reward", rm)])
+        }
+        for reward in rewards.values():
+            model = getattr(reward, "model", None)
+            if model is not None:
+                quantization.quantize(model.base_model, rm_quantization)
+        named = rewards if isinstance(rm, Mapping) else rewards["reward"]
+        return cls(language_model, named, tokenizer=tokenizer, **options)
 
     # ---- decoding ------------------------------------------------------------------------------
 
@@ -418,18 +426,14 @@ class ArgsDecoder:
 def _named(rm: RewardLike | Mapping[str, RewardLike]) -> dict[str, Reward]:
     """Rewards by name, from whatever stands for the reward."""
     if isinstance(rm, Mapping):
-        named = {name: _reward(one) for name, one in rm.items()}
+        named = {name: as_reward(one) for name, one in rm.items()}
         if not named:
             raise ConfigError("rm is an empty mapping; name at least one reward")
         for name, reward in named.items():
             reward.name = name
         return named
-    reward = _reward(rm)
+    reward = as_reward(rm)
     return {reward.name: reward}
-
-
-def _reward(rm: RewardLike) -> Reward:
-    return rm if isinstance(rm, Reward) else Classifier(rm)
 
 
 def _prove_language_model(lm: Backbone, options: EngineOptions, lookahead: float) -> None:

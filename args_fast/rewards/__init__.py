@@ -5,6 +5,7 @@ from args_fast.rewards.classifier import Classifier
 from args_fast.rewards.function import Function
 from args_fast.rewards.host import Exchange, HostReward
 from args_fast.rewards.lm_head import Head
+from args_fast.rewards.loading import load
 from args_fast.rewards.text import Text
 from args_fast.rewards.vocabulary import Autoregressive, Vocabulary
 
@@ -32,4 +33,5 @@ __all__ = [
     "Reward",
     "Text",
     "Vocabulary",
+    "load",
 ]

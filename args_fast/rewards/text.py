@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -106,12 +107,19 @@ class Text(HostReward):
 
     def attach(self, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:
         super().attach(lm, tokenizer)
+        # An id without a token has no text that this model could read.
+        assert tokenizer is not None  # super().attach has seen to it
+        tokens = set(tokenizer.get_vocab().values())
+        self._known = torch.tensor([id in tokens for id in range(lm.vocabulary)])
         self.encoder.name = self.name  # a decoder may have named it
         probes = [self._probe(prompt, response) for prompt, response in PROBES]
         texts = [text for text in self.encoder.encode(probes, too_long="left") if text.ids]
         self._cached = self._prove_cache(texts)
         if self._cached is None:
             self._whole.prove(texts)
+
+    def known_ids(self) -> Tensor | None:
+        return None if bool(self._known.all()) else self._known
 
     def _probe(self, prompt: str, response: str) -> Exchange:
         chat = self.encoder.template == "chat"
