@@ -293,7 +293,7 @@ class ArgsDecoder:
         """r([x, y]) after every token of a continuation (ids, at least one)."""
         if not len(continuation):
             raise PromptError("the continuation is empty; give at least one id")
-        self._encoder.check(continuation, "the continuation")
+        continuation = self._encoder.check(continuation, "the continuation")
         config = DecodingConfig(k=2, max_new_tokens=len(continuation))
         (request,) = self._encoder.requests(prompt, config)
         return self.engine.rewards_along(request, continuation)

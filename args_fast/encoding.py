@@ -88,14 +88,16 @@ class Encoder:
         self.check(encoded.ids, "the prompt")
         return encoded
 
-    def check(self, ids: Many[Any], name: str) -> None:
-        """Raises PromptError where one of the ids is outside the vocabulary."""
-        for token in ids:
-            if type(token) is not int or not 0 <= token < self._lm.vocabulary:
+    def check(self, ids: Many[int], name: str) -> list[int]:
+        """The ids, once they are known to be in the vocabulary. Raises PromptError."""
+        plain = prompts.ids(ids, name)
+        for token in plain:
+            if not 0 <= token < self._lm.vocabulary:
                 raise PromptError(
                     f"{name} contains {token!r}, which is not a valid token id (valid: 0 to "
                     f"{self._lm.vocabulary - 1})"
                 )
+        return plain
 
     def requests(self, prompt: Prompt, config: DecodingConfig) -> list[Request]:
         """One request per sample of a prompt. Raises PromptError, ConfigError."""

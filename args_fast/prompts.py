@@ -86,6 +86,22 @@ def conversations(
     return [_conversation(single(talk)) for talk in talks], alone
 
 
+def ids(value: Any, name: str) -> list[int]:
+    """Token ids as whole numbers of Python's own.
+
+    Args:
+        value: a list of them, a tensor or an array with one dimension.
+        name: what they are, for the message.
+
+    Raises:
+        PromptError: it is something else, or holds something that is not a whole number.
+    """
+    tokens = _plain(value)
+    if not _is_list(tokens):
+        raise PromptError(f"{name} is {_kind(value)}; it must be a list of ids")
+    return [token if type(token) is int else _id(token, name) for token in tokens]
+
+
 def from_user(text: str) -> list[dict[str, Any]]:
     """The conversation whose only message is this text, of a user. Raises PromptError where the
     text is empty."""
@@ -114,7 +130,7 @@ def _alone(value: Any) -> Plain | None:
     if not _is_list(value) or not value:
         return None
     if _is_number(value[0]):
-        return [token if type(token) is int else _id(token) for token in value]
+        return ids(value, "the prompt")
     if _holds_messages(value):
         return [_message(message, i) for i, message in enumerate(value, 1)]
     return None
@@ -147,13 +163,13 @@ def _rows(value: Any, padding: int | None) -> list[Plain]:
     if isinstance(value, Mapping):
         if "input_ids" not in value:
             raise PromptError(_without_ids(value))
-        ids, mask = _plain(value["input_ids"]), _plain(value.get("attention_mask"))
+        tokens, mask = _plain(value["input_ids"]), _plain(value.get("attention_mask"))
     else:
-        ids, mask = _plain(value), None
-    if not _is_list(ids):
-        raise PromptError(f"a prompt is {ids!r}; {ALLOWED}")
-    nested = bool(ids) and not _is_number(ids[0])
-    rows = ids if nested else [ids]
+        tokens, mask = _plain(value), None
+    if not _is_list(tokens):
+        raise PromptError(f"a prompt is {tokens!r}; {ALLOWED}")
+    nested = bool(tokens) and not _is_number(tokens[0])
+    rows = tokens if nested else [tokens]
     if mask is not None:
         masks = mask if nested else [mask]
         return [_unmasked(row, kept) for row, kept in zip(rows, masks, strict=True)]
@@ -190,14 +206,14 @@ def _check_padding(row: list[Any], padding: int | None, number: int, rows: int) 
         )
 
 
-def _id(token: Any) -> int:
+def _id(token: Any, name: str) -> int:
     is_boolean = isinstance(token, bool) or str(getattr(token, "dtype", "")).endswith("bool")
     if not is_boolean and getattr(token, "ndim", 0) == 0:
         try:
             return operator.index(token)
         except TypeError:
             pass
-    raise PromptError(f"the prompt contains {token!r}, which is not a token id (a whole number)")
+    raise PromptError(f"{name} contains {token!r}, which is not a token id (a whole number)")
 
 
 def _message(message: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -150,6 +150,19 @@ def test_rewards_take_the_same_prompts(pair):
 
 
 @pytest.mark.parametrize(
+    "continuation", [torch.tensor([5, 6]), np.array([5, 6]), list(np.array([5, 6])), (5, 6)]
+)
+def test_a_continuation_may_be_an_array_too(pair, continuation):
+    assert pair.token_rewards("a b", continuation) == pair.token_rewards("a b", [5, 6])
+
+
+@pytest.mark.parametrize("continuation", [[5, 6.0], [True], ["a"], b"ab", torch.tensor([5.0])])
+def test_a_continuation_of_something_else_is_refused(pair, continuation):
+    with refuses(PromptError, "the continuation"):
+        pair.token_rewards("a b", continuation)
+
+
+@pytest.mark.parametrize(
     ("prompts", "said"),
     [
         (b"a b", ["bytes", "decode()"]),
