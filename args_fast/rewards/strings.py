@@ -85,6 +85,8 @@ class TextEncoder:
                 f"the reward {self.name!r} has template='chat', and the prompt is not a "
                 "conversation; use decoder.chat(...), or template='auto'"
             )
+        if self.template == "pair" and not text.response:
+            return "plain"  # tokenizer(prompt, "") reads the prompt alone; in a batch it would not
         return self.template
 
     def _tokenize(self, template: str, texts: Sequence[Exchange]) -> Any:
