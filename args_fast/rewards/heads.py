@@ -180,7 +180,7 @@ def fold_labels(model: PreTrainedModel, outputs: int, labels: Labels) -> dict[in
         names = ", ".join(f"{i} ({n})" for i, n in list(_names(model).items())[:8])
         raise RewardHeadError(
             f"the reward model's head has {outputs} outputs; a reward is one number. Say which: "
-            "rewards.Classifier(model, labels=1), or labels={1: 1.0, 0: -1.0} for a weighted sum"
+            "labels=1, or labels={1: 1.0, 0: -1.0} for a weighted sum"
             + (f". Its labels are {names}" if names else "")
         )
     if isinstance(labels, (int, str)):

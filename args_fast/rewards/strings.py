@@ -54,9 +54,7 @@ class TextEncoder:
         self.max_length = max_length
         self._segments = segments
 
-    def encode(
-        self, texts: Sequence[Exchange], *, too_long: TooLong | None = None
-    ) -> list[Encoded]:
+    def encode(self, texts: Sequence[Exchange]) -> list[Encoded]:
         """What the model reads of each text. Raises LengthError, PromptError."""
         encoded: dict[int, Encoded] = {}
         by_template: dict[str, list[int]] = {}
@@ -69,7 +67,7 @@ class TextEncoder:
                 ids = batch["input_ids"][row]
                 kept = list(range(len(ids)))
                 if len(ids) > self.max_length:
-                    kept = self._shortened(batch, row, template, too_long or self.too_long)
+                    kept = self._shortened(batch, row, template)
                 encoded[i] = Encoded(
                     tuple(ids[j] for j in kept),
                     None if segments is None else tuple(segments[row][j] for j in kept),
@@ -85,6 +83,8 @@ class TextEncoder:
                 f"the reward {self.name!r} has template='chat', and the prompt is not a "
                 "conversation; use decoder.chat(...), or template='auto'"
             )
+        if self.template == "pair" and not text.response:
+            return "plain"  # tokenizer(prompt, "") reads the prompt alone; in a batch it would not
         return self.template
 
     def _tokenize(self, template: str, texts: Sequence[Exchange]) -> Any:
@@ -111,22 +111,21 @@ class TextEncoder:
         assert isinstance(rendered, str)
         return rendered
 
-    def _shortened(self, batch: Any, row: int, template: str, too_long: TooLong) -> list[int]:
+    def _shortened(self, batch: Any, row: int, template: str) -> list[int]:
         """The places of the ids that remain of a text that is too long."""
-        length, excess = (
-            len(batch["input_ids"][row]),
-            len(batch["input_ids"][row]) - self.max_length,
-        )
-        if too_long == "left":
+        length = len(batch["input_ids"][row])
+        excess = int(length - self.max_length)
+        left = self.too_long == "left"
+        if left:
             if template == "pair":
                 oldest = [j for j, part in enumerate(batch.sequence_ids(row)) if part == 0]
             else:
                 special = batch["special_tokens_mask"][row]
                 oldest = [j for j in range(length) if not special[j]][:-1]
             if excess <= len(oldest):
-                dropped = set(oldest[: int(excess)])
+                dropped = set(oldest[:excess])
                 return [j for j in range(length) if j not in dropped]
-        hint = " or" if too_long == "left" else ", use too_long='left' to drop the oldest text, or"
+        hint = " or" if left else ", use too_long='left' to drop the oldest text, or"
         raise LengthError(
             f"the text has {length} tokens for the reward {self.name!r}, which takes "
             f"{self.max_length:.0f}. Shorten the prompt{hint} set max_new_tokens lower."

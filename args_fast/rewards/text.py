@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast.errors import (
     ConfigError,
+    LengthError,
     ProofError,
     RewardError,
     UnsupportedModelError,
@@ -107,28 +108,25 @@ class Text(HostReward):
 
     def attach(self, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:
         super().attach(lm, tokenizer)
-        # An id without a token has no text that this model could read.
-        assert tokenizer is not None  # super().attach has seen to it
-        tokens = set(tokenizer.get_vocab().values())
-        self._known = torch.tensor([id in tokens for id in range(lm.vocabulary)])
         self.encoder.name = self.name  # a decoder may have named it
-        probes = [self._probe(prompt, response) for prompt, response in PROBES]
-        texts = [text for text in self.encoder.encode(probes, too_long="left") if text.ids]
+        texts = self._probes()
         self._cached = self._prove_cache(texts)
         if self._cached is None:
             self._whole.prove(texts)
 
-    def known_ids(self) -> Tensor | None:
-        return None if bool(self._known.all()) else self._known
-
-    def _probe(self, prompt: str, response: str) -> Exchange:
-        chat = self.encoder.template == "chat"
-        return Exchange(prompt, response, (("user", prompt),) if chat else None)
+    def _probes(self) -> list[Encoded]:
+        """Those of the probes that the model can read."""
+        texts = []
+        for prompt, response in PROBES:
+            messages = (("user", prompt),) if self.encoder.template == "chat" else None
+            with suppress(LengthError, RewardError):
+                texts += self.encode([Exchange(prompt, response, messages)])
+        return texts
 
     def _prove_cache(self, texts: Sequence[Encoded]) -> CachedTexts | None:
         """A cache for a decoder model whose reward is its head at the last token; None for a model
         of another kind, whose texts are read whole."""
-        if self._segments or self.model.config.is_encoder_decoder:
+        if self._segments or not texts or getattr(self.model.config, "is_encoder_decoder", False):
             return None
         try:
             backbone = Backbone(self.model, "reward model")
