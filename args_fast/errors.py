@@ -57,6 +57,11 @@ class RewardError(ArgsError, RuntimeError):
     """A reward could not be had for one request: that request ends."""
 
 
+class EvaluationError(ArgsError, ValueError):
+    """An evaluation cannot read its data, methods or judges, or cannot resume where it was asked
+    to."""
+
+
 class DecoderClosedError(ArgsError, RuntimeError):
     """A decoder was asked for something after its end, or closed before it had answered."""
 
@@ -71,8 +76,3 @@ class LineError(ArgsError, ValueError):
 
 class JobError(ArgsError, ValueError):
     """A job cannot write, or go on, where it was asked to."""
-
-
-class EvaluationError(ArgsError, ValueError):
-    """An evaluation cannot read its data, methods or judges, or cannot resume where it was asked
-    to."""
