@@ -120,7 +120,7 @@ def test_a_stop_string_that_is_a_special_token_ends_an_own_loop(written, monkeyp
     decoder = naive_tiny_decoder()
     end = decoder.tokenizer.eos_token
     monkeypatch.setattr(decoder.language_model.generation_config, "eos_token_id", None)
-    found = respond(written, limits=Limits(60, stop=(end,)), decoder=decoder)
+    found = respond(written, limits=Limits(150, stop=(end,)), decoder=decoder)
     (response,) = found.values()
     assert response.finish_reason == "stop"
     assert response.token_ids[-1] == decoder.tokenizer.eos_token_id
