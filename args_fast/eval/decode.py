@@ -148,6 +148,7 @@ class _End:
         generation = decoder.language_model.generation_config
         eos = (generation or decoder.language_model.config).eos_token_id
         self._ends = set([] if eos is None else [eos] if isinstance(eos, int) else eos)
+        self._stops = _special_stops(decoder.tokenizer, limits.stop)
         self._limits = limits
         self._count = 0
         self._stream = TextStream(decoder.tokenizer, limits.stop) if decoder.tokenizer else None
@@ -159,7 +160,7 @@ class _End:
 
     def __call__(self, token: int) -> bool:
         self._count += 1
-        ended = token in self._ends and not self._limits.endless
+        ended = token in self._ends | self._stops and not self._limits.endless
         last = ended or self._count == self._limits.max_new_tokens
         if self._stream is not None:
             self._stream.push(token, last=last)
@@ -167,5 +168,13 @@ class _End:
                 self.reason = "stop"
                 return True
         if ended:
-            self.reason = "eos"
+            self.reason = "eos" if token in self._ends else "stop"
         return last
+
+
+def _special_stops(tokenizer: Any, stop: Sequence[str]) -> set[int]:
+    """Ids of stop strings that are special tokens, which a decoded text leaves out."""
+    if tokenizer is None:
+        return set()
+    added = tokenizer.added_tokens_decoder.items()
+    return {id for id, token in added if token.special and token.content in stop}

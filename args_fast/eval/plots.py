@@ -102,7 +102,7 @@ def prices(curve: Points, chosen: Points, file: Path) -> list[Path]:
         shares = [100 * point[name] for point in curve]
         left.plot(w, shares, color=_colour(place), label=label)
     left.set(xscale="log", xlabel="w", ylabel="%", ylim=(0, 100), title="what w does")
-    left.legend(frameon=False)
+    left.legend(frameon=True, edgecolor="none", framealpha=0.9)
     right.plot(w, [point["price"] for point in curve], color=COLOURS[0])
     right.set(xscale="log", xlabel="w", ylabel="times perplexity", title="what w costs")
     for axis in (left, right):

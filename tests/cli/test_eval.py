@@ -1,6 +1,7 @@
 """``args-fast eval``: methods on prompts, as a table and as files."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from args_fast.cli import evaluation
 from args_fast.eval import intervals
 from args_fast.tiny_pair import HELDOUT, LM, RM
 
+EXAMPLES = Path(__file__).parents[2] / "examples/eval"
 SHORT = ("--limit", 3, "--max-new-tokens", 6, "--timing-prompts", 0, "--device", "cpu")
 
 
@@ -21,7 +23,7 @@ def test_without_options_it_runs_the_embedded_pair(cli, tmp_path):
     result = cli("eval", *SHORT)
     assert result.exit_code == 0, result.stderr
     assert "using the embedded tiny pair" in result.stderr
-    assert "using 3 of the embedded pair's held-out prompts" in result.stderr
+    assert "using up to 3 of the embedded pair's held-out prompts" in result.stderr
     for word in ("greedy", "args-greedy", "args-stochastic", "reward", "perplexity"):
         assert word in result.stdout
     kept = {file.name for file in (tmp_path / "eval-results").iterdir()}
@@ -59,6 +61,21 @@ def test_a_yaml_file_holds_the_options_and_the_command_line_overrides_it(cli_jso
     assert found["prompts"]["count"] == 2
     assert found["judges"] == {"size": "judges.py:size"}
     assert found["methods"][0]["measures"]["judge:size"]["mean"] > 0
+
+
+@pytest.mark.parametrize(
+    ("table", "methods"), [("table2", 2), ("table3", 3), ("table10", 7), ("figure3", 2)]
+)
+def test_the_papers_tables_run_on_the_embedded_pair(cli_json, table, methods):
+    found = cli_json("eval", "--config", EXAMPLES / f"{table}.yaml", *SHORT[:6], "--limit", 1)
+    assert len({method["label"] for method in found["methods"]}) == methods
+    assert all(method["answered"] == 1 for method in found["methods"])
+
+
+def test_table_4_asks_for_its_policies(cli):
+    result = cli("eval", "--config", EXAMPLES / "table4.yaml", *SHORT)
+    assert result.exit_code == 2
+    assert "there is no folder ./runs/ppo" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

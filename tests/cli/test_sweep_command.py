@@ -1,6 +1,7 @@
 """``args-fast sweep``: ARGS over w and k, as numbers and pictures."""
 
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,13 @@ def test_a_yaml_file_holds_lists_of_numbers(cli_json, tmp_path):
     assert [(point["k"], point["w"]) for point in found] == [(2, 0.0), (2, 1.0)]
     assert found[0]["slowdown"] is None
     assert not (tmp_path / "run/slowdown.png").exists()
+
+
+def test_figure_2_runs_on_the_embedded_pair(cli_json):
+    file = Path(__file__).parents[2] / "examples/eval/figure2.yaml"
+    found = cli_json("sweep", "--config", file, *SHORT[:6], "--limit", 1, "--timing-prompts", 0)
+    assert {point["k"] for point in found} == {10, 40}
+    assert {point["w"] for point in found} == {0, 0.5, 1, 1.5, 2, 4}
 
 
 @pytest.mark.parametrize(
