@@ -90,6 +90,8 @@ class CompletionFormat(AnswerFormat):
                 columns["token_logprobs"].append(None)
                 columns["top_logprobs"].append(None)
                 continue
+            # Where the token is a candidate, its number is the candidate's, to the last bit.
+            value = next((c.logprob for c in candidates if c.token_id == token), value)
             top: dict[str, float] = {}
             for likely in candidates[: self._top]:
                 top.setdefault(self._vocabulary.text(likely.token_id), logprob(likely.logprob))

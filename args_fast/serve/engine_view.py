@@ -1,10 +1,8 @@
 """All that the server knows of the engine. Everything else in this folder goes through here."""
 
-import inspect
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -73,21 +71,22 @@ class EngineView:
         Args:
             prompt: ids.
             candidates: number of the likeliest tokens.
-
-        Raises:
-            ConfigError: candidates are asked for, and this engine does not report them.
         """
-        score: Any = self._engine.score
+        (logprobs,) = await self._engine.score([prompt])
         if not candidates:
-            (logprobs,) = await score([prompt])
             return ScoredPrompt(logprobs, [()] * len(prompt))
-        if "candidates" not in inspect.signature(score).parameters:
-            raise ConfigError(
-                f"logprobs is {candidates}; with echo this server shows no alternatives of a "
-                "prompt's tokens. Give logprobs: 0"
-            )
-        (scored,) = await score([prompt], candidates=candidates)
-        return ScoredPrompt(scored.logprobs, scored.candidates)
+        # One step after each beginning of the prompt: beginnings share their pages, and the w of 0
+        # leaves the reward out.
+        config = DecodingConfig(
+            k=candidates, w=0, max_new_tokens=1, eos_token_ids=(), return_candidates=True
+        )
+        beginnings = [prompt[:length] for length in range(1, len(prompt))]
+        steps: list[tuple[Candidate, ...]] = [()]
+        for start in range(0, len(beginnings), self.max_batch_size):
+            together = beginnings[start : start + self.max_batch_size]
+            for generation in await self._engine.generate(together, config):
+                steps += generation.candidates or [()]
+        return ScoredPrompt(logprobs, steps)
 
     async def close(self) -> None:
         """End every request that is under way with an error, and the engine."""

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 from fake_engine import FakeEngine, tokenizer
 from served import NAME, ask, chat, complete
 
@@ -134,6 +135,41 @@ def test_candidates_come_with_text_and_reward():
     assert [c["score"] for c in step] == [-0.25, -0.75, -1.25]
     assert step[0]["token"] == " a"
     assert "candidates" not in complete({"prompt": "a"}).json()["choices"][0]["args"]
+
+
+def test_candidates_are_the_engines(client, alone):
+    body = {"prompt": PROMPTS[0], "max_tokens": 4, "logprobs": 3}
+    choice = post(client, "/v1/completions", body)["choices"][0]
+    config = DecodingConfig(max_new_tokens=4, return_candidates=True)
+    (wanted,) = alone.generate(PROMPTS[0], config)
+    for step, shown in zip(wanted.candidates, choice["args"]["candidates"], strict=True):
+        assert [c["token_id"] for c in shown] == [c.token_id for c in step]
+        for name in ("logprob", "reward", "score"):
+            values = [getattr(c, name) for c in step]
+            assert [c[name] for c in shown] == pytest.approx(values, abs=1e-4)
+    for top, step in zip(choice["logprobs"]["top_logprobs"], wanted.candidates, strict=True):
+        likeliest = sorted(top.values(), reverse=True)[:3]
+        assert likeliest == pytest.approx([c.logprob for c in step[:3]], abs=1e-4)
+
+
+@pytest.mark.parametrize("logprobs", [0, 1, 5])
+def test_prompt_is_scored_as_the_language_model_sees_it(client, alone, logprobs):
+    """What lm-eval reads: the log-probability of each token, and whether it is the likeliest."""
+    ids = alone.tokenizer(PROMPTS[1]).input_ids
+    body = {"prompt": PROMPTS[1], "echo": True, "max_tokens": 0, "logprobs": logprobs}
+    shown = post(client, "/v1/completions", body)["choices"][0]["logprobs"]
+    with torch.inference_mode():
+        logits = alone.language_model(torch.tensor([ids])).logits[0, :-1]
+    expected = logits.log_softmax(-1)
+    own = expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    assert shown["token_logprobs"][0] is None
+    assert shown["token_logprobs"][1:] == pytest.approx(own.tolist(), abs=1e-4)
+    for i, top in enumerate(shown["top_logprobs"][1:] if logprobs else []):
+        likeliest = sorted(top.values(), reverse=True)[:logprobs]
+        wanted = expected[i].topk(logprobs).values.tolist()
+        assert likeliest == pytest.approx(wanted, abs=1e-4)
+        is_likeliest = shown["token_logprobs"][i + 1] == max(top.values())
+        assert is_likeliest == (expected[i].argmax().item() == ids[i + 1])
 
 
 def test_bytes_of_parts_of_a_character_make_the_character():
