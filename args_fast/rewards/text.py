@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -108,6 +109,10 @@ class Text(HostReward):
 
     def attach(self, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:
         super().attach(lm, tokenizer)
+        assert tokenizer is not None  # super().attach has seen to it
+        # An id without a token has no text that this model could read.
+        tokens = set(tokenizer.get_vocab().values())
+        self._known = torch.tensor([id in tokens for id in range(lm.vocabulary)])
         self.encoder.name = self.name  # a decoder may have named it
         texts = self._probes()
         self._cached = self._prove_cache(texts)
