@@ -116,7 +116,7 @@ class Point:
     gain: float
 
 
-def index(steps: Sequence[Step], w: float) -> Point:
+def point_at(steps: Sequence[Step], w: float) -> Point:
     """What w does to these steps."""
     chosen = [(step, step.choice(w)) for step in steps]
     largest = fmean(max(step.rewards) - step.rewards[0] for step in steps)
@@ -156,10 +156,10 @@ def suggest(steps: Sequence[Step]) -> dict[str, Any]:
     first_step, last = min(above) / 2, max(_last_w(step) for step in steps) * 2
     for name, price in PRICES.items():
         priced = _w_of(steps, price, first_step, last)
-        suggestion[name] = None if priced is None else asdict(index(steps, priced))
+        suggestion[name] = None if priced is None else asdict(point_at(steps, priced))
     end = _w_of(steps, LAST_PRICE, first_step, last) or last
     scale = (end / first_step) ** (1 / (POINTS - 1))
-    suggestion["curve"] = [asdict(index(steps, first_step * scale**i)) for i in range(POINTS)]
+    suggestion["curve"] = [asdict(point_at(steps, first_step * scale**i)) for i in range(POINTS)]
     return suggestion
 
 
@@ -172,11 +172,11 @@ def _last_w(step: Step) -> float:
 
 def _w_of(steps: Sequence[Step], price: float, low: float, high: float) -> float | None:
     """The largest w that does not cost more; None where none costs so much."""
-    if index(steps, high).price <= price:
+    if point_at(steps, high).price <= price:
         return None
     for _ in range(BISECTIONS):
         middle = math.sqrt(low * high)
-        if index(steps, middle).price <= price:
+        if point_at(steps, middle).price <= price:
             low = middle
         else:
             high = middle

@@ -146,6 +146,9 @@ class Text(HostReward):
         cached.drop(0)
         return cached if all(map(self._whole.agree, together, alone)) else None
 
+    def known_ids(self) -> Tensor | None:
+        return None if bool(self._known.all()) else self._known
+
     def weights(self) -> Iterable[Tensor]:
         return self.model.parameters()
 
