@@ -21,6 +21,9 @@ from args_fast.cli import (
     tune,
 )
 from args_fast.cli import eval as evaluate
+from args_fast.machine import wait_passively
+
+wait_passively()  # before a command imports torch
 
 app = typer.Typer(
     name="args-fast",

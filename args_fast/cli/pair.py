@@ -49,6 +49,7 @@ def load_pair(
             torch_compile=torch_compile,
             rm_device=rm_device,
         )
+    _choose_threads(decoder)
     if lm is None:
         size = " + ".join(
             f"{model.num_parameters() / 1e6:.1f}"
@@ -59,6 +60,18 @@ def load_pair(
             "parameters)"
         )
     return decoder, names
+
+
+def _choose_threads(decoder: "ArgsDecoder") -> None:
+    """As many threads as suit the models, unless OMP_NUM_THREADS says how many."""
+    import torch
+
+    from args_fast.machine import threads_for
+
+    parameters = sum(p.numel() for p in decoder.language_model.parameters())
+    threads = threads_for(parameters)
+    if threads is not None and decoder.device.type == "cpu":
+        torch.set_num_threads(threads)
 
 
 def as_prompt(text: str, *, chat: bool) -> "str | list[dict[str, Any]]":

@@ -28,12 +28,12 @@ def test_the_choice_changes_there(step):
 
 
 def test_points_are_means_over_the_steps():
-    point = at(STEPS, 0.3)  # the second step alone takes its second candidate
+    point = point_at(STEPS, 0.3)  # the second step alone takes its second candidate
     assert point.changed == 0.5
     assert point.price == pytest.approx(math.exp(0.5 / 2))
     assert point.gain == pytest.approx((2.0 / 2) / ((1.0 + 2.5) / 2))
-    assert at(STEPS, 0.0).price == 1
-    assert at(STEPS, 1e6).gain == pytest.approx(1)
+    assert point_at(STEPS, 0.0).price == 1
+    assert point_at(STEPS, 1e6).gain == pytest.approx(1)
 
 
 candidates = st.lists(st.tuples(st.floats(-20, -0.01), st.floats(-5, 5)), min_size=2, max_size=6)
