@@ -1,6 +1,6 @@
 """Proof at load: the engine's way is compared with the model's own before any token is decoded.
 
-It costs a few tokens of work and covers every architecture that has not been tried: whatever a model
+It costs a few tokens of work and covers every architecture that is new: whatever a model
 does that the engine does not know of shows as a disagreement, and becomes an error, not wrong
 tokens. It is repeated on both sides of each length from which on a model may do something else.
 """
