@@ -15,8 +15,9 @@ from tiny_models import language_model, reward_model, tokens
 from vocabularies import byte_level, sentencepiece
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.errors import ConfigError, LoadError, PairMismatchError, RewardHeadError
+from args_fast.errors import ConfigError, LoadError, RewardHeadError
 from args_fast.models import loading
+from args_fast.rewards import Text
 
 CONFIG = DecodingConfig(k=7, max_new_tokens=8, eos_token_ids=[])
 
@@ -68,10 +69,11 @@ def test_the_reward_model_may_come_without_a_tokenizer(pair):
     assert load(pair).generate("ab", CONFIG)[0].text
 
 
-def test_a_reward_model_with_another_tokenizer_is_refused(pair):
+def test_a_reward_model_with_another_tokenizer_reads_text(pair):
     sentencepiece().save_pretrained(pair / "rm")
-    with refuses(PairMismatchError, "different tokenizers", "of 61 tokens"):
-        load(pair)
+    loaded = load(pair)
+    assert isinstance(loaded.engine.panel.rewards["rm"], Text)
+    assert loaded.generate("ab", CONFIG)[0].token_ids
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
@@ -191,12 +193,14 @@ def test_the_head_is_what_the_file_has(pair, saved_as):
     assert result.rewards == pytest.approx(wanted.rewards, abs=1e-4)
 
 
-def test_a_head_of_another_name_is_named(pair):
+def test_a_head_of_another_name_is_taken(pair):
+    expected = load(pair).generate(tokens(9), CONFIG)[0]
     weights = load_file(pair / "rm" / "model.safetensors")
     weights["v_head.weight"] = weights.pop("score.weight")
     save(weights, pair / "rm")
-    with refuses(RewardHeadError, "score.weight", "v_head.weight [1, 16]", "rename"):
-        load(pair)
+    result = load(pair).generate(tokens(9), CONFIG)[0]
+    assert result.token_ids == expected.token_ids
+    assert result.rewards == pytest.approx(expected.rewards, abs=1e-5)
 
 
 # ---- what is not a whole model of its kind -------------------------------------------------------
@@ -304,7 +308,7 @@ def test_weights_that_are_not_numbers(pair, role, value):
         load(pair)
 
 
-@pytest.mark.parametrize("role", ["lm", "rm"])
+@pytest.mark.parametrize("role", ["lm"])
 @pytest.mark.parametrize("task", ["SEQ_CLS", "CAUSAL_LM"])
 @pytest.mark.parametrize("whole", [False, True], ids=["alone", "next to a model"])
 def test_an_adapter(pair, role, task, whole):
