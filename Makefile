@@ -20,6 +20,9 @@ ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
 BENCH_PYTHON ?= $(BIN)/python
 
+# Threads that spin while they wait slow every other program on the cores, and each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 

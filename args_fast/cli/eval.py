@@ -86,56 +86,56 @@ def eval_(
         from args_fast.eval.exports import export as export_responses
         from args_fast.eval.run import clear, evaluate
 
-        values = option_file.given(context, eval_, config)
+        values = option_file.entries(context, eval_, config)
         exports = _formats(values["export"])
         opened = evaluation.opened(values)
-        wanted = values["method"] or DEFAULT_METHODS
-        plan = evaluation.plan(values, opened.settings, [methods.parse(one) for one in wanted])
+        requested = values["method"] or DEFAULT_METHODS
+        plan = evaluation.plan(values, opened.settings, [methods.parse(one) for one in requested])
         folder = Path(values["out"])
         if values["restart"]:
             clear(folder)
         with parts.progress() as report:
-            found = evaluate(plan, folder, opened.open_pair, report)
-        written = write_tables(found, folder)
+            outcome = evaluate(plan, folder, opened.open_pair, report)
+        written = write_tables(outcome, folder)
         for form in exports:
             written += [
                 str(file.relative_to(folder)) for file in export_responses(plan, folder, form)
             ]
         if as_json:
-            print(json.dumps(found, allow_nan=False, ensure_ascii=False))
+            print(json.dumps(outcome, allow_nan=False, ensure_ascii=False))
         else:
-            show(found)
+            show(outcome)
         note(f"{folder}/ holds samples.jsonl, results.json, {', '.join(written)}")
 
 
-def _formats(wanted: list[str] | None) -> list[str]:
+def _formats(requested: list[str] | None) -> list[str]:
     from args_fast.errors import EvaluationError
     from args_fast.eval.exports import FORMATS
 
-    for form in wanted or []:
+    for form in requested or []:
         if form not in FORMATS:
             raise EvaluationError(f"export is {form!r}; it must be one of {', '.join(FORMATS)}")
-    return list(wanted or [])
+    return list(requested or [])
 
 
-def write_tables(found: dict[str, Any], folder: Path) -> list[str]:
+def write_tables(outcome: dict[str, Any], folder: Path) -> list[str]:
     """Write the results as Markdown, CSV and HTML; returns the files' names."""
     from args_fast.eval import table
 
     forms = {"md": table.markdown, "csv": table.comma_separated, "html": table.page}
     for ending, form in forms.items():
-        (folder / f"table.{ending}").write_text(form(found), encoding="utf-8")
+        (folder / f"table.{ending}").write_text(form(outcome), encoding="utf-8")
     return [f"table.{ending}" for ending in forms]
 
 
-def show(found: dict[str, Any]) -> None:
+def show(outcome: dict[str, Any]) -> None:
     """The table on standard output, a column for each method; notes on standard error."""
     from rich import box
     from rich.table import Table
 
     from args_fast.eval.table import cells, notes
 
-    titles, rows = cells(found)
+    titles, rows = cells(outcome)
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     shown.add_column(style="dim")
     for row in rows:
@@ -143,5 +143,5 @@ def show(found: dict[str, Any]) -> None:
     for place, title in enumerate(titles[1:], start=1):
         shown.add_row(plain(title), *(plain("\n".join(filter(None, row[place]))) for row in rows))
     results.print(shown)
-    for line in notes(found):
+    for line in notes(outcome):
         note(line)

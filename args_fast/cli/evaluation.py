@@ -148,7 +148,7 @@ def opened(values: Mapping[str, Any]) -> Opened:
     if data is None:
         limit = EMBEDDED_LIMIT if limit is None else limit
         data = f"hh:{HELDOUT}"
-        note(f"no --data given: using {limit} of the embedded pair's held-out prompts")
+        note(f"no --data given: using up to {limit} of the embedded pair's held-out prompts")
     dtype = getattr(values["dtype"], "value", values["dtype"])
     if dtype == "auto" and resolve_device(values["device"]).type == "cpu":
         dtype = "float32"

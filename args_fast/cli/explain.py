@@ -10,13 +10,13 @@ from args_fast.cli import evaluation, options
 from args_fast.cli.console import errors_in_a_line, fail, note, notes, read_prompt
 from args_fast.cli.pair import load_pair
 
-EXAMPLE = 'args-fast explain "How do I grow basil?"'
+EXAMPLE = 'args-fast explain --chat "How do I grow basil?"'
 EXAMPLES = f"""
 [bold]Examples[/]
 
 {EXAMPLE}  [dim]# the embedded pair; open explain.html[/]
 
-args-fast explain "How do I grow basil?" --w 4 --temperature 0.7 --no-compare --out one.html
+args-fast explain --chat "How do I grow basil?" --w 4 --temperature 0.7 --out one.html
 
 args-fast explain --data text:prompts.txt --limit 3 --out pages/  [dim]# a page for each prompt[/]
 
@@ -41,7 +41,15 @@ def explain(
     seed: options.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 64,
     stop: options.Stop = None,
-    raw: options.Raw = False,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Make a user's message of the prompt, which goes through the chat template. "
+            "Without it a text is decoded as it is.",
+            rich_help_panel=options.DECODING,
+        ),
+    ] = False,
     compare: Annotated[
         bool,
         typer.Option(
@@ -69,7 +77,7 @@ def explain(
     keys, to see its candidates.
     """
     with errors_in_a_line():
-        prompts = _prompts(prompt, data, limit, seed)
+        prompts = _prompts(prompt, data, limit, seed, chat=chat)
         from args_fast import DecodingConfig
         from args_fast.eval.explain import explain as explained
         from args_fast.eval.explain import page
@@ -92,9 +100,8 @@ def explain(
         )
         if data is not None:
             out.mkdir(parents=True, exist_ok=True)
-        for number, text in enumerate(prompts):
+        for number, asked in enumerate(prompts):
             with notes.status("[dim]decoding[/]"):
-                asked = _asked(decoder, text, raw=raw or data is not None)
                 found = {**explained(decoder, asked, config, compare=compare), "models": models}
             file = out if data is None else out / f"{number}.html"
             file.write_text(page(found), encoding="utf-8")
@@ -103,25 +110,18 @@ def explain(
             note(f"{file}: {_summary(found)}")
 
 
-def _prompts(prompt: str | None, data: str | None, limit: int | None, seed: int) -> list[Any]:
+def _prompts(
+    prompt: str | None, data: str | None, limit: int | None, seed: int, *, chat: bool
+) -> list[Any]:
     if data is None:
-        return [read_prompt(prompt, EXAMPLE)]
+        text = read_prompt(prompt, EXAMPLE)
+        return [[{"role": "user", "content": text}]] if chat else [text]
     if prompt is not None:
         fail("give a prompt or --data, not both")
     from args_fast.eval.data import load, sample
 
-    items, _ = sample(load(data), limit, seed, lambda item: True)
+    items, _ = sample(load(data, chat=chat or None), limit, seed, lambda item: True)
     return [item.prompt for item in items]
-
-
-def _asked(decoder: Any, prompt: Any, *, raw: bool) -> Any:
-    """What the decoder is given: a prompt of the command line is one turn of a chat, where the
-    tokenizer has a template; prompts of a data set are as they are."""
-    if not isinstance(prompt, str) or raw:
-        return prompt
-    from args_fast.text import encode_turn
-
-    return encode_turn(decoder.tokenizer, prompt, raw=False)
 
 
 def _summary(found: dict[str, Any]) -> str:

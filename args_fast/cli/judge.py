@@ -51,7 +51,7 @@ def judge(
             metavar="METHOD",
         ),
     ] = None,
-    other: Annotated[
+    second_key: Annotated[
         str | None,
         typer.Option(
             help="The method that it is compared with; without it greedy.", metavar="METHOD"
@@ -145,7 +145,7 @@ def judge(
                 "asked with --dry-run"
             )
         folder = _embedded_run(limit) if run is None else run
-        own, compared, pairs = pairs_of(folder, method, other)
+        own, compared, pairs = pairs_of(folder, method, second_key)
         pairs = pairs[:limit]
         if dry_run:
             _preview(pairs, seed, both_orders, as_json)
@@ -164,7 +164,7 @@ def judge(
         settings: dict[str, Any] = {"method": own, "other": compared, "model": model}
         settings |= {"endpoint": endpoint, "seed": seed, "both_orders": both_orders}
         with parts.progress() as report:
-            found, file = judge_run(
+            verdicts, file = judge_run(
                 asked,
                 pairs,
                 folder,
@@ -175,9 +175,9 @@ def judge(
                 report=report,
             )
         if as_json:
-            print(json.dumps(found, allow_nan=False))
+            print(json.dumps(verdicts, allow_nan=False))
         else:
-            _show(found)
+            _show(verdicts)
         note(f"{file} holds each judgement with its reply, {file.stem}.json the sums")
 
 
@@ -206,39 +206,39 @@ def _preview(pairs: "list[Pair]", seed: int, both: bool, as_json: bool) -> None:
     from args_fast.eval.judge import messages, orders
 
     asked = list(orders(pairs, seed, both=both))
-    first = messages(*asked[0])
+    first_key = messages(*asked[0])
     # Four characters a token is what English comes to; the count that is paid is the server's.
     tokens = sum(len(turn["content"]) for one in asked for turn in messages(*one)) // 4
     if as_json:
-        print(json.dumps({"requests": len(asked), "prompt_tokens": tokens, "first": first}))
+        print(json.dumps({"requests": len(asked), "prompt_tokens": tokens, "first": first_key}))
         return
-    for turn in first:
+    for turn in first_key:
         results.print(plain(f"{turn['role']}:\n{turn['content']}\n"))
     note(f"{len(asked)} requests like this one, about {tokens:,} prompt tokens; nothing was sent")
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(verdicts: dict[str, Any]) -> None:
     def shares(name: str) -> str:
-        value = found[name]
+        value = verdicts[name]
         if value is None or value["share"] is None:
             return "-"
         return f"{value['share']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
 
-    print(f"{found['method']} against {found['other']}, judged by {found['model']}:")
+    print(f"{verdicts['method']} against {verdicts['other']}, judged by {verdicts['model']}:")
     for name in ("win", "tie", "lose", "win_or_tie"):
         print(f"  {name.replace('_', ' '):12}{shares(name)}")
-    scores = (found["mean_score"], found["mean_other"])
+    scores = (verdicts["mean_score"], verdicts["mean_other"])
     if None not in scores:
         print("  mean scores {:.2f} and {:.2f}".format(*scores))
     note(
-        f"{found['pairs']} pairs, 95% Wilson intervals; the answer that stood first won "
+        f"{verdicts['pairs']} pairs, 95% Wilson intervals; the answer that stood first won "
         f"{shares('first_preferred')} of the judgements that were not ties"
     )
-    if found["agreement"] is not None:
+    if verdicts["agreement"] is not None:
         note(f"both orders gave the same verdict for {shares('agreement')} of the pairs")
-    if found["failed"]:
-        note(f"{found['failed']} pairs have no scores; the same command asks for them again")
-    spent = found["spent"]
+    if verdicts["failed"]:
+        note(f"{verdicts['failed']} pairs have no scores; the same command asks for them again")
+    spent = verdicts["spent"]
     cost = f", {spent['dollars']:.2f} dollars" if "dollars" in spent else ""
     note(
         f"spent: {spent['requests']} requests, {spent['prompt_tokens']:,} prompt tokens and "

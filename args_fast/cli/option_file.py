@@ -12,7 +12,7 @@ NOT_IN_FILES = {"context", "config", "as_json", "return"}
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
 
-def given(
+def entries(
     context: typer.Context, command: Callable[..., None], file: Path | None
 ) -> dict[str, Any]:
     """A command's options: those of the command line, over the file's, over the defaults.
@@ -38,9 +38,9 @@ def given(
             raise EvaluationError(
                 f"{file} has {name!r}; its options are {', '.join(sorted(hints))}"
             )
-        wanted = _unfit(hints[option], value)
-        if wanted is not None:
-            raise EvaluationError(f"{name} in {file} is {value!r}; it must be {wanted}")
+        expected = _unfit(hints[option], value)
+        if expected is not None:
+            raise EvaluationError(f"{name} in {file} is {value!r}; it must be {expected}")
         source = context.get_parameter_source(option)
         if source is None or source.name != "COMMANDLINE":
             values[option] = value

@@ -87,7 +87,7 @@ def sweep(
         from args_fast.eval.sweep import comma_separated, grid, points
 
         require("scipy", "matplotlib")
-        values = option_file.given(context, sweep, config)
+        values = option_file.entries(context, sweep, config)
         opened = evaluation.opened(values)
         methods = grid(
             _numbers(values["w"], float, "w"),
@@ -99,14 +99,14 @@ def sweep(
         if values["restart"]:
             clear(folder)
         with parts.progress() as report:
-            found = points(evaluate(plan, folder, opened.open_pair, report))
-        write_json(folder / "sweep.json", found)
-        (folder / "sweep.csv").write_text(comma_separated(found), encoding="utf-8")
-        drawn = _draw(found, folder)
+            outcome = points(evaluate(plan, folder, opened.open_pair, report))
+        write_json(folder / "sweep.json", outcome)
+        (folder / "sweep.csv").write_text(comma_separated(outcome), encoding="utf-8")
+        drawn = _draw(outcome, folder)
         if as_json:
-            print(json.dumps(found, allow_nan=False))
+            print(json.dumps(outcome, allow_nan=False))
         else:
-            _show(found)
+            _show(outcome)
         note(f"{folder}/ holds sweep.csv, sweep.json, results.json, {', '.join(drawn)}")
 
 
@@ -119,21 +119,23 @@ def _numbers(written: Any, kind: type, name: str) -> list[Any]:
         fail(f"{name} is {written!r}; it must be numbers separated by commas, such as 10,40")
 
 
-def _draw(found: list[dict[str, Any]], folder: Path) -> list[str]:
+def _draw(outcome: list[dict[str, Any]], folder: Path) -> list[str]:
     from args_fast.eval import plots
 
-    files = plots.figure2(found, folder) + plots.front(found, folder)
-    if any(point["slowdown"] for point in found):
-        files += plots.slowdown(found, folder)
+    files = plots.figure2(outcome, folder) + plots.front(outcome, folder)
+    if any(point["slowdown"] for point in outcome):
+        files += plots.slowdown(outcome, folder)
     return [file.name for file in files]
 
 
-def _show(found: list[dict[str, Any]]) -> None:
-    names = [name for name in found[0] if name not in ("k", "w") and any(p[name] for p in found)]
+def _show(outcome: list[dict[str, Any]]) -> None:
+    names = [
+        name for name in outcome[0] if name not in ("k", "w") and any(p[name] for p in outcome)
+    ]
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("k", "w", *names):
         shown.add_column(plain(title.removeprefix("judge:")), justify="right")
-    for point in found:
+    for point in outcome:
         cells = ("-" if point[n] is None else _cell(point[n]) for n in names)
         shown.add_row(str(point["k"]), f"{point['w']:g}", *map(plain, cells))
     results.print(shown)

@@ -51,10 +51,10 @@ def tune(
     """Suggest a range of w from a handful of prompts.
 
     Rewards come at any scale. Along the greedy texts, all candidates of every step are judged; that
-    tells which steps a w would change, what it would gain and what it would cost in likelihood.
+    reports which steps a w would change, what it would gain and what it would cost in likelihood.
     """
     with errors_in_a_line():
-        values = option_file.given(context, tune, config) | {"stop": None}
+        values = option_file.entries(context, tune, config) | {"stop": None}
         opened = evaluation.opened(values)
         from args_fast.eval.plan import Pairs
         from args_fast.eval.prompts import draw
@@ -79,27 +79,30 @@ def tune(
             )
         if failed:
             note(f"{failed} of {len(items)} prompts could not be decoded and are left out")
-        found = {"prompts": len(items) - failed, "k": values["k"], **suggest(steps)}
+        suggestion = {"prompts": len(items) - failed, "k": values["k"], **suggest(steps)}
         if as_json:
-            print(json.dumps(found, allow_nan=False))
+            print(json.dumps(suggestion, allow_nan=False))
         else:
-            _show(found, values)
-        if plot is not None and found["curve"]:
+            _show(suggestion, values)
+        if plot is not None and suggestion["curve"]:
             from args_fast.eval.plots import prices
 
-            prices(found["curve"], _range(found), plot)
+            prices(suggestion["curve"], _range(suggestion), plot)
             note(f"the curve is in {plot}.png and {plot}.svg")
 
 
-def _range(found: dict[str, Any]) -> list[dict[str, float]]:
-    return [found[name] for name in ("low", "start", "high") if found[name] is not None]
+def _range(suggestion: dict[str, Any]) -> list[dict[str, float]]:
+    return [suggestion[name] for name in ("low", "start", "high") if suggestion[name] is not None]
 
 
-def _show(found: dict[str, Any], values: dict[str, Any]) -> None:
-    print(f"{found['steps']} steps of {found['prompts']} prompts, k = {found['k']}")
-    print(f"  spread of log-probabilities over a step's candidates  {found['logprob_spread']:.3g}")
-    print(f"  spread of rewards                                     {found['reward_spread']:.3g}")
-    if not found["curve"]:
+def _show(suggestion: dict[str, Any], values: dict[str, Any]) -> None:
+    print(f"{suggestion['steps']} steps of {suggestion['prompts']} prompts, k = {suggestion['k']}")
+    logprob_spread = suggestion["logprob_spread"]
+    print(f"  spread of log-probabilities over a step's candidates  {logprob_spread:.3g}")
+    print(
+        f"  spread of rewards                                     {suggestion['reward_spread']:.3g}"
+    )
+    if not suggestion["curve"]:
         print("No step has a candidate with a higher reward than its likeliest token's: no w > 0")
         print("changes anything on these prompts.")
         return
@@ -107,14 +110,14 @@ def _show(found: dict[str, Any], values: dict[str, Any]) -> None:
     for title in ("", "w", "steps changed", "gain", "perplexity"):
         shown.add_column(title, justify="left" if not title else "right")
     for name in ("low", "start", "high"):
-        point = found[name]
+        point = suggestion[name]
         if point is not None:
             shown.add_row(name, f"{point['w']:.3g}", *_cells(point))
     results.print(shown)
     note("steps changed: another token than the likeliest is chosen. gain: of the reward that the")
     note("best candidates would bring. perplexity: times that of greedy decoding. One step at a")
     note("time along the greedy texts, so a first guess: measure it.")
-    range_ = _range(found)
+    range_ = _range(suggestion)
     if not range_:
         note("no w costs so much that a range can be told: the reward agrees with the likeliest")
         return

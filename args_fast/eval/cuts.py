@@ -14,8 +14,8 @@ TURN_MARKS = ("###Human:", "\n\nHuman:")
 
 def cut_for_reward(response: str) -> str:
     """The response up to the first "human:" in any case."""
-    found = NEXT_HUMAN.search(response)
-    return response[: found.start()] if found else response
+    match = NEXT_HUMAN.search(response)
+    return response[: match.start()] if match else response
 
 
 def cut_for_diversity(response: str) -> str:

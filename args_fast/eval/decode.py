@@ -76,14 +76,14 @@ def decode(
         return
     asked = list(requests)
     samples: dict[int, list[Generation]] = {}
-    wanted = dict(method.options).get("n", 1)
+    count = dict(method.options).get("n", 1)
     configured = ((prompt, _config(method, seed, limits)) for prompt, seed in asked)
     for index, result in decoder.complete(configured):
         if isinstance(result, ArgsError):
             yield index, result
             continue
         samples.setdefault(index, []).append(result)
-        if len(samples[index]) == wanted:
+        if len(samples[index]) == count:
             yield index, _best(decoder, asked[index][0], samples.pop(index))
 
 
@@ -115,8 +115,8 @@ def _own_loop(
 ) -> Response:
     """One response by a loop over the language model as transformers runs it."""
     # The decoder's own reading of the prompt, whatever kind of prompt it is.
-    (first,) = decoder.generate([prompt], FIRST_TOKEN)
-    model, ids = decoder.language_model, list(first.prompt_token_ids)
+    (start,) = decoder.generate([prompt], FIRST_TOKEN)
+    model, ids = decoder.language_model, list(start.prompt_token_ids)
     _check_length(model, len(ids), limits.max_new_tokens)
     end = _End(decoder, limits)
     options: dict[str, Any] = dict(method.options)
@@ -148,6 +148,7 @@ class _End:
         generation = decoder.language_model.generation_config
         eos = (generation or decoder.language_model.config).eos_token_id
         self._ends = set([] if eos is None else [eos] if isinstance(eos, int) else eos)
+        self._stops = _special_stops(decoder.tokenizer, limits.stop)
         self._limits = limits
         self._count = 0
         self._stream = TextStream(decoder.tokenizer, limits.stop) if decoder.tokenizer else None
@@ -159,7 +160,7 @@ class _End:
 
     def __call__(self, token: int) -> bool:
         self._count += 1
-        ended = token in self._ends and not self._limits.endless
+        ended = token in self._ends | self._stops and not self._limits.endless
         last = ended or self._count == self._limits.max_new_tokens
         if self._stream is not None:
             self._stream.push(token, last=last)
@@ -167,5 +168,13 @@ class _End:
                 self.reason = "stop"
                 return True
         if ended:
-            self.reason = "eos"
+            self.reason = "eos" if token in self._ends else "stop"
         return last
+
+
+def _special_stops(tokenizer: Any, stop: Sequence[str]) -> set[int]:
+    """Ids of stop strings that are special tokens, which a decoded text leaves out."""
+    if tokenizer is None:
+        return set()
+    added = tokenizer.added_tokens_decoder.items()
+    return {id for id, token in added if token.special and token.content in stop}

@@ -59,7 +59,7 @@ def mean_interval(values: Sequence[float], seed: int) -> Interval:
         return Interval(mean, mean, mean, len(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of too few values: the interval is NaN then, and None
-        found = bootstrap(
+        interval = bootstrap(
             (data,),
             numpy.mean,
             n_resamples=RESAMPLES,
@@ -68,7 +68,7 @@ def mean_interval(values: Sequence[float], seed: int) -> Interval:
             method="BCa",
             rng=numpy.random.default_rng(seed),
         ).confidence_interval
-    ends = [float(end) if numpy.isfinite(end) else None for end in found]
+    ends = [float(end) if numpy.isfinite(end) else None for end in interval]
     return Interval(mean, ends[0], ends[1], len(data))
 
 

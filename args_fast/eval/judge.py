@@ -54,7 +54,7 @@ class Pair:
     index: int
     prompt: str
     answer: str
-    other: str
+    opponent: str
 
 
 def parse_scores(reply: str) -> tuple[float, float] | None:
@@ -62,8 +62,10 @@ def parse_scores(reply: str) -> tuple[float, float] | None:
     match = SCORES.fullmatch(reply.strip().split("\n", 1)[0])
     if match is None:
         return None
-    first, second = float(match[1]), float(match[2])
-    return (first, second) if LOW <= min(first, second) <= max(first, second) <= HIGH else None
+    leading, second = float(match[1]), float(match[2])
+    return (
+        (leading, second) if LOW <= min(leading, second) <= max(leading, second) <= HIGH else None
+    )
 
 
 def orders(pairs: Iterable[Pair], seed: int, *, both: bool) -> Iterator[tuple[Pair, bool]]:
@@ -82,8 +84,8 @@ def orders(pairs: Iterable[Pair], seed: int, *, both: bool) -> Iterator[tuple[Pa
 
 def messages(pair: Pair, swapped: bool) -> list[dict[str, str]]:
     """The conversation that asks for one judgement."""
-    first, second = (pair.other, pair.answer) if swapped else (pair.answer, pair.other)
-    question = QUESTION.format(prompt=pair.prompt, first=first, second=second)
+    leading, second = (pair.opponent, pair.answer) if swapped else (pair.answer, pair.opponent)
+    question = QUESTION.format(prompt=pair.prompt, first=leading, second=second)
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
 
 
@@ -129,9 +131,9 @@ def judge_run(
             report=report,
         )
         records = (verdicts.get(pair.index, swapped) for pair, swapped in asked)
-        found = {**settings, **summarize([record for record in records if record], price)}
-    write_json(file.with_suffix(".json"), found)
-    return found, file
+        verdict = {**settings, **summarize([record for record in records if record], price)}
+    write_json(file.with_suffix(".json"), verdict)
+    return verdict, file
 
 
 def judge(
@@ -209,5 +211,5 @@ def _judgement(
     record |= {"reply": reply, **spent}
     if scores is None:
         return record | {"error": f"no two scores from 1 to 10 in the first line, {tries} times"}
-    own, other = reversed(scores) if swapped else scores
-    return record | {"score": own, "other": other}
+    own, opponent = reversed(scores) if swapped else scores
+    return record | {"score": own, "other": opponent}

@@ -44,23 +44,23 @@ def judge_measure(name: str) -> str:
 def measure(run: Run, pairs: Pairs, report: Report) -> None:
     """Measure every response that has no value yet."""
     total = sum("error" not in sample for sample in _samples(run))
-    for wanted in measures(run, pairs):
+    for open_items in measures(run, pairs):
         missing = [
             sample
             for sample in _samples(run)
             if "error" not in sample
-            and (wanted.key, sample["method"], sample["index"]) not in run.scores
+            and (open_items.key, sample["method"], sample["index"]) not in run.scores
         ]
         done = total - len(missing)
-        report(wanted.name, done, total)
+        report(open_items.name, done, total)
         if not missing:
             continue
-        score = wanted.scorer()
+        score = open_items.scorer()
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
             run.scores.append(
                 {
-                    "measure": wanted.key,
+                    "measure": open_items.key,
                     "method": sample["method"],
                     "index": sample["index"],
                     "value": None if value is None or math.isnan(value) else float(value),
@@ -68,7 +68,7 @@ def measure(run: Run, pairs: Pairs, report: Report) -> None:
                 for sample, value in zip(chunk, score(chunk), strict=True)
             )
             done += len(chunk)
-            report(wanted.name, done, total)
+            report(open_items.name, done, total)
 
 
 def _samples(run: Run) -> Iterator[Sample]:
@@ -114,7 +114,7 @@ def _rewards(run: Run, decoder: "ArgsDecoder") -> Scorer:
             prompts.append(sample["prompt"])
             kept.append(ids)
             places.append(place)
-        for place, value in zip(places, _each(decoder.rewards, prompts, kept), strict=True):
+        for place, value in zip(places, _per_text(decoder.rewards, prompts, kept), strict=True):
             values[place] = value
         return values
 
@@ -130,12 +130,12 @@ def _surprise(run: Run, decoder: "ArgsDecoder") -> Scorer:
 
     def score(samples: Sequence[Sample]) -> list[float | None]:
         texts = [sample["prompt_token_ids"] + sample["token_ids"] for sample in samples]
-        return _each(surprises, texts, [len(sample["token_ids"]) for sample in samples])
+        return _per_text(surprises, texts, [len(sample["token_ids"]) for sample in samples])
 
     return score
 
 
-def _each(function: Callable[..., list[float]], *inputs: list[Any]) -> list[float | None]:
+def _per_text(function: Callable[..., list[float]], *inputs: list[Any]) -> list[float | None]:
     """The function's values; where it refuses the lot, one by one with None where it refuses."""
     if not inputs[0]:
         return []
@@ -143,9 +143,9 @@ def _each(function: Callable[..., list[float]], *inputs: list[Any]) -> list[floa
         return list(function(*inputs))
     except ArgsError:
         values: list[float | None] = []
-        for one in zip(*inputs, strict=True):
+        for single in zip(*inputs, strict=True):
             try:
-                values += function(*([value] for value in one))
+                values += function(*([value] for value in single))
             except ArgsError:
                 values.append(None)
         return values

@@ -134,16 +134,16 @@ def parse(written: str | Mapping[str, Any]) -> Method:
     Raises:
         EvaluationError: the kind or an option is not known, or a value is out of its range.
     """
-    kind, given = _split(written)
+    kind, text_value = _split(written)
     if kind not in KINDS:
         raise EvaluationError(f"the method is {kind!r}; it must be one of {', '.join(KINDS)}")
-    name = given.pop("name", None)
+    name = text_value.pop("name", None)
     defaults = KINDS[kind].defaults
-    unknown = [option for option in given if option not in defaults]
+    unknown = [option for option in text_value if option not in defaults]
     if unknown:
         allowed = ", ".join(defaults) or "none but name"
         raise EvaluationError(f"{kind} has no option {unknown[0]!r}; its options are {allowed}")
-    options = {option: _value(kind, option, given.get(option)) for option in defaults}
+    options = {option: _value(kind, option, text_value.get(option)) for option in defaults}
     method = Method(kind, tuple(options.items()), None if name is None else str(name))
     _check(method)
     return method
@@ -158,35 +158,35 @@ def _split(written: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             )
         ((kind, options),) = written.items()
         return str(kind), dict(options or {})
-    kind, _, rest = written.partition(":")
-    given: dict[str, Any] = {}
-    for part in rest.split(",") if rest else []:
+    kind, _, remainder = written.partition(":")
+    text_value: dict[str, Any] = {}
+    for part in remainder.split(",") if remainder else []:
         option, equals, value = part.partition("=")
         if not equals:
             raise EvaluationError(
                 f"{part!r} in the method {written!r} is not option=value, such as w=1.5"
             )
-        given[option.strip()] = value.strip()
-    return kind.strip(), given
+        text_value[option.strip()] = value.strip()
+    return kind.strip(), text_value
 
 
-def _value(kind: str, option: str, given: Any) -> Value:
+def _value(kind: str, option: str, text_value: Any) -> Value:
     default = KINDS[kind].defaults[option]
-    if given is None:
-        given = default
+    if text_value is None:
+        text_value = default
     if isinstance(default, str):
-        if not given:
+        if not text_value:
             raise EvaluationError(f"{kind} needs {option}=..., such as {kind}:{option}=out/dpo")
-        return str(given)
+        return str(text_value)
     try:
-        value = type(default)(given)
-        if value != float(given):
+        value = type(default)(text_value)
+        if value != float(text_value):
             raise ValueError  # 1.5 for a whole number
         return value
     except (TypeError, ValueError):
-        wanted = "a whole number" if isinstance(default, int) else "a number"
+        expected = "a whole number" if isinstance(default, int) else "a number"
         raise EvaluationError(
-            f"{option} of {kind} is {given!r}; it must be {wanted}, such as {default}"
+            f"{option} of {kind} is {text_value!r}; it must be {expected}, such as {default}"
         ) from None
 
 

@@ -9,7 +9,7 @@ from args_fast.eval.prompts import kept_prompts
 from args_fast.eval.records import Records
 
 
-def pairs_of(folder: Path, method: str | None, other: str | None) -> tuple[str, str, list[Pair]]:
+def pairs_of(folder: Path, method: str | None, opponent: str | None) -> tuple[str, str, list[Pair]]:
     """The pairs that a judge reads, cut as the published script cuts them.
 
     Args:
@@ -28,7 +28,7 @@ def pairs_of(folder: Path, method: str | None, other: str | None) -> tuple[str, 
     with Records(folder / "samples.jsonl", ("method", "index")) as samples:
         known = list(dict.fromkeys(sample["method"] for sample in samples))
         own = _resolve(known, method, "args-")
-        compared = _resolve(known, other, "greedy")
+        compared = _resolve(known, opponent, "greedy")
         if own == compared:
             raise EvaluationError(f"both methods are {own}; name two")
         pairs = []
@@ -42,17 +42,17 @@ def pairs_of(folder: Path, method: str | None, other: str | None) -> tuple[str, 
     return own, compared, pairs
 
 
-def _resolve(known: list[str], wanted: str | None, default: str) -> str:
+def _resolve(known: list[str], asked_key: str | None, default: str) -> str:
     """The method in full. A beginning has to name one alone; the default takes the first."""
-    if wanted is None:
-        found = [key for key in known if key.startswith(default)][:1]
-    elif wanted in known:
-        found = [wanted]
+    if asked_key is None:
+        matches = [key for key in known if key.startswith(default)][:1]
+    elif asked_key in known:
+        matches = [asked_key]
     else:
-        found = [key for key in known if key.startswith(wanted)]
-    if len(found) != 1:
+        matches = [key for key in known if key.startswith(asked_key)]
+    if len(matches) != 1:
         raise EvaluationError(
-            f"the method is {wanted or default!r}; the run has {', '.join(known) or 'none'}: name "
-            "one of them, or a beginning that no other has"
+            f"the method is {asked_key or default!r}; the run has {', '.join(known) or 'none'}: "
+            "name one of them, or a beginning that no other has"
         )
-    return found[0]
+    return matches[0]

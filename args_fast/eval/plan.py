@@ -79,10 +79,10 @@ class Plan:
     def __post_init__(self) -> None:
         keys = [method.key for method in self.methods]
         names = [judge.name for judge in self.judges]
-        for what, given in (("method", keys), ("judge", names)):
-            twice = next((name for name in given if given.count(name) > 1), None)
+        for subject, choices in (("method", keys), ("judge", names)):
+            twice = next((name for name in choices if choices.count(name) > 1), None)
             if twice is not None:
-                raise EvaluationError(f"the {what} {twice} is named twice; name it once")
+                raise EvaluationError(f"the {subject} {twice} is named twice; name it once")
         if not keys:
             raise EvaluationError("there is no method to evaluate; name at least one")
 

@@ -39,45 +39,47 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def figure2(found: Points, folder: Path) -> list[Path]:
+def figure2(points: Points, folder: Path) -> list[Path]:
     """Reward, diversity and coherence against w, a line for each k and one for greedy."""
     pyplot = _pyplot()
-    names = [n for n in (REWARD, "diversity", COHERENCE) if any(p[n] for p in found)]
+    names = [n for n in (REWARD, "diversity", COHERENCE) if any(p[n] for p in points)]
     figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 3.4), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
-        for place, k in enumerate(_ks(found)):
-            line = [p for p in found if p["k"] == k and p[name]]
+        for place, k in enumerate(_ks(points)):
+            line = [p for p in points if p["k"] == k and p[name]]
             _draw(axis, [p["w"] for p in line], [p[name] for p in line], place, f"k = {k}")
-        greedy = next(p for p in found if p["w"] == 0)[name]
+        greedy = next(p for p in points if p["w"] == 0)[name]
         axis.axhline(greedy["mean"], color="#57606a", linestyle="--", linewidth=1, label="greedy")
         axis.set(xlabel="w", title=TITLES[name])
-        _spread(axis.set_xscale, [p["w"] for p in found], factor=16)
+        _spread(axis.set_xscale, [p["w"] for p in points], factor=16)
     axes[0][0].legend(frameon=False)
     return _save(figure, folder, "figure2")
 
 
-def front(found: Points, folder: Path) -> list[Path]:
+def front(points: Points, folder: Path) -> list[Path]:
     """Reward against perplexity: what guidance costs in likelihood; each point names its w."""
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(5.2, 3.8))
-    for place, k in enumerate(_ks(found)):
-        line = [p for p in found if p["k"] == k and p[REWARD] and p[PERPLEXITY]]
+    for place, k in enumerate(_ks(points)):
+        line = [p for p in points if p["k"] == k and p[REWARD] and p[PERPLEXITY]]
         x, y = ([p[name]["mean"] for p in line] for name in (PERPLEXITY, REWARD))
         axis.plot(x, y, color=_colour(place), marker=_marker(place), linewidth=1, label=f"k = {k}")
-        for point, *at in zip(line, x, y, strict=True):
-            axis.annotate(f"{point['w']:g}", at, textcoords="offset points", xytext=(4, 4), size=8)
+        for point, *position in zip(line, x, y, strict=True):
+            axis.annotate(
+                f"{point['w']:g}", position, textcoords="offset points", xytext=(4, 4), size=8
+            )
     axis.set(xlabel="perplexity under the language model", ylabel="average reward")
     axis.set_title("reward against perplexity (numbers: w)")
-    _spread(axis.set_xscale, [p[PERPLEXITY]["mean"] for p in found if p[PERPLEXITY]], factor=5)
+    _spread(axis.set_xscale, [p[PERPLEXITY]["mean"] for p in points if p[PERPLEXITY]], factor=5)
     axis.legend(frameon=False)
     return _save(figure, folder, "front")
 
 
-def slowdown(found: Points, folder: Path) -> list[Path]:
+def slowdown(points: Points, folder: Path) -> list[Path]:
     """Slowdown against k, with the spread over the timed prompts; one point for each w and k."""
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(4.6, 3.4))
-    timed = [p for p in found if p["slowdown"] and p["w"] != 0]
+    timed = [p for p in points if p["slowdown"] and p["w"] != 0]
     middle = [p["slowdown"]["mean"] for p in timed]
     down = [p["slowdown"]["mean"] - p["slowdown"]["low"] for p in timed]
     up = [p["slowdown"]["high"] - p["slowdown"]["mean"] for p in timed]
@@ -100,7 +102,7 @@ def prices(curve: Points, chosen: Points, file: Path) -> list[Path]:
         shares = [100 * point[name] for point in curve]
         left.plot(w, shares, color=_colour(place), label=label)
     left.set(xscale="log", xlabel="w", ylabel="%", ylim=(0, 100), title="what w does")
-    left.legend(frameon=False)
+    left.legend(frameon=True, edgecolor="none", framealpha=0.9)
     right.plot(w, [point["price"] for point in curve], color=COLOURS[0])
     right.set(xscale="log", xlabel="w", ylabel="times perplexity", title="what w costs")
     for axis in (left, right):
@@ -118,8 +120,8 @@ def _spread(set_scale: Any, values: list[float], factor: float) -> None:
         set_scale("symlog", linthresh=min(above)) if 0 in values else set_scale("log")
 
 
-def _ks(found: Points) -> list[int]:
-    return sorted({point["k"] for point in found})
+def _ks(points: Points) -> list[int]:
+    return sorted({point["k"] for point in points})
 
 
 def _colour(place: int) -> str:

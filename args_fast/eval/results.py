@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from args_fast.eval.cuts import cut_for_diversity
@@ -43,11 +44,11 @@ def summarize(run: Run, pairs: Pairs) -> dict[str, Any]:
     speed_file = run.folder / "speed.json"
     speed = json.loads(speed_file.read_text()) if speed_file.exists() else None
     return {
-        "settings": {**asdict(plan.settings), "stop": list(plan.settings.stop)},
+        "settings": _settings(plan),
         "baseline": plan.baseline.key,
         "prompts": {"count": len(run.items), "too_long": run.skipped, "hash": data_hash(run.items)},
-        "judges": {judge.name: judge.source for judge in plan.judges},
-        "encoder": plan.encoder and {"path": plan.encoder, "pooling": plan.pooling},
+        "judges": {judge.name: short_name(judge.source) for judge in plan.judges},
+        "encoder": plan.encoder and {"path": short_name(plan.encoder), "pooling": plan.pooling},
         "words": split_words()[1],
         "methods": [_method(run, method, values, speed) for method in plan.methods],
         "speed": speed and {name: speed[name] for name in ("tokens", "batch", "device")},
@@ -85,10 +86,10 @@ def _method(
     own, baseline = values[method.key], values[run.plan.baseline.key]
     seed = run.plan.settings.seed
     by_name: dict[str, Any] = {}
-    for name, found in own.by_measure.items():
+    for name, summary in own.by_measure.items():
         by_name[name] = _measured(
-            mean_interval(list(found.values()), seed),
-            gain_interval(found, baseline.by_measure[name], seed),
+            mean_interval(list(summary.values()), seed),
+            gain_interval(summary, baseline.by_measure[name], seed),
             skipped=own.skipped.get(name, 0),
         )
     by_name[PERPLEXITY] = _exponential(by_name.pop(SURPRISE))
@@ -139,11 +140,29 @@ def compression_ratio(texts: list[str]) -> float | None:
     return len(raw) / len(gzip.compress(raw, mtime=0)) if raw else None
 
 
+def short_name(name: str) -> str:
+    """The last two parts of a path, or a hub id as it is: results are passed on, and where a folder
+    lay on one machine says nothing on another. The hashes say what it held."""
+    return "/".join(Path(name).parts[-2:])
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    settings = asdict(plan.settings)
+    kind, colon, path = plan.settings.data.partition(":")
+    return {
+        **settings,
+        "lm": short_name(plan.settings.lm),
+        "rm": short_name(plan.settings.rm),
+        "data": f"{kind}{colon}{short_name(path) if path else ''}",
+        "stop": list(plan.settings.stop),
+    }
+
+
 def _hashes(run: Run) -> dict[str, str | None]:
-    """Of all models that the plan names, and of the samples."""
-    plan: Plan = run.plan
-    names = [plan.settings.lm, plan.settings.rm, plan.encoder]
-    names += [method.lm for method in plan.methods]
-    names += [judge.source for judge in plan.judges if not judge.is_function]
-    hashes = {name: model_hash(name) for name in names if name is not None}
+    """Of each model by its part in the plan, and of the samples."""
+    plan = run.plan
+    names = {"lm": plan.settings.lm, "rm": plan.settings.rm, "encoder": plan.encoder}
+    names |= {method.label: method.lm for method in plan.methods}
+    names |= {f"judge:{judge.name}": judge.source for judge in plan.judges if not judge.is_function}
+    hashes = {part: model_hash(name) for part, name in names.items() if name is not None}
     return {**hashes, "samples.jsonl": f"sha256:{file_hash(run.samples.path)}"}

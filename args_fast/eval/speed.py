@@ -40,8 +40,8 @@ def time_methods(run: Run, pairs: Pairs, report: Report) -> None:
     tokens = max(2, min(TOKENS, settings.max_new_tokens))
     # The shortest prompts would flatter and the longest may not fit: those in the middle.
     order = sorted(run.items, key=lambda item: len(item.text))
-    first = max(0, (len(order) - run.plan.timing_prompts) // 2)
-    chosen = order[first : first + run.plan.timing_prompts]
+    first_time = max(0, (len(order) - run.plan.timing_prompts) // 2)
+    chosen = order[first_time : first_time + run.plan.timing_prompts]
     seconds: dict[str, list[float]] = {key: [] for key in keys}
     for number, item in enumerate(chosen):
         report("timing", number, len(chosen))
@@ -66,10 +66,10 @@ def _seconds_per_token(
     """Seconds of one step, the prompt excluded; None where the prompt cannot be decoded."""
     try:
         _seconds(decoder, method, prompt, 2)
-        one, many = (_seconds(decoder, method, prompt, count) for count in (1, tokens))
+        single, many = (_seconds(decoder, method, prompt, count) for count in (1, tokens))
     except ArgsError:
         return None
-    return max(0.0, many - one) / (tokens - 1)
+    return max(0.0, many - single) / (tokens - 1)
 
 
 def _seconds(decoder: "ArgsDecoder", method: Method, prompt: Any, tokens: int) -> float:
@@ -89,7 +89,7 @@ def summarize_speed(seconds: list[float], baseline: list[float]) -> dict[str, An
     """
     if not seconds or len(seconds) != len(baseline) or not all(baseline):
         return None
-    ratios = [one / other for one, other in zip(seconds, baseline, strict=True)]
+    ratios = [single / other for single, other in zip(seconds, baseline, strict=True)]
     return {
         "milliseconds_per_token": _spread([1000 * value for value in seconds]),
         "slowdown": _spread(ratios),

@@ -45,9 +45,9 @@ def points(results: dict[str, Any]) -> list[dict[str, Any]]:
     """
     greedy, *cells = results["methods"]
     ks = list(dict.fromkeys(cell["options"]["k"] for cell in cells))
-    found = [_point(greedy, 0.0, k) for k in ks]
-    found += [_point(cell, cell["options"]["w"], cell["options"]["k"]) for cell in cells]
-    return sorted(found, key=lambda point: (point["k"], point["w"]))
+    outcome = [_point(greedy, 0.0, k) for k in ks]
+    outcome += [_point(cell, cell["options"]["w"], cell["options"]["k"]) for cell in cells]
+    return sorted(outcome, key=lambda point: (point["k"], point["w"]))
 
 
 def _point(method: dict[str, Any], w: float, k: int) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def _point(method: dict[str, Any], w: float, k: int) -> dict[str, Any]:
     return point
 
 
-def comma_separated(found: list[dict[str, Any]]) -> str:
+def comma_separated(outcome: list[dict[str, Any]]) -> str:
     """The points as CSV, intervals in columns of their own."""
-    names = [name for name in found[0] if name not in ("k", "w")]
+    names = [name for name in outcome[0] if name not in ("k", "w")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["k", "w", *(f"{n}{_suffix(part)}" for n in names for part in PARTS)])
-    for point in found:
+    for point in outcome:
         values = ((point[name] or {}).get(part, "") for name in names for part in PARTS)
         writer.writerow([point["k"], point["w"], *values])
     return out.getvalue()

@@ -52,12 +52,12 @@ class Step:
     def first_w(self) -> float:
         """The smallest w > 0 that changes the choice; infinity where none does."""
         others = zip(self.logprobs[1:], self.rewards[1:], strict=True)
-        found = [
+        suggestion = [
             (self.logprobs[0] - logprob) / (reward - self.rewards[0])
             for logprob, reward in others
             if reward > self.rewards[0]
         ]
-        return min(found, default=math.inf)
+        return min(suggestion, default=math.inf)
 
 
 def steps_of(
@@ -116,14 +116,14 @@ class Point:
     gain: float
 
 
-def at(steps: Sequence[Step], w: float) -> Point:
+def point_at(steps: Sequence[Step], w: float) -> Point:
     """What w does to these steps."""
     chosen = [(step, step.choice(w)) for step in steps]
-    most = fmean(max(step.rewards) - step.rewards[0] for step in steps)
+    largest = fmean(max(step.rewards) - step.rewards[0] for step in steps)
     gain = fmean(step.rewards[j] - step.rewards[0] for step, j in chosen)
     cost = fmean(step.logprobs[0] - step.logprobs[j] for step, j in chosen)
     changed = fmean(float(j != 0) for _, j in chosen)
-    return Point(w, changed, math.exp(min(cost, 700.0)), gain / most if most > 0 else 0.0)
+    return Point(w, changed, math.exp(min(cost, 700.0)), gain / largest if largest > 0 else 0.0)
 
 
 def suggest(steps: Sequence[Step]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def suggest(steps: Sequence[Step]) -> dict[str, Any]:
     logprobs = median(pstdev(step.logprobs) for step in steps)
     rewards = median(pstdev(step.rewards) for step in steps)
     needed = [w for step in steps if math.isfinite(w := step.first_w())]
-    found: dict[str, Any] = {
+    suggestion: dict[str, Any] = {
         "steps": len(steps),
         "logprob_spread": logprobs,
         "reward_spread": rewards,
@@ -151,16 +151,16 @@ def suggest(steps: Sequence[Step]) -> dict[str, Any]:
     }
     above = [w for w in needed if w > 0]
     if not above:
-        return found
+        return suggestion
     # Beyond ``last`` every step has the candidate with the highest reward.
-    first, last = min(above) / 2, max(_last_w(step) for step in steps) * 2
+    first_step, last = min(above) / 2, max(_last_w(step) for step in steps) * 2
     for name, price in PRICES.items():
-        priced = _w_of(steps, price, first, last)
-        found[name] = None if priced is None else asdict(at(steps, priced))
-    end = _w_of(steps, LAST_PRICE, first, last) or last
-    scale = (end / first) ** (1 / (POINTS - 1))
-    found["curve"] = [asdict(at(steps, first * scale**i)) for i in range(POINTS)]
-    return found
+        priced = _w_of(steps, price, first_step, last)
+        suggestion[name] = None if priced is None else asdict(point_at(steps, priced))
+    end = _w_of(steps, LAST_PRICE, first_step, last) or last
+    scale = (end / first_step) ** (1 / (POINTS - 1))
+    suggestion["curve"] = [asdict(point_at(steps, first_step * scale**i)) for i in range(POINTS)]
+    return suggestion
 
 
 def _last_w(step: Step) -> float:
@@ -172,11 +172,11 @@ def _last_w(step: Step) -> float:
 
 def _w_of(steps: Sequence[Step], price: float, low: float, high: float) -> float | None:
     """The largest w that does not cost more; None where none costs so much."""
-    if at(steps, high).price <= price:
+    if point_at(steps, high).price <= price:
         return None
     for _ in range(BISECTIONS):
         middle = math.sqrt(low * high)
-        if at(steps, middle).price <= price:
+        if point_at(steps, middle).price <= price:
             low = middle
         else:
             high = middle

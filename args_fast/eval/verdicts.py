@@ -62,8 +62,10 @@ def _first_preferred(scored: list[dict[str, Any]]) -> dict[str, Any]:
     """How often the answer that stood first won, of the judgements that were no ties: a judge
     without a bias for a place is at one half where the order is random."""
     decided = [record for record in scored if record["score"] != record["other"]]
-    first = sum((record["score"] > record["other"]) != record["swapped"] for record in decided)
-    return _share(first, len(decided))
+    first_score = sum(
+        (record["score"] > record["other"]) != record["swapped"] for record in decided
+    )
+    return _share(first_score, len(decided))
 
 
 def _agreement(whole: list[list[dict[str, Any]]]) -> dict[str, Any] | None:

@@ -1,8 +1,6 @@
 // What kernels_impl.h needs, included outside any target region.
 #pragma once
 
-#include "team.h"
-
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -10,7 +8,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>

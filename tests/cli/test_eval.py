@@ -1,18 +1,20 @@
 """``args-fast eval``: methods on prompts, as a table and as files."""
 
 import json
+from pathlib import Path
 
 import pytest
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
+from args_fast.cli import evaluation
 from args_fast.eval import intervals
 from args_fast.tiny_pair import HELDOUT, LM, RM
 
+EXAMPLES = Path(__file__).parents[2] / "examples/eval"
 SHORT = ("--limit", 3, "--max-new-tokens", 6, "--timing-prompts", 0, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(intervals, "RESAMPLES", 99)
 
@@ -21,7 +23,7 @@ def test_without_options_it_runs_the_embedded_pair(cli, tmp_path):
     result = cli("eval", *SHORT)
     assert result.exit_code == 0, result.stderr
     assert "using the embedded tiny pair" in result.stderr
-    assert "using 3 of the embedded pair's held-out prompts" in result.stderr
+    assert "using up to 3 of the embedded pair's held-out prompts" in result.stderr
     for word in ("greedy", "args-greedy", "args-stochastic", "reward", "perplexity"):
         assert word in result.stdout
     kept = {file.name for file in (tmp_path / "eval-results").iterdir()}
@@ -59,6 +61,21 @@ def test_a_yaml_file_holds_the_options_and_the_command_line_overrides_it(cli_jso
     assert found["prompts"]["count"] == 2
     assert found["judges"] == {"size": "judges.py:size"}
     assert found["methods"][0]["measures"]["judge:size"]["mean"] > 0
+
+
+@pytest.mark.parametrize(
+    ("table", "methods"), [("table2", 2), ("table3", 3), ("table10", 7), ("figure3", 2)]
+)
+def test_the_papers_tables_run_on_the_embedded_pair(cli_json, table, methods):
+    found = cli_json("eval", "--config", EXAMPLES / f"{table}.yaml", *SHORT[:6], "--limit", 1)
+    assert len({method["label"] for method in found["methods"]}) == methods
+    assert all(method["answered"] == 1 for method in found["methods"])
+
+
+def test_table_4_asks_for_its_policies(cli):
+    result = cli("eval", "--config", EXAMPLES / "table4.yaml", *SHORT)
+    assert result.exit_code == 2
+    assert "there is no folder ./runs/ppo" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -106,11 +123,11 @@ def test_what_is_wrong_is_one_line(cli, options, says):
     assert "Traceback" not in result.stderr
 
 
-def test_an_unfinished_run_resumes_and_restart_replaces_it(cli, loaded):  # noqa: F811
+def test_a_finished_run_loads_nothing_and_restart_replaces_it(cli, monkeypatch):
     cli("eval", *SHORT, "--method", "greedy")
-    loaded.clear()
-    assert cli("eval", *SHORT, "--method", "greedy").exit_code == 0
-    assert loaded == []
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "load_pair", None)
+        assert cli("eval", *SHORT, "--method", "greedy").exit_code == 0
     other = cli("eval", *SHORT, "--method", "greedy", "--seed", 1)
     assert other.exit_code == 2
     assert "holds a run with seed = 0, and now it is 1" in " ".join(other.stderr.split())

@@ -3,18 +3,18 @@
 import json
 
 import pytest
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
+QUESTION = "\n\nHuman: How do I grow mint?\n\nAssistant:"
 SHORT = ("--max-new-tokens", 4, "--k", 3, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 def test_the_page_is_written_and_summed_up(cli, tmp_path):
-    result = cli("explain", "How do I grow mint?", *SHORT)
+    result = cli("explain", QUESTION, *SHORT)
     assert result.exit_code == 0, result.stderr
     shown = (tmp_path / "explain.html").read_text()
     assert "How do I grow mint?" in shown
@@ -24,7 +24,7 @@ def test_the_page_is_written_and_summed_up(cli, tmp_path):
 
 
 def test_json_holds_the_steps(cli_json):
-    found = cli_json("explain", "How do I grow mint?", *SHORT, "--no-compare", "--w", 2)
+    found = cli_json("explain", QUESTION, *SHORT, "--no-compare", "--w", 2)
     (decode,) = found["decodes"]
     assert len(decode["steps"]) == 4
     assert len(decode["steps"][0]["candidates"]) == 3
@@ -32,9 +32,9 @@ def test_json_holds_the_steps(cli_json):
     assert set(found["models"]) == {"lm", "rm"}
 
 
-def test_a_prompt_comes_as_a_turn_unless_raw(cli_json):
-    assert cli_json("explain", "Mint?", *SHORT)["prompt"].startswith("\n\nHuman: Mint?")
-    assert cli_json("explain", "Mint?", *SHORT, "--raw")["prompt"] == "Mint?"
+def test_a_prompt_comes_as_it_is_and_with_chat_as_a_message(cli_json):
+    assert cli_json("explain", "Mint?", *SHORT)["prompt"] == "Mint?"
+    assert cli_json("explain", "--chat", "Mint?", *SHORT)["prompt"].startswith("\n\nHuman: Mint?")
 
 
 def test_data_gives_a_page_for_each_prompt(cli, tmp_path):
@@ -52,7 +52,7 @@ def test_data_gives_a_page_for_each_prompt(cli, tmp_path):
     [
         (("Mint?", "--data", "text:none.txt"), "give a prompt or --data, not both"),
         (("--data", "text:none.txt"), "cannot read none.txt"),
-        (("Mint?", "--temperature", "0"), "temperature"),
+        (("Mint?", "--temperature", "-1"), "temperature"),
         (("Mint?", "--out", "no/such/folder/x.html"), "no/such/folder"),
     ],
 )
@@ -65,6 +65,6 @@ def test_what_is_wrong_is_one_line(cli, arguments, says):
 
 def test_help_shows_an_example(cli):
     shown = " ".join(cli("explain", "--help").stdout.replace("│", " ").split())
-    assert 'args-fast explain "How do I grow basil?"' in shown
+    assert 'args-fast explain --chat "How do I grow basil?"' in shown
     for option in ("--limit", "--seed", "--json", "--compare", "--out"):
         assert option in shown

@@ -4,14 +4,13 @@ import json
 
 import pytest
 from chat_server import served
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
 from args_fast.eval import intervals
 from args_fast.eval.records import Records, write_json
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(intervals, "RESAMPLES", 99)
 

@@ -1,13 +1,12 @@
 """``args-fast tune``: a range of w, and the command that measures it."""
 
 import pytest
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
 SHORT = ("--limit", 2, "--max-new-tokens", 10, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 

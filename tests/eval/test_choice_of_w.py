@@ -9,7 +9,7 @@ from naive_decoder import naive_tiny_decoder, tiny_models
 
 from args_fast import DecodingConfig
 from args_fast.errors import EvaluationError
-from args_fast.eval.tune import PRICES, Step, at, steps_of, suggest
+from args_fast.eval.tune import PRICES, Step, point_at, steps_of, suggest
 
 PROMPT = "\n\nHuman: How do I grow mint?\n\nAssistant:"
 STEPS = [Step((-0.1, -2.0, -3.0), (0.0, 1.0, -1.0)), Step((-0.5, -1.0, -1.5), (0.0, 2.0, 2.5))]
@@ -28,12 +28,12 @@ def test_the_choice_changes_there(step):
 
 
 def test_points_are_means_over_the_steps():
-    point = at(STEPS, 0.3)  # the second step alone takes its second candidate
+    point = point_at(STEPS, 0.3)  # the second step alone takes its second candidate
     assert point.changed == 0.5
     assert point.price == pytest.approx(math.exp(0.5 / 2))
     assert point.gain == pytest.approx((2.0 / 2) / ((1.0 + 2.5) / 2))
-    assert at(STEPS, 0.0).price == 1
-    assert at(STEPS, 1e6).gain == pytest.approx(1)
+    assert point_at(STEPS, 0.0).price == 1
+    assert point_at(STEPS, 1e6).gain == pytest.approx(1)
 
 
 candidates = st.lists(st.tuples(st.floats(-20, -0.01), st.floats(-5, 5)), min_size=2, max_size=6)
@@ -48,7 +48,7 @@ def a_step(rows):
     st.lists(candidates.map(a_step), min_size=1, max_size=6), st.floats(0.01, 100), st.floats(1, 50)
 )
 def test_price_and_gain_rise_with_w(steps, w, factor):
-    one, more = at(steps, w), at(steps, w * factor)
+    one, more = point_at(steps, w), point_at(steps, w * factor)
     assert one.price <= more.price * (1 + 1e-9)
     assert one.gain <= more.gain + 1e-9
     assert 0 <= one.gain <= 1 + 1e-9
@@ -73,7 +73,7 @@ def test_suggested_weights_cost_no_more_than_they_may(steps):
     for name, price in PRICES.items():
         if found[name] is not None:
             assert found[name]["price"] <= price + 1e-9
-            assert at(steps, found[name]["w"] * 1e9).price > price
+            assert point_at(steps, found[name]["w"] * 1e9).price > price
 
 
 def test_rewards_that_do_not_differ_suggest_nothing():

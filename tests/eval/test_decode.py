@@ -113,3 +113,14 @@ def test_a_conversation_is_a_prompt_too():
     for written in ("greedy", "contrastive"):
         (response,) = respond(written, (turn,)).values()
         assert "grow mint" in tiny_models()[2].decode(response.prompt_token_ids)
+
+
+@pytest.mark.parametrize("written", ["nucleus:temperature=0.5", "contrastive"])
+def test_a_stop_string_that_is_a_special_token_ends_an_own_loop(written, monkeypatch):
+    decoder = naive_tiny_decoder()
+    end = decoder.tokenizer.eos_token
+    monkeypatch.setattr(decoder.language_model.generation_config, "eos_token_id", None)
+    found = respond(written, limits=Limits(150, stop=(end,)), decoder=decoder)
+    (response,) = found.values()
+    assert response.finish_reason == "stop"
+    assert response.token_ids[-1] == decoder.tokenizer.eos_token_id

@@ -77,11 +77,14 @@ def test_results_say_what_they_were_made_with(whole):
     assert json.loads((folder / "results.json").read_text()) == results
     made = results["environment"]
     assert {"args-fast", "torch", "transformers", "python"} <= set(made["versions"])
-    assert set(made["hashes"]) == {str(LM), str(RM), "samples.jsonl"}
+    assert set(made["hashes"]) == {"lm", "rm", "samples.jsonl"}
     assert all(value.startswith("sha256:") for value in made["hashes"].values())
     assert results["settings"]["max_new_tokens"] == 8
     assert "words" in results["words"]
-    assert results["judges"] == {"length": LENGTH}
+    assert results["judges"] == {"length": "eval/test_resumed_run.py:length"}
+    assert results["settings"]["lm"] == "tiny_pair/lm"
+    assert results["settings"]["data"] == "hh:tiny_pair/heldout.jsonl"
+    assert str(LM.parent) not in json.dumps(results)
 
 
 def same_but_for_the_order(results):

@@ -11,7 +11,7 @@ from args_fast.errors import EvaluationError
 from args_fast.eval import plots
 from args_fast.eval.run import evaluate
 from args_fast.eval.sweep import comma_separated, grid, points
-from args_fast.eval.tune import Step, at
+from args_fast.eval.tune import Step, point_at
 
 
 def cell(w, k):
@@ -102,7 +102,7 @@ def test_figure2_shows_each_k_and_the_greedy_line(tmp_path):
 def test_prices_mark_the_chosen_points(tmp_path):
     pytest.importorskip("matplotlib")
     steps = [Step((-0.1, -2.0), (0.0, 1.0)), Step((-0.5, -1.0), (0.0, 2.0))]
-    curve = [vars(at(steps, w)) for w in (0.1, 0.5, 1.0, 4.0)]
+    curve = [vars(point_at(steps, w)) for w in (0.1, 0.5, 1.0, 4.0)]
     file = plots.prices(curve, [curve[1]], tmp_path / "w")[1]
     assert "<!--  0.5 -->" in file.read_text()
     assert file == tmp_path / "w.svg"

@@ -9,11 +9,16 @@ from fake_engine import FakeEngine, tokenizer
 from served import NAME, ask, chat, complete
 
 from args_fast import DecodingConfig
-from args_fast.text import encode_turn
 from args_fast.tiny_pair import HELDOUT
 
 PROMPTS = [json.loads(line)["prompt"] for line in HELDOUT.read_text().splitlines()[:4]]
 QUESTION = [{"role": "user", "content": "How do I grow basil?"}]
+
+
+def rendered(tokenizer):
+    """The ids of QUESTION in the tokenizer's template."""
+    text = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 def post(client, path, body):
@@ -67,7 +72,7 @@ def test_token_ids_are_prompts_too(client, alone):
 
 def test_chat_is_the_models_own_template(client, alone):
     answer = post(client, "/v1/chat/completions", {"messages": QUESTION, "max_tokens": 12})
-    ids = encode_turn(alone.tokenizer, QUESTION[0]["content"], raw=False)
+    ids = rendered(alone.tokenizer)
     (wanted,) = alone.generate(ids, DecodingConfig(max_new_tokens=12))
     (choice,) = answer["choices"]
     assert answer["object"] == "chat.completion"
@@ -222,7 +227,7 @@ def test_tokenize(client, alone):
     ids = alone.tokenizer(PROMPTS[0]).input_ids
     answer = post(client, "/tokenize", {"prompt": PROMPTS[0]})
     assert answer == {"tokens": ids, "count": len(ids), "max_model_len": 512}
-    turn = encode_turn(alone.tokenizer, QUESTION[0]["content"], raw=False)
+    turn = rendered(alone.tokenizer)
     assert post(client, "/tokenize", {"messages": QUESTION})["tokens"] == turn
     for body in ({}, {"prompt": "a", "messages": QUESTION}):
         assert "either prompt or messages" in client.post("/tokenize", json=body).text

@@ -1,9 +1,9 @@
 """``args-fast sweep``: ARGS over w and k, as numbers and pictures."""
 
 import csv
+from pathlib import Path
 
 import pytest
-from naive_cli import loaded  # noqa: F401 (a fixture)
 
 from args_fast.eval import intervals
 
@@ -11,7 +11,7 @@ SHORT = ("--limit", 2, "--max-new-tokens", 5, "--device", "cpu", "--timing-promp
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, loaded):  # noqa: F811
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(intervals, "RESAMPLES", 99)
 
@@ -37,6 +37,13 @@ def test_a_yaml_file_holds_lists_of_numbers(cli_json, tmp_path):
     assert [(point["k"], point["w"]) for point in found] == [(2, 0.0), (2, 1.0)]
     assert found[0]["slowdown"] is None
     assert not (tmp_path / "run/slowdown.png").exists()
+
+
+def test_figure_2_runs_on_the_embedded_pair(cli_json):
+    file = Path(__file__).parents[2] / "examples/eval/figure2.yaml"
+    found = cli_json("sweep", "--config", file, *SHORT[:6], "--limit", 1, "--timing-prompts", 0)
+    assert {point["k"] for point in found} == {10, 40}
+    assert {point["w"] for point in found} == {0, 0.5, 1, 1.5, 2, 4}
 
 
 @pytest.mark.parametrize(
