@@ -83,7 +83,7 @@ class Answer(Response):
             note(scope, k=config.k, w=config.w, temperature=config.temperature)
         if self._service.options.log_prompts:
             whole = self._service.vocabulary.whole
-            note(scope, prompts=[whole(part.prompt) for part in decoding.parts])
+            note(scope, prompts=[whole(part.prompt.ids) for part in decoding.parts])
 
 
 async def _nothing() -> Any:
