@@ -5,6 +5,7 @@ What the engine can do, it does: top-k sampling is ARGS-stochastic with w = 0. C
 and nucleus sampling have loops of their own over the language model.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -191,20 +192,19 @@ def _value(kind: str, option: str, text_value: Any) -> Value:
 
 
 def _check(method: Method) -> None:
-    """Ranges of the options that the engine does not check itself."""
-    options: dict[str, Any] = dict(method.options)
-    if KINDS[method.kind].config is not None:
-        method.config(1, 0, ())  # raises ConfigError
+    """Ranges that the engine does not check itself, and then the engine's."""
     ranges: dict[str, tuple[float, float]] = {"alpha": (0, 1), "p": (1e-6, 1), "n": (1, 1000)}
+    ranges["temperature"] = (1e-6, 1e6)  # at 0 a method that draws would be another one
     if method.kind == "contrastive":
         ranges["k"] = (1, 128)
-    if method.kind == "nucleus":
-        ranges["temperature"] = (1e-6, 1e6)
-    for option, (low, high) in ranges.items():
-        if option in options and not low <= options[option] <= high:
+    for option, value in method.options:
+        low, high = ranges.get(option, (-math.inf, math.inf))
+        if not isinstance(value, str) and not low <= value <= high:
             raise EvaluationError(
-                f"{option} of {method.kind} is {options[option]}; it must be {low:g} to {high:g}"
+                f"{option} of {method.kind} is {value}; it must be {low:g} to {high:g}"
             )
+    if KINDS[method.kind].config is not None:
+        method.config(1, 0, ())  # raises ConfigError
 
 
 def _shown(value: Value) -> str:

@@ -52,7 +52,7 @@ def test_data_gives_a_page_for_each_prompt(cli, tmp_path):
     [
         (("Mint?", "--data", "text:none.txt"), "give a prompt or --data, not both"),
         (("--data", "text:none.txt"), "cannot read none.txt"),
-        (("Mint?", "--temperature", "-1"), "temperature"),
+        (("Mint?", "--temperature", "-1"), "temperature is -1"),
         (("Mint?", "--out", "no/such/folder/x.html"), "no/such/folder"),
     ],
 )

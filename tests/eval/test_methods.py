@@ -89,7 +89,10 @@ def test_a_policy_has_a_language_model_of_its_own():
         ({"args-greedy": {"k": 1.5}}, "k of args-greedy is 1.5; it must be a whole number"),
         ("args-greedy:w=much", "w of args-greedy is 'much'; it must be a number, such as 1.5"),
         ("args-greedy:k=500", "k is 500; it must be a whole number from 1 to 128"),
-        ("args-stochastic:temperature=-1", "temperature is -1.0"),
+        (
+            "args-stochastic:temperature=0",
+            "temperature of args-stochastic is 0.0; it must be 1e-06",
+        ),
         ("nucleus:p=0", "p of nucleus is 0.0; it must be 1e-06 to 1"),
         ("contrastive:alpha=2", "alpha of contrastive is 2.0; it must be 0 to 1"),
         ("contrastive:k=0", "k of contrastive is 0; it must be 1 to 128"),
