@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -164,7 +165,8 @@ def run(check: Check, url: str, narrow: str, seconds: int) -> dict[str, object]:
     text = log.read_text()
     for path, name in ((str(ROOT), "."), (str(Path.home()), "~"), (KEY, "KEY")):
         text = text.replace(path, name)  # a log is published; where it was made is not
-    log.write_text(text)
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]  # progress bars
+    log.write_text("\n".join(lines))
     took = round(time.monotonic() - began)
     shown = versions(python, check)
     return {"check": check.name, "versions": shown, "status": status, "seconds": took}
@@ -179,6 +181,7 @@ def main() -> int:
     unknown = set(given.checks) - {check.name for check in CHECKS}
     if unknown:
         parser.error(f"{', '.join(unknown)}: known are {', '.join(c.name for c in CHECKS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended too
     RESULTS.mkdir(parents=True, exist_ok=True)
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     log = ENVIRONMENTS / "narrow.server.log"
