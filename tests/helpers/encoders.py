@@ -6,7 +6,7 @@ import torch
 import transformers as t
 from tiny_models import CONFIGS, VOCABULARY, attention
 
-LENGTH = 400
+LENGTH = 1000
 
 SIZES = {
     "vocab_size": VOCABULARY,

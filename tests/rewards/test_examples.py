@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import transformers as t
 from encoders import ENCODERS
 from refusals import refuses
 from tiny_models import language_model, tokens
@@ -49,15 +50,14 @@ def test_a_regular_expression_keeps_words_out():
 
 
 def test_similarity_is_highest_for_the_text_itself(tmp_path):
-    transformers = pytest.importorskip("sentence_transformers")
-    import transformers as t
+    sentences = pytest.importorskip("sentence_transformers")
+    parts = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     from similarity import Similarity
 
     t.BertModel(ENCODERS["bert"](num_labels=1)).save_pretrained(tmp_path)
     wordpiece().save_pretrained(tmp_path)
-    body = transformers.models.Transformer(str(tmp_path))
-    pooling = transformers.models.Pooling(32)
-    encoder = transformers.SentenceTransformer(modules=[body, pooling], device="cpu")
+    modules = [parts.Transformer(str(tmp_path)), parts.Pooling(32)]
+    encoder = sentences.SentenceTransformer(modules=modules, device="cpu")
     function = Similarity(encoder, "the cab is here")
     same, other, empty = function([""] * 3, ["the cab is here", "a dog", ""])
     assert same == pytest.approx(1.0, abs=1e-5)
