@@ -6,10 +6,9 @@ import functools
 import made_up_rewards
 import pytest
 import torch
-from encoders import decoder_classifier, encoder
+from encoders import decoder_classifier, encoder, own_forward
 from hypothesis import Phase, settings
-from test_text import own_forward
-from test_vocabulary import log_probability, reward_lm, table, value
+from second_models import log_probability, reward_lm, table, value
 from tiny_models import decoder
 from traffic import LONGEST, NAIVE, REWARD, Traffic
 from vocabularies import byte_level, unigram, wordpiece
@@ -80,7 +79,7 @@ def test_any_interleaving_gives_each_request_its_own_tokens(rewards, naive):
     torch.manual_seed(0)
     MixedTraffic.rewards = rewards
     case = MixedTraffic.TestCase()
-    case.settings = settings(stateful_step_count=12, max_examples=8, phases=[Phase.generate],
+    case.settings = settings(stateful_step_count=12, max_examples=5, phases=[Phase.generate],
                              derandomize=True, deadline=None)  # fmt: skip
     case.runTest()
     figures = MixedTraffic.figures

@@ -2,7 +2,6 @@
 decoder that runs the model over each candidate's whole text."""
 
 import copy
-import functools
 
 import oracle
 import pytest
@@ -10,7 +9,8 @@ import torch
 import transformers as t
 from recorded import record
 from refusals import refuses
-from tiny_models import CONFIGS, ORDERS, attention, decoder, language_model, reward_model, tokens
+from second_models import log_probability, reward_lm, table, value
+from tiny_models import ORDERS, decoder, language_model, reward_model, tokens
 from traffic import MARGIN, run, scheduler, sequence
 
 from args_fast import ArgsDecoder, DecodingConfig
@@ -22,33 +22,6 @@ from args_fast.errors import (
     UnsupportedModelError,
 )
 from args_fast.rewards import Autoregressive, Vocabulary
-
-
-@functools.cache
-def reward_lm(name="llama"):
-    return language_model(name, seed=7)
-
-
-@functools.cache
-def table(name="llama"):
-    """One value per token of the vocabulary, by a head of its own."""
-    torch.manual_seed(8)
-    config = copy.deepcopy(CONFIGS[name]())
-    config.num_labels = config.vocab_size
-    return t.AutoModelForTokenClassification.from_config(config, **attention(name)).eval()
-
-
-@torch.no_grad()
-def outputs(model, text):
-    return model(input_ids=torch.tensor([text[:-1]])).logits[0, -1].double()
-
-
-def log_probability(model):
-    return lambda text: outputs(model, text).log_softmax(0)[text[-1]].item()
-
-
-def value(model):
-    return lambda text: outputs(model, text)[text[-1]].item()
 
 
 def compare(reward, naive, *, order="cpu", w=1.5, k=5, temperature=None, prompts=None):
