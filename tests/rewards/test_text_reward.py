@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 import transformers as t
-from encoders import ENCODERS, decoder_classifier, encoder
+from encoders import ENCODERS, decoder_classifier, encoder, own_forward, without_padding
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from refusals import refuses
@@ -52,23 +52,6 @@ def templated(name, tokenizer="bytes"):
     own = copy.deepcopy(TOKENIZERS[tokenizer]())
     own.chat_template = TEMPLATES[name]
     return own
-
-
-@functools.cache
-def without_padding(model):
-    alone = copy.deepcopy(model)
-    alone.config.pad_token_id = None
-    return alone
-
-
-@torch.no_grad()
-def own_forward(model, tokenizer, *texts, fold=None, **options):
-    """r of one text: what transformers gives for it alone."""
-    inputs = tokenizer(*texts, return_tensors="pt", **options)
-    if model.config.model_type != "bert":  # the only one here that reads segments
-        inputs.pop("token_type_ids", None)
-    logits = without_padding(model)(**inputs).logits[0].double()
-    return sum(weight * logits[i].item() for i, weight in (fold or {0: 1.0}).items())
 
 
 def strings(lm_tokenizer, prompt, text, prompt_text=None):
@@ -217,7 +200,7 @@ def test_auto_renders_conversations_and_reads_other_prompts_plainly():
         assert one.tokens[-1].reward == pytest.approx(guide(one.ids), abs=1e-4)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_text_reward_is_the_oracles(data):
     def draw(*choices):
