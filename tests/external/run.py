@@ -159,7 +159,7 @@ def run(check: Check, url: str, narrow: str, seconds: int) -> dict[str, object]:
             status = (
                 status
                 or subprocess.run(
-                    words, stdout=file, stderr=subprocess.STDOUT, env=environment
+                    words, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=ENVIRONMENTS
                 ).returncode
             )
     text = log.read_text()
