@@ -29,11 +29,11 @@ def load_pair(
     device: str,
     dtype: str,
     trust_remote_code: bool,
-    max_batch_size: int = 64,
-    torch_compile: bool = False,
     rm_device: str | None = None,
+    **engine: Any,
 ) -> tuple["ArgsDecoder", dict[str, str]]:
-    """The decoder and the names of its models: those given, or the embedded pair, said so."""
+    """The decoder and the names of its models: those given, or the embedded pair, said so.
+    ``engine`` holds options of EngineOptions."""
     with notes.status("[dim]loading the models[/]"):
         from args_fast import ArgsDecoder
 
@@ -45,9 +45,8 @@ def load_pair(
             device=device,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
-            max_batch_size=max_batch_size,
-            torch_compile=torch_compile,
             rm_device=rm_device,
+            **engine,
         )
     _choose_threads(decoder)
     if lm is None:

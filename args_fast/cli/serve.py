@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from args_fast.cli import options, serve_options
 from args_fast.cli.console import errors_in_a_line, fail, note
+from args_fast.cli.engine_options import with_engine_options
 from args_fast.cli.pair import find_pair, load_pair
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
 """
 
 
+@with_engine_options
 def serve(
     lm: options.Lm = None,
     rm: options.Rm = None,
@@ -36,8 +38,6 @@ def serve(
     rm_device: options.RmDevice = None,
     dtype: options.DtypeName = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
-    compiled: options.Compile = False,
-    max_batch_size: serve_options.MaxBatchSize = 64,
     k: options.K = 10,
     w: options.W = 1.5,
     host: serve_options.Host = "127.0.0.1",
@@ -54,6 +54,8 @@ def serve(
     ray: serve_options.Ray = False,
     replicas: serve_options.Replicas = "1",
     cpus: serve_options.Cpus = 1.0,
+    *,
+    engine: dict[str, Any],
 ) -> None:
     """Serve the models under OpenAI's API, with metrics and a page to try them.
 
@@ -85,8 +87,7 @@ def serve(
             "rm_device": rm_device,
             "dtype": dtype.value,
             "trust_remote_code": trust_remote_code,
-            "max_batch_size": max_batch_size,
-            "torch_compile": compiled,
+            **engine,
         }
         if ray:
             _serve_on_ray(lm, rm, model_options, server_options, host, port, replicas, cpus)

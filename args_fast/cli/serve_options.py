@@ -5,14 +5,7 @@ from typing import Annotated
 
 import typer
 
-from args_fast.cli.options import MODELS
-
 SERVER, SCALE = "Server", "Scale-out"
-
-MaxBatchSize = Annotated[
-    int,
-    typer.Option(min=1, help="Answers decoded together.", metavar="N", rich_help_panel=MODELS),
-]
 
 Host = Annotated[
     str,

@@ -59,8 +59,7 @@ class Answer(Response):
             shape, decoding = await self._prepare(began)
             try:
                 if body.stream:
-                    usage = body.stream_options is not None and body.stream_options.include_usage
-                    await send_events(send, shape, decoding, include_usage=bool(usage))
+                    await send_events(send, shape, decoding, body.stream_options)
                 else:
                     tokens = await collect(decoding)
                     choices = map(shape.choice, decoding.parts, tokens)
@@ -84,7 +83,7 @@ class Answer(Response):
             note(scope, k=config.k, w=config.w, temperature=config.temperature)
         if self._service.options.log_prompts:
             whole = self._service.vocabulary.whole
-            note(scope, prompts=[whole(part.prompt) for part in decoding.parts])
+            note(scope, prompts=[whole(part.prompt.ids) for part in decoding.parts])
 
 
 async def _nothing() -> Any:

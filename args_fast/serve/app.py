@@ -94,9 +94,12 @@ def _add_other_routes(app: FastAPI, service: Service) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise invalid("give either prompt or messages")
         if body.messages is not None:
-            ids = await service.prompts.encode_chat([m.for_template() for m in body.messages])
+            messages = [message.for_template() for message in body.messages]
+            ids = (await service.prompts.encode_chat(messages)).ids
+        elif body.add_special_tokens:
+            ids = (await service.prompts.encode(body.prompt or "")).ids
         else:
-            ids = await service.prompts.encode(body.prompt or "", special=body.add_special_tokens)
+            ids = await service.prompts.encode_bare(body.prompt or "")
         longest = service.engine.max_model_len
         return {"tokens": ids, "count": len(ids), "max_model_len": longest}
 

@@ -72,7 +72,7 @@ class CompletionFormat(AnswerFormat):
     def _prompt_rows(self, sample: Sample) -> list[Row]:
         if (scored := self._scored.get(sample.index)) is None:
             return []
-        return list(zip(sample.prompt, scored.logprobs, scored.candidates, strict=True))
+        return list(zip(sample.prompt.ids, scored.logprobs, scored.candidates, strict=True))
 
     def _logprobs(self, sample: Sample, rows: Iterable[Row]) -> dict[str, Any] | None:
         if self._top is None:

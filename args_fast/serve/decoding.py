@@ -14,7 +14,7 @@ from args_fast.serve.engine_view import EngineView
 from args_fast.serve.errors import ApiError, as_api_error, invalid
 from args_fast.serve.metrics import Metrics, Stopwatch
 from args_fast.serve.options import ServerOptions
-from args_fast.serve.prompts import longest_context, too_long
+from args_fast.serve.prompts import EncodedPrompt, longest_context, too_long
 from args_fast.serve.protocol import DecodingRequest
 
 SEEDS = 2**32  # drawn ones: small enough for every JSON reader
@@ -26,12 +26,12 @@ class Sample:
 
     Attributes:
         index: its place in ``choices``.
-        prompt: the prompt's ids.
+        prompt: the prompt, which samples of one share.
         config: how it is decoded; None where no new token is asked for.
     """
 
     index: int
-    prompt: list[int]
+    prompt: EncodedPrompt
     config: DecodingConfig | None
 
 
@@ -77,18 +77,19 @@ def base_config(
 
 
 def samples(
-    request: DecodingRequest, prompts: Sequence[list[int]], config: DecodingConfig, longest: int
+    request: DecodingRequest, prompts: Sequence[EncodedPrompt], config: DecodingConfig, longest: int
 ) -> list[Sample]:
     """One sample per prompt and answer. Raises an ApiError where one does not fit."""
     made: list[Sample] = []
     for prompt in prompts:
-        room = longest - len(prompt)
+        length = len(prompt.ids)
+        room = longest - length
         new = request.new_tokens
         if new is None and room < 1:
-            raise too_long(str(len(prompt)), longest)
+            raise too_long(str(length), longest)
         if new is not None and new > room:
             raise invalid(
-                f"{longest_context(longest)}, but the prompt has {len(prompt)} and {new} new ones "
+                f"{longest_context(longest)}, but the prompt has {length} and {new} new ones "
                 f"are asked for. Shorten the prompt, or set max_tokens to at most {room}.",
                 "max_tokens",
                 "context_length_exceeded",
@@ -127,7 +128,7 @@ class Decoding:
     @property
     def prompt_tokens(self) -> int:
         """Number of tokens of the prompts; a prompt with several answers counts once."""
-        distinct = {id(part.prompt): len(part.prompt) for part in self.parts}
+        distinct = {id(part.prompt): len(part.prompt.ids) for part in self.parts}
         return sum(distinct.values())
 
     @property
@@ -170,7 +171,7 @@ class Decoding:
         assert part.config is not None
         watch = Stopwatch(self._metrics, self._began)
         try:
-            async with aclosing(self._engine.stream(part.prompt, part.config)) as stream:  # type: ignore[type-var]
+            async with aclosing(self._engine.stream(part.prompt.source, part.config)) as stream:  # type: ignore[type-var]
                 async for token in stream:
                     watch.token()
                     self._count(part.config, token)

@@ -1,5 +1,6 @@
 """All that the server knows of the engine. Everything else in this folder goes through here."""
 
+import copy
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from args_fast.async_decoder import AsyncArgsDecoder
 from args_fast.config import DecodingConfig
 from args_fast.decoder import ArgsDecoder
+from args_fast.encoding import Encoder
 from args_fast.engine.capacity import CacheUse
 from args_fast.errors import ConfigError
 from args_fast.generation import Candidate, Token
+from args_fast.prompts import Plain
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class EngineView:
         max_waiting: samples that may wait while ``decoder.max_batch_size`` others decode.
         max_model_len: upper bound on ``self.max_model_len``.
 
+    Attributes:
+        tokenizer: the language model's.
+        encoder: makes the same ids as the engine's, with a tokenizer of its own, for one thread.
+        max_model_len: tokens of a prompt with its answer.
+        places: samples that may be under way, waiting ones included.
+
     Raises:
         ConfigError: the decoder has no tokenizer, or max_model_len is above what the models take.
     """
@@ -49,13 +58,13 @@ class EngineView:
             )
         self.tokenizer: PreTrainedTokenizerBase = decoder.tokenizer
         self.max_model_len = _longest(decoder, max_model_len)
-        self.vocab_size: int = decoder.language_model.config.get_text_config().vocab_size
+        self.encoder = Encoder(decoder.engine.lm, (), copy.deepcopy(decoder.tokenizer))
         self.max_batch_size = decoder.max_batch_size
         self.places = decoder.max_batch_size + max_waiting
         self._decoder = decoder
         self._engine = AsyncArgsDecoder(decoder, max_waiting=max_waiting)
 
-    async def stream(self, prompt: list[int], config: DecodingConfig) -> AsyncIterator[Token]:
+    async def stream(self, prompt: Plain, config: DecodingConfig) -> AsyncIterator[Token]:
         """The tokens of one sample as they are chosen. Closing the iterator frees its pages.
 
         Raises:
@@ -115,13 +124,10 @@ class EngineView:
 
 def _longest(decoder: ArgsDecoder, asked: int | None) -> int:
     """Tokens of a prompt and its answer that both models and the cache take."""
-    fits = decoder.cache.tokens
-    models = [decoder.language_model]
+    fits = int(min(decoder.cache.tokens, decoder.engine.lm.max_length))
     with suppress(ConfigError):  # a reward need not be one model
-        models.append(decoder.reward_model)
-    for model in models:
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        fits = min(fits, limit or fits)
+        config = decoder.reward_model.config.get_text_config()
+        fits = min(fits, getattr(config, "max_position_embeddings", None) or fits)
     if asked is not None and asked > fits:
         raise ConfigError(
             f"max_model_len is {asked}; the models and the cache take {fits} tokens. Give at most "

@@ -11,16 +11,23 @@ import sys
 import time
 import traceback
 import uuid
+import warnings
 from contextvars import ContextVar
 from typing import Any, TextIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from args_fast.encoding import BARE_TEXT
 from args_fast.serve.metrics import Metrics
 
 log = logging.getLogger("args_fast.serve")
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+LEVELS = {
+    "args_fast.serve": logging.INFO,
+    "py.warnings": logging.WARNING,
+    "uvicorn": logging.WARNING,
+}
 GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 FIELDS = "args_fast.log_fields"  # of the scope
 GONE = 499  # nginx's status for a client that did not wait for the answer
@@ -48,10 +55,12 @@ class JsonLines(logging.Formatter):
 
 
 def set_up(stream: TextIO | None = None) -> None:
-    """Send the server's lines, and uvicorn's warnings, to a stream (standard error)."""
+    """Send the server's lines, and warnings of all libraries, to a stream (standard error)."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("args_fast.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", re.escape(BARE_TEXT))  # clients know which route they take
+    for name, level in LEVELS.items():
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

@@ -89,6 +89,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(None, description="Usage in every chunk.")
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]

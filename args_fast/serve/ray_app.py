@@ -92,7 +92,7 @@ def start(device: str) -> int:
         import ray.serve
     except ImportError as error:
         raise ConfigError(
-            f"--ray needs Ray Serve ({error}); install it with: pip install 'ray[serve]>=2.51'"
+            f"--ray needs Ray Serve ({error}); install it with: pip install 'args-fast[serve,ray]'"
         ) from error
     if not ray.is_initialized():
         ray.init(logging_level="warning")

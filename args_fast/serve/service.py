@@ -31,7 +31,7 @@ class Service:
         self.engine = engine
         self.options = options
         self.metrics = Metrics(engine, options.model_names[0])
-        self.prompts = Prompts(engine.tokenizer, engine.max_model_len, engine.vocab_size)
+        self.prompts = Prompts(engine.encoder, engine.max_model_len)
         self.vocabulary = Vocabulary(engine.tokenizer)
         self.admission = Admission(engine.places)
         self.started = int(time.time())
@@ -94,10 +94,10 @@ class Service:
         scored: dict[int, ScoredPrompt] = {}
         for part in parts if body.echo else []:
             prompt = body.prompts[part.index // config.num_return_sequences]
-            whole = prompt if isinstance(prompt, str) else self.vocabulary.whole(part.prompt)
+            whole = prompt if isinstance(prompt, str) else self.vocabulary.whole(prompt)
             echoes[part.index] = whole
             if body.logprobs is not None:
-                scored[part.index] = await self.engine.score(part.prompt, body.logprobs)
+                scored[part.index] = await self.engine.score(part.prompt.ids, body.logprobs)
         name = self.name(body.model)
         shape = CompletionFormat(name, self.vocabulary, body.logprobs, echoes, scored)
         return shape, Decoding(self.engine, self.metrics, parts, began)

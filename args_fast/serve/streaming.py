@@ -12,6 +12,7 @@ from args_fast.generation import Token
 from args_fast.serve.decoding import Decoding, Sample
 from args_fast.serve.errors import as_api_error
 from args_fast.serve.formats import AnswerFormat
+from args_fast.serve.protocol import StreamOptions
 
 T = TypeVar("T")
 Tokens = AsyncGenerator[tuple[Sample, Token], None]
@@ -71,7 +72,7 @@ async def collect(decoding: Decoding) -> list[list[Token]]:
 
 
 async def send_events(
-    send: Send, shape: AnswerFormat, decoding: Decoding, *, include_usage: bool
+    send: Send, shape: AnswerFormat, decoding: Decoding, options: StreamOptions | None
 ) -> None:
     """Stream an answer. Failures before the first token are raised; later ones are events."""
     async with aclosing(decoding.tokens()) as tokens:
@@ -81,7 +82,7 @@ async def send_events(
             if ahead.done():
                 ahead.result()
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            async with aclosing(_events(shape, decoding, ahead, tokens, include_usage)) as events:
+            async with aclosing(_events(shape, decoding, ahead, tokens, options)) as events:
                 async for data in events:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
@@ -99,11 +100,13 @@ async def _events(
     decoding: Decoding,
     ahead: Awaitable[tuple[Sample, Token] | None],
     tokens: Tokens,
-    include_usage: bool,
+    options: StreamOptions | None,
 ) -> AsyncGenerator[bytes, None]:
-    usage = {"usage": None} if include_usage else {}
+    include_usage = options is not None and bool(options.include_usage)
+    continuous = include_usage and options is not None and bool(options.continuous_usage_stats)
 
     def chunk(choice: dict[str, Any]) -> bytes:
+        usage = {"usage": decoding.usage if continuous else None} if include_usage else {}
         return event(shape.chunk([choice]) | usage)
 
     try:

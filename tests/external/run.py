@@ -14,12 +14,13 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
 import venv
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,15 +38,17 @@ class Check:
     Attributes:
         name: of its environment and its log.
         packages: what pip installs.
-        command: run in that environment; {url}, {narrow}, {key}, {seconds}, {lm} and {out} are
+        command: run in that environment; {url}, {key}, {seconds}, {lm}, {out} and {results} are
             filled in, and the first word is looked for next to its Python.
+        options: of the server that it talks to.
         compare: a second command, run by this Python, on what the first left in {out}.
     """
 
     name: str
     packages: tuple[str, ...]
     command: tuple[str, ...]
-    compare: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
 
 
 OPENAI = ("python", str(HERE / "openai_client.py"))
@@ -61,19 +64,28 @@ CHECKS = (
             *("schemathesis", "run", "{url}/openapi.json", "--url", "{url}"),
             *("--header", "Authorization: Bearer {key}", "--checks", "not_a_server_error"),
             *("--phases", "examples,coverage,fuzzing", "--max-time", "{seconds}"),
-            *("--generation-deterministic", "--no-color"),
+            *("--generation-deterministic", "--no-color", "--request-timeout", "60"),
         ),
+        ("--max-model-len", "64"),  # it asks for answers of any length, one after the other
     ),
     Check(
         "lm-eval",
         ("lm-eval[api]", "transformers"),
         ("python", str(HERE / "lm_eval_client.py"), "{lm}", "{out}"),
-        (sys.executable, str(HERE / "lm_eval_compare.py"), "{lm}", "{out}"),
+        compare=(sys.executable, str(HERE / "lm_eval_compare.py"), "{lm}", "{out}"),
     ),
     Check(
         "guidellm",
         ("guidellm",),
-        ("python", str(HERE / "guidellm_client.py"), "{lm}", "{out}", "{seconds}"),
+        (
+            *("guidellm", "run", "--disable-progress"),
+            *("--backend", "kind=openai_http,target={url},api_key={key},http2=false"),
+            *("--profile", "kind=sweep,sweep_size=5,max_concurrency=16"),
+            *("--constraint", "kind=max_duration,seconds={seconds}"),
+            *("--tokenizer", "kind=huggingface_auto,model={lm}"),
+            *("--data", "kind=synthetic_text,prompt_tokens=64,output_tokens=32"),
+            *("--output", "kind=console", "--output", "kind=csv,path={results}/guidellm.csv"),
+        ),
     ),
 )
 
@@ -115,8 +127,10 @@ def versions(python: Path, check: Check) -> str:
     shown = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True
     )
-    installed = {each["name"].lower(): each["version"] for each in json.loads(shown.stdout)}
-    return ", ".join(f"{name} {installed.get(name.replace('_', '-'), '?')}" for name in names)
+    installed = {
+        each["name"].lower().replace("_", "-"): each["version"] for each in json.loads(shown.stdout)
+    }
+    return ", ".join(f"{name} {installed[name]}" for name in names)
 
 
 def run(check: Check, url: str, narrow: str, seconds: int) -> dict[str, object]:
@@ -124,7 +138,8 @@ def run(check: Check, url: str, narrow: str, seconds: int) -> dict[str, object]:
     python = python_of(check)
     out = ENVIRONMENTS / f"{check.name}.out.json"
     out.unlink(missing_ok=True)
-    values = {"url": url, "narrow": narrow, "key": KEY, "seconds": seconds, "lm": LM, "out": out}
+    values = {"url": url, "key": KEY, "seconds": seconds, "lm": LM, "out": out}
+    values["results"] = RESULTS
     environment = os.environ | {
         "ARGS_URL": url,
         "ARGS_NARROW_URL": narrow,
@@ -144,13 +159,14 @@ def run(check: Check, url: str, narrow: str, seconds: int) -> dict[str, object]:
             status = (
                 status
                 or subprocess.run(
-                    words, stdout=file, stderr=subprocess.STDOUT, env=environment
+                    words, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=ENVIRONMENTS
                 ).returncode
             )
     text = log.read_text()
     for path, name in ((str(ROOT), "."), (str(Path.home()), "~"), (KEY, "KEY")):
         text = text.replace(path, name)  # a log is published; where it was made is not
-    log.write_text(text)
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]  # progress bars
+    log.write_text("\n".join(lines))
     took = round(time.monotonic() - began)
     shown = versions(python, check)
     return {"check": check.name, "versions": shown, "status": status, "seconds": took}
@@ -165,18 +181,16 @@ def main() -> int:
     unknown = set(given.checks) - {check.name for check in CHECKS}
     if unknown:
         parser.error(f"{', '.join(unknown)}: known are {', '.join(c.name for c in CHECKS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended too
     RESULTS.mkdir(parents=True, exist_ok=True)
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-    wide_log, narrow_log = (ENVIRONMENTS / f"server-{name}.log" for name in ("wide", "narrow"))
-    with (
-        server(wide_log) as url,
-        server(narrow_log, "--max-batch-size", "1", "--max-waiting", "0") as narrow,
-    ):
+    log = ENVIRONMENTS / "narrow.server.log"
+    with server(log, "--max-batch-size", "1", "--max-waiting", "0") as narrow:
         for check in CHECKS:
             if given.checks and check.name not in given.checks:
                 continue
-            result = run(check, url, narrow, given.seconds)
-            note(result)
+            with server(ENVIRONMENTS / f"{check.name}.server.log", *check.options) as url:
+                note(run(check, url, narrow, given.seconds))
     return sum(1 for each in summary() if each["status"])
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import math
 from functools import cache
+from types import SimpleNamespace
 
 from transformers import AutoTokenizer
 
+from args_fast.encoding import Encoder
 from args_fast.engine.capacity import CacheUse
 from args_fast.generation import Candidate, Token
 from args_fast.serve.engine_view import ScoredPrompt
@@ -25,17 +27,22 @@ class FakeEngine:
         text: the answer.
         fail_after: number of tokens after which ``error`` is raised; None for never.
         hold: an asyncio.Event that streams wait for before their first token.
+        own: a tokenizer in place of the tiny pair's.
     """
 
     max_model_len = 64
     max_batch_size = 2
-    vocab_size = 1536
     running = 1
     waiting = 2
     cache = CacheUse(512, 1 << 20, 32, 8, 16, 100, 25, 3)
 
-    def __init__(self, text="Hello", *, fail_after=None, error=None, hold=None, max_waiting=30):
-        self.tokenizer = tokenizer()
+    def __init__(
+        self, text="Hello", *, fail_after=None, error=None, hold=None, max_waiting=30, own=None
+    ):
+        self.tokenizer = own or tokenizer()
+        lm = SimpleNamespace(vocabulary=1536)
+        self.encoder = Encoder(lm, (), self.tokenizer)
+        self._own_encoder = Encoder(lm, (), self.tokenizer)
         self.ids = self.tokenizer(text).input_ids
         self.fail_after = fail_after
         self.error = error
@@ -46,7 +53,7 @@ class FakeEngine:
         self.streams = 0  # open ones
 
     async def stream(self, prompt, config):
-        self.requests.append((list(prompt), config))
+        self.requests.append((self._own_encoder.ids(prompt), config))
         self.streams += 1
         try:
             if self.hold is not None:

@@ -1,5 +1,7 @@
 """One server on loopback with the embedded pair, for all tests of this folder."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 from served import on_loopback
@@ -7,6 +9,15 @@ from served import on_loopback
 from args_fast import ArgsDecoder
 from args_fast.serve.engine_view import EngineView
 from args_fast.tiny_pair import LM, RM
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    """The tests' texts are not conversations, and are not meant to be."""
+    for item in items:
+        if item.path.parent == HERE:
+            item.add_marker(pytest.mark.filterwarnings("ignore:the prompt is text"))
 
 
 @pytest.fixture(scope="session")

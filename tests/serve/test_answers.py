@@ -7,9 +7,10 @@ import pytest
 import torch
 from fake_engine import FakeEngine, tokenizer
 from served import NAME, ask, chat, complete
+from transformers import AutoTokenizer
 
 from args_fast import DecodingConfig
-from args_fast.tiny_pair import HELDOUT
+from args_fast.tiny_pair import HELDOUT, LM
 
 PROMPTS = [json.loads(line)["prompt"] for line in HELDOUT.read_text().splitlines()[:4]]
 QUESTION = [{"role": "user", "content": "How do I grow basil?"}]
@@ -233,19 +234,43 @@ def test_tokenize(client, alone):
         assert "either prompt or messages" in client.post("/tokenize", json=body).text
 
 
+def with_template(template):
+    own = AutoTokenizer.from_pretrained(LM)
+    own.chat_template = template
+    return FakeEngine(own=own)
+
+
 def test_model_without_a_template_takes_no_conversations():
-    engine = FakeEngine()
-    engine.tokenizer = type(engine.tokenizer).from_pretrained(tokenizer().name_or_path)
-    engine.tokenizer.chat_template = None
-    assert "has no chat template" in chat({}, engine).json()["error"]["message"]
-    (models,) = ask(engine, ("GET", "/v1/models", {}))
+    assert "has no chat template" in chat({}, with_template(None)).json()["error"]["message"]
+    (models,) = ask(with_template(None), ("GET", "/v1/models", {}))
     assert models.json()["data"][0]["args"]["chat"] is False
 
 
 def test_template_that_refuses_says_why():
-    engine = FakeEngine()
-    engine.tokenizer = type(engine.tokenizer).from_pretrained(tokenizer().name_or_path)
-    engine.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    response = chat({}, engine)
+    response = chat({}, with_template("{{ raise_exception('roles must alternate') }}"))
     assert response.status_code == 400
     assert "roles must alternate" in response.json()["error"]["message"]
+
+
+def test_rewards_read_what_was_sent(service, client, monkeypatch):
+    """Rewards with a template or a tokenizer of their own need the text, not its ids."""
+    sources = []
+    stream = service.engine.stream
+
+    def record(prompt, config):
+        sources.append(prompt)
+        return stream(prompt, config)
+
+    monkeypatch.setattr(service.engine, "stream", record)
+    post(client, "/v1/completions", {"prompt": [PROMPTS[0], "a"], "max_tokens": 1})
+    post(client, "/v1/completions", {"prompt": [5, 6], "max_tokens": 1})
+    post(client, "/v1/chat/completions", {"messages": QUESTION, "max_tokens": 1})
+    assert sources == [PROMPTS[0], "a", [5, 6], QUESTION]
+
+
+def test_special_token_is_a_stop(client, alone):
+    (end,) = set(alone.tokenizer.all_special_tokens) & {"<|endoftext|>"}
+    body = {"prompt": PROMPTS[0], "ignore_eos": True, "stop": end}
+    choice = post(client, "/v1/completions", body)["choices"][0]
+    assert choice["args"]["token_ids"][-1] == alone.tokenizer.convert_tokens_to_ids(end)
+    assert choice["args"]["finish_reason"] == "stop"

@@ -1,12 +1,14 @@
 """``args-fast serve`` as a command: what it refuses before it loads anything."""
 
 import socket
+from dataclasses import fields
 
 import pytest
 from typer.testing import CliRunner
 
 from args_fast.cli import app
 from args_fast.cli import serve as subject
+from args_fast.options import EngineOptions
 
 
 def run(*arguments, **environment):
@@ -19,6 +21,7 @@ def run(*arguments, **environment):
         (["--lm", "x"], "--lm is given without --rm"),
         (["--max-model-len", "1"], "max_model_len is 1"),
         (["--k", "0"], "--k"),
+        (["--port", "0", "--memory-fraction", "2"], "memory_fraction is 2.0"),
         (["--port", "70000"], "--port"),
         (["--api-key-file", "/nowhere/keys"], "/nowhere/keys"),
         (["--served-model-name", ""], "no name"),
@@ -70,7 +73,8 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
     result = run(
         *("--k", "5", "--w", "0.5", "--limit-n", "3", "--max-waiting", "7", "--max-body", "2048"),
         *("--api-key-file", str(keys), "--drain-seconds", "1", "--log-prompts"),
-        *("--max-batch-size", "4", "--max-model-len", "100"),
+        *("--max-batch-size", "4", "--max-model-len", "100", "--cache-bytes", "123456"),
+        *("--no-cuda-graphs", "--memory-fraction", "0.5", "--compile"),
         ARGS_FAST_API_KEYS="a,b",
     )
     assert result.exit_code == 0, result.stderr
@@ -81,7 +85,14 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
     assert server.api_keys == ("a", "b", "c")
     assert server.model_names == ("args-fast-tiny",)
     assert server.demonstration
-    assert models["max_batch_size"] == 4
+    engine = {f.name: models[f.name] for f in fields(EngineOptions) if f.metadata["flag"]}
+    assert engine == {
+        "max_batch_size": 4,
+        "cache_bytes": 123456,
+        "cuda_graphs": False,
+        "memory_fraction": 0.5,
+        "torch_compile": True,
+    }
     assert port == 8000
 
 

@@ -57,7 +57,7 @@ def test_text_that_cannot_fit_is_refused_before_it_is_tokenised(monkeypatch):
     text = "a" * 200_000
     app = create_app(engine, options())
     prompts = app.state.service.prompts
-    monkeypatch.setattr(prompts, "_encode", lambda *_: pytest.fail("tokenised"))
+    monkeypatch.setattr(engine.encoder, "encode", lambda *_: pytest.fail("tokenised"))
     assert len(text) > prompts.longest_text
 
     async def work():
@@ -65,7 +65,7 @@ def test_text_that_cannot_fit_is_refused_before_it_is_tokenised(monkeypatch):
             prompts.encode(text),
             prompts.encode_chat([{"role": "user", "content": text[:100_000]}] * 2),
         ):
-            with refuses(ApiError, "more than 64"):
+            with refuses(ApiError, "has more"):
                 await encoding
 
     asyncio.run(work())
@@ -129,15 +129,15 @@ def test_loop_is_free_while_a_prompt_is_tokenised():
     """However long a tokenizer or a template takes, other requests are answered."""
     engine = FakeEngine()
     entered, release = threading.Event(), threading.Event()
-    with on_loopback(engine) as (url, service):
-        encode = service.prompts._encode
+    with on_loopback(engine) as (url, _):
+        encode = engine.encoder.encode
 
         def slow(*arguments):
             entered.set()
             assert release.wait(20)
             return encode(*arguments)
 
-        service.prompts._encode = slow
+        engine.encoder.encode = slow
         answers = []
         body = {"prompt": "Hello", "max_tokens": 2}
         slow_one = threading.Thread(

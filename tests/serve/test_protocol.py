@@ -84,7 +84,7 @@ def test_unknown_field_is_ignored():
         ({"prompt": ["a", [5]]}, "prompt"),
         ({"prompt": [5, 1536]}, "contains 1536, which is not a valid token id (valid: 0 to 1535)"),
         ({"prompt": [-1]}, "contains -1"),
-        ({"prompt": ""}, "no tokens"),
+        ({"prompt": ""}, "the prompt '' is empty"),
         (
             {"prompt": [5] * 65},
             "length is 64 tokens, the answer's among them, but the prompt has 65",

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from served import events, options
 
-pytest.importorskip("ray.serve", reason="pip install 'ray[serve]'")
+pytest.importorskip("ray.serve", reason="pip install 'args-fast[ray]'")
 
 from args_fast import DecodingConfig
 from args_fast.serve import ray_app

@@ -62,6 +62,13 @@ def test_usage_is_a_last_chunk_where_asked_for():
         "total_tokens": 2 * new,
     }
     assert all(event["usage"] is None for event in others)
+    always = {"include_usage": True, "continuous_usage_stats": True}
+    counts = [
+        event["usage"]["completion_tokens"]
+        for event in events(complete(STREAM | {"stream_options": always}).text)
+    ]
+    assert counts == sorted(counts)
+    assert counts[-1] == new
     assert all("usage" not in event for event in events(complete(STREAM).text))
 
 
