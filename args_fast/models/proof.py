@@ -5,7 +5,7 @@ does that the engine does not know of shows as a disagreement, and becomes an er
 tokens. It is repeated on both sides of each length from which on a model may do something else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 import torch
@@ -55,13 +55,16 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
                 _compare(backbone, branched, whole, tokens)
 
 
-def prove_reward(backbone: Backbone, rewards_of: Rewards) -> None:
+def prove_reward(
+    backbone: Backbone, rewards_of: Rewards, fold: Mapping[int, float] | None = None
+) -> None:
     """Compare rewards as the engine gives them with what the reward model's own forward returns for
     each text alone.
 
     Args:
         backbone: the reward model.
         rewards_of: lists of ids -> the engine's reward of each.
+        fold: the weight of each output of a head with several; None for the only one.
 
     Raises:
         RewardHeadError: they differ; the message says how.
@@ -74,7 +77,8 @@ def prove_reward(backbone: Backbone, rewards_of: Rewards) -> None:
     ]
     with torch.inference_mode():
         engine = torch.tensor(rewards_of(texts), dtype=torch.float64)
-        own = torch.stack([own_reward(backbone.model, text) for text in texts]).double().cpu()
+        own = torch.stack([own_reward(backbone.model, text, fold) for text in texts]).double()
+        own = own.cpu()
     allowed = REWARD_TOLERANCE[backbone.layout.dtype] * max(1.0, own.abs().max().item())
     worst = int((engine - own).abs().nan_to_num(torch.inf).argmax())
     if (engine - own)[worst].abs() <= allowed:

@@ -53,7 +53,8 @@ class Classifier(Reward):
             are not candidates. None for all.
 
     Raises:
-        RewardHeadError: there is no head, or it has several outputs and ``labels`` is None.
+        RewardHeadError: there is no head, or it has several outputs and ``labels`` is None; when
+            attached, the model's own forward gives something else than its head.
         UnsupportedModelError: the engine cannot drive the model.
         ConfigError: an argument is outside its range.
     """
@@ -120,8 +121,9 @@ class Classifier(Reward):
                 "padding"
             )
         prove(self.backbone, logits=False)
-        if self.head.own and self.head.fold is None:
-            prove_reward(self.backbone, lambda texts: [self._reward(text) for text in texts])
+        if self.head.own and self.model.get_output_embeddings() is None:
+            rewards = lambda texts: [self._reward(text) for text in texts]  # noqa: E731
+            prove_reward(self.backbone, rewards, self.head.fold)
 
     def compile(self, mode: str) -> None:
         self.backbone.compile(mode)
