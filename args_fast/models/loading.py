@@ -138,11 +138,11 @@ def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
 def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase | None:
     """The tokenizer next to a model; None where the model comes without one. Raises LoadError."""
     name = checkpoint.find(path)
-    found = (
+    files = (
         cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         for file in TOKENIZER_FILES
     )
-    if not any(found):
+    if not any(files):
         return None
     return pretrained.translated(
         lambda: AutoTokenizer.from_pretrained(name, **options), name, "tokenizer"

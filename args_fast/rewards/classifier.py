@@ -173,7 +173,7 @@ class Classifier(Reward):
                 f"the prompt has {len(rendering.prefix)} tokens and {new_tokens} new ones are "
                 f"asked for, {size} together"
                 f"{' with the closing ones' if rendering.closing else ''}; the reward model takes "
-                f"{self.backbone.max_length:.0f}. Shorten the prompt{fewer}."
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten the prompt{fewer}."
             )
 
     def text(self, request: Reading) -> list[int]:
@@ -193,7 +193,7 @@ class Classifier(Reward):
         if len(text) + len(rendering.closing) > self.backbone.max_length:
             raise LengthError(
                 f"the text has {len(text) + len(rendering.closing)} tokens; the reward model takes "
-                f"{self.backbone.max_length:.0f}. Shorten it."
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten it."
             )
         start = len(rendering.prefix)
         if not rendering.closing:  # the head at a token judges the text that ends there
