@@ -173,7 +173,8 @@ class Classifier(Reward):
                 f"the prompt has {len(rendering.prefix)} tokens and {new_tokens} new ones are "
                 f"asked for, {size} together"
                 f"{' with the closing ones' if rendering.closing else ''}; the reward model takes "
-                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten the prompt{fewer}."
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten the "
+                f"prompt{fewer}."
             )
 
     def text(self, request: Reading) -> list[int]:
