@@ -68,7 +68,7 @@ def limits(config: PretrainedConfig, windows: Iterable[int]) -> Limits:
     bounds = {name: value for name, value in lengths.items() if value > LONGEST_PROOF}
     bounds |= dict(_stretched_positions(text))
     name = min(bounds, key=lambda name: bounds[name], default="")
-    if not name or bounds[name] >= positions:
+    if not name or bounds[name] > positions:
         return Limits(positions, "", tuple(sorted(near)))
     reason = (
         f" ({name} = {bounds[name]}: beyond that length it computes what the engine cannot follow)"

@@ -127,9 +127,11 @@ def _run(model: PreTrainedModel, name: str) -> _Recorder:
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         with torch.inference_mode(), driven(model):
-            model.base_model(
+            out = model.base_model(
                 input_ids=token, position_ids=token, use_cache=False, **{CONTEXT: recorder}
             )
+            if out.last_hidden_state.shape[:2] != (1, 1):
+                raise ValueError("its base_model does not give one hidden state for each token")
     except ArgsError as error:
         raise UnsupportedModelError(f"{name}: {error}") from error
     except torch.OutOfMemoryError:
