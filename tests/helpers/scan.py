@@ -40,6 +40,7 @@ REASONS = {
     "is not causal": "not causal",
     "does not pass to its attention": "a window that its attention is not given",
     "sliding window": "a kind of layer that the engine does not know",
+    "does not give a hidden state": "a forward pass of another kind",
     "does not run": "a forward pass of another kind",
     "branch from a shared prefix": "the proof fails",
     "asked for the engine's attention": "layers that do not follow its configuration",
