@@ -77,13 +77,13 @@ AttentionInterface.register(NAME, attention)
 
 
 def _own_mask(module: nn.Module, mask: Tensor | None) -> str:
-    what = (
+    quirk = (
         "is not causal"
         if mask is None
         else f"makes an attention mask of its own (of shape {tuple(mask.shape)})"
     )
     return (
-        f"an attention layer of the model ({type(module).__name__}) {what}, which the engine "
+        f"an attention layer of the model ({type(module).__name__}) {quirk}, which the engine "
         "cannot follow; use a model with causal attention, or args_fast.reference.decode."
     )
 

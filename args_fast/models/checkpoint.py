@@ -45,7 +45,7 @@ def find(name: str | Path) -> str:
         if adapter:
             raise LoadError(_adapter(str(name), Path(adapter))) from error
         raise LoadError(
-            f"{name} is not a folder here, and cannot be had from the hub: {words(error)}"
+            f"{name} is not a folder here, and is not available from the hub: {words(error)}"
         ) from error
     return str(name)
 
@@ -57,15 +57,15 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     Raises:
         LoadError: a file is missing, cut off or not what it should be.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    tensors: dict[str, tuple[int, ...]] = {}
     for file in _weight_files(name):
         try:
             with safe_open(file, "pt") as opened:
                 names = opened.keys()
-                found |= {key: tuple(opened.get_slice(key).get_shape()) for key in names}
+                tensors |= {key: tuple(opened.get_slice(key).get_shape()) for key in names}
         except (SafetensorError, OSError) as error:
             raise LoadError(damage(file) or f"{file} cannot be read: {words(error)}") from error
-    return found
+    return tensors
 
 
 def read(name: str, tensor: str) -> Tensor:
@@ -166,14 +166,14 @@ def _shards(index: Path) -> list[str]:
 
 
 def _of_hub(name: str | Path, file: str) -> str | None:
-    found: str | None = cached_file(
+    path: str | None = cached_file(
         name,
         file,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
-    return found
+    return path
 
 
 def _adapter(name: str, file: Path) -> str:

@@ -1,6 +1,6 @@
 """What a model's own forward gives for whole texts: what the engine is compared with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,9 @@ def own_outputs(model: PreTrainedModel, texts: Tensor, *, logits: bool) -> Tenso
 
 
 @torch.no_grad()
-def own_reward(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+def own_reward(
+    model: PreTrainedModel, ids: Sequence[int], fold: Mapping[int, float] | None = None
+) -> Tensor:
     """r of one text as the reward model itself gives it, f32 without dimensions.
 
     The text is a batch of one without padding, so no token of it is taken for padding, not even one
@@ -39,6 +41,7 @@ def own_reward(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     Args:
         model: in eval mode.
         ids: of the text, at least one.
+        fold: the weight of each output of a head with several; None for the only one.
 
     Raises:
         RewardHeadError: the model does not run on the text, or gives no single number.
@@ -59,6 +62,8 @@ def own_reward(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     if values is None:
         raise RewardHeadError(f"{name} gives none of {', '.join(OUTPUTS)}; use a classifier.")
     last = values[0, -1] if values.dim() == 3 else values[0]
+    if fold is not None:
+        return sum((last[i].float() * share for i, share in fold.items()), torch.zeros(()))
     if values.dim() == 2 and last.numel() == len(ids):
         last = last[-1]
     if last.numel() != 1:

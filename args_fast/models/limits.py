@@ -63,12 +63,12 @@ def limits(config: PretrainedConfig, windows: Iterable[int]) -> Limits:
     was seen to get, and takes into account at any length."""
     text = config.get_text_config()
     positions: float = getattr(text, "max_position_embeddings", None) or math.inf
-    found = dict(_thresholds(text.to_dict()))
-    near = {int(value) for value in (*found.values(), *windows) if value <= LONGEST_PROOF}
-    bounds = {name: value for name, value in found.items() if value > LONGEST_PROOF}
+    lengths = dict(_thresholds(text.to_dict()))
+    near = {int(value) for value in (*lengths.values(), *windows) if value <= LONGEST_PROOF}
+    bounds = {name: value for name, value in lengths.items() if value > LONGEST_PROOF}
     bounds |= dict(_stretched_positions(text))
     name = min(bounds, key=lambda name: bounds[name], default="")
-    if not name or bounds[name] >= positions:
+    if not name or bounds[name] > positions:
         return Limits(positions, "", tuple(sorted(near)))
     reason = (
         f" ({name} = {bounds[name]}: beyond that length it computes what the engine cannot follow)"

@@ -28,6 +28,7 @@ from args_fast.models import checkpoint, pretrained
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
+PROBE = "Tokenizers that differ: naïve 12,345 tests\n\n\tdef f(x): return x  # 你好"
 SCORE, BIAS = "score.weight", "score.bias"
 # What heads other than a language model's are called, and the language model's.
 HEAD = re.compile(
@@ -77,7 +78,7 @@ def load_lm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
     config = pretrained.load_config(name, options)
     tensors = checkpoint.shapes(name)
     heads = [key for key in tensors if HEAD.search(key)]
-    if any("CausalLM" in kind for kind in config.architectures or ()):
+    if "CausalLM" in str(config.architectures):
         heads = [key for key in heads if not VALUE_HEAD.search(key)]  # what PPO leaves on a policy
     if heads and not any(key.startswith(LM_HEADS) for key in tensors):
         raise LoadError(
@@ -138,15 +139,19 @@ def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
 def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase | None:
     """The tokenizer next to a model; None where the model comes without one. Raises LoadError."""
     name = checkpoint.find(path)
-    found = (
+    files = (
         cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         for file in TOKENIZER_FILES
     )
-    if not any(found):
+    if not any(files):
         return None
-    return pretrained.translated(
-        lambda: AutoTokenizer.from_pretrained(name, **options), name, "tokenizer"
-    )
+
+    def load() -> PreTrainedTokenizerBase:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer.decode(tokenizer(PROBE).input_ids)  # some faults show only in use
+        return tokenizer
+
+    return pretrained.translated(load, name, "tokenizer")
 
 
 def _not_one_output(path: str, outputs: int | None, tensors: dict[str, tuple[int, ...]]) -> str:
@@ -178,10 +183,9 @@ def check_tokenizers(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -
     The reward model may know more tokens (a padding token, say)."""
     ours, theirs = lm.get_vocab(), rm.get_vocab()
     differing = [token for token, id in ours.items() if theirs.get(token) != id]
-    if not differing:
-        probe = "Tokenizers that differ: naïve 12,345 tests\n\n\tdef f(x): return x  # 你好"
-        if lm.encode(probe, add_special_tokens=False) == rm.encode(probe, add_special_tokens=False):
-            return
+    split = [tokenizer.encode(PROBE, add_special_tokens=False) for tokenizer in (lm, rm)]
+    if not differing and split[0] == split[1]:
+        return
     examples = (
         ", ".join(repr(token) for token in differing[:3]) or "none, but they split text apart"
     )

@@ -39,6 +39,7 @@ class _Recorder:
 
     calls: dict[int, tuple[Tensor, Tensor, AttentionOptions]] = field(default_factory=dict)
     repeated: bool = False
+    gives_states: bool = False
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
@@ -70,6 +71,10 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
     recorder = _run(model, name)
     _check_layers(recorder, config.num_hidden_layers, name)
     _check_windows(recorder, config, name)
+    if not recorder.gives_states:
+        raise UnsupportedModelError(
+            f"the base model of {name} does not give a hidden state for each token; {ELSEWHERE}"
+        )
 
     key = recorder.calls[0][0]
     options = [call[2] for call in recorder.calls.values()]
@@ -127,9 +132,10 @@ def _run(model: PreTrainedModel, name: str) -> _Recorder:
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         with torch.inference_mode(), driven(model):
-            model.base_model(
+            out = model.base_model(
                 input_ids=token, position_ids=token, use_cache=False, **{CONTEXT: recorder}
             )
+            recorder.gives_states = hasattr(out, "last_hidden_state")
     except ArgsError as error:
         raise UnsupportedModelError(f"{name}: {error}") from error
     except torch.OutOfMemoryError:

@@ -5,7 +5,7 @@ does that the engine does not know of shows as a disagreement, and becomes an er
 tokens. It is repeated on both sides of each length from which on a model may do something else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 import torch
@@ -55,13 +55,16 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
                 _compare(backbone, branched, whole, tokens)
 
 
-def prove_reward(backbone: Backbone, rewards_of: Rewards) -> None:
+def prove_reward(
+    backbone: Backbone, rewards_of: Rewards, fold: Mapping[int, float] | None = None
+) -> None:
     """Compare rewards as the engine gives them with what the reward model's own forward returns for
     each text alone.
 
     Args:
         backbone: the reward model.
-        rewards_of: lists of ids -> the engine's reward of each.
+        rewards_of: gives the engine's rewards of several texts (lists of ids).
+        fold: the weight of each output of a head with several; None for the only one.
 
     Raises:
         RewardHeadError: they differ; the message says how.
@@ -74,7 +77,8 @@ def prove_reward(backbone: Backbone, rewards_of: Rewards) -> None:
     ]
     with torch.inference_mode():
         engine = torch.tensor(rewards_of(texts), dtype=torch.float64)
-        own = torch.stack([own_reward(backbone.model, text) for text in texts]).double().cpu()
+        own = torch.stack([own_reward(backbone.model, text, fold) for text in texts]).double()
+        own = own.cpu()
     allowed = REWARD_TOLERANCE[backbone.layout.dtype] * max(1.0, own.abs().max().item())
     worst = int((engine - own).abs().nan_to_num(torch.inf).argmax())
     if (engine - own)[worst].abs() <= allowed:
@@ -83,10 +87,10 @@ def prove_reward(backbone: Backbone, rewards_of: Rewards) -> None:
         raise NonFiniteError(_not_finite(backbone, "rewards"))
     raise RewardHeadError(
         f"the reward model's forward ({type(backbone.model).__name__}) "
-        f"{_what(engine, own, allowed)}: for a text of {len(texts[worst])} tokens the engine gives "
-        f"{engine[worst]:.4g}, the model {own[worst]:.4g}. The engine does not compute that; use a "
-        "model whose reward is its head at the last token, or args_fast.reference.decode, which "
-        "runs the model's own forward."
+        f"{_difference(engine, own, allowed)}: for a text of {len(texts[worst])} tokens the engine "
+        f"gives {engine[worst]:.4g}, the model {own[worst]:.4g}. The engine does not compute that; "
+        "use a model whose reward is its head at the last token, or args_fast.reference.decode, "
+        "which runs the model's own forward."
     )
 
 
@@ -94,8 +98,8 @@ def _lengths(backbone: Backbone) -> list[int]:
     """Tokens of the prompts: short, and beyond each threshold. One that the context does not hold
     proves nothing, as nothing can be decoded there either."""
     longest = int(min(backbone.max_length, 1 << 30)) - STEPS
-    wanted = [SHORT, *(t + 3 for t in backbone.thresholds if SHORT < t + 3 <= longest + STEPS)]
-    return sorted({min(tokens, longest) for tokens in wanted if longest >= 1})
+    lengths = [SHORT, *(t + 3 for t in backbone.thresholds if SHORT < t + 3 <= longest + STEPS)]
+    return sorted({min(tokens, longest) for tokens in lengths if longest >= 1})
 
 
 def _ids(backbone: Backbone, tokens: int, rows: int, seed: int = 0) -> list[list[int]]:
@@ -112,13 +116,13 @@ def _branch_twice(
     logits: bool,
 ) -> list[Tensor]:
     """The engine's output [branches, ...] for the candidates of each step."""
-    at, device, branches = backbone.layout, backbone.device, len(steps[0])
+    layout, device, branches = backbone.layout, backbone.device, len(steps[0])
     # In two pieces, as prompts are that begin alike: after a prefix another attention serves.
     half = len(prompt) // 2
     backbone.prefill(cache, prompt[:half], pages)
     backbone.prefill(cache, prompt[half:], pages, half)
-    rows = (at.layers, 1, branches, at.kv_heads, at.head_size)
-    k, v = (torch.zeros(rows, dtype=at.dtype, device=device) for _ in range(2))
+    rows = (layout.layers, 1, branches, layout.kv_heads, layout.head_size)
+    k, v = (torch.zeros(rows, dtype=layout.dtype, device=device) for _ in range(2))
     table = torch.tensor([pages], dtype=torch.int32, device=device)
     lengths = torch.tensor([len(prompt)], dtype=torch.int32, device=device)
     tail = Branches(cache, table, lengths, k, v)
@@ -184,7 +188,7 @@ def _hint(backbone: Backbone) -> str:
     return f" Try attn_implementation='eager' when it is loaded (it has {own!r})."
 
 
-def _not_finite(backbone: Backbone, what: str) -> str:
+def _not_finite(backbone: Backbone, outputs: str) -> str:
     damaged = list(islice(broken_weights(backbone.model), 3))
     cause = (
         f"its weights hold NaN or infinity ({', '.join(damaged)}); get the checkpoint again"
@@ -192,12 +196,12 @@ def _not_finite(backbone: Backbone, what: str) -> str:
         else "its weights are finite, so a value overflows; use dtype='float32' or 'bfloat16'"
     )
     return (
-        f"the {backbone.role} ({type(backbone.model).__name__}) gives {what} that are NaN or "
+        f"the {backbone.role} ({type(backbone.model).__name__}) gives {outputs} that are NaN or "
         f"infinite: {cause}."
     )
 
 
-def _what(engine: Tensor, own: Tensor, allowed: float) -> str:
+def _difference(engine: Tensor, own: Tensor, allowed: float) -> str:
     """What the model does to the engine's rewards [n], where it is one of the usual things."""
     for name, function in (("a sigmoid", torch.sigmoid), ("a tanh", torch.tanh)):
         if (function(engine) - own).abs().max() <= allowed:

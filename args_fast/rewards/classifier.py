@@ -53,7 +53,8 @@ class Classifier(Reward):
             are not candidates. None for all.
 
     Raises:
-        RewardHeadError: there is no head, or it has several outputs and ``labels`` is None.
+        RewardHeadError: there is no head, or it has several outputs and ``labels`` is None; when
+            attached, the model's own forward gives something else than its head.
         UnsupportedModelError: the engine cannot drive the model.
         ConfigError: an argument is outside its range.
     """
@@ -120,8 +121,9 @@ class Classifier(Reward):
                 "padding"
             )
         prove(self.backbone, logits=False)
-        if self.head.own and self.head.fold is None:
-            prove_reward(self.backbone, lambda texts: [self._reward(text) for text in texts])
+        if self.head.own and self.model.get_output_embeddings() is None:
+            rewards = lambda texts: [self._reward(text) for text in texts]  # noqa: E731
+            prove_reward(self.backbone, rewards, self.head.fold)
 
     def compile(self, mode: str) -> None:
         self.backbone.compile(mode)
@@ -171,7 +173,8 @@ class Classifier(Reward):
                 f"the prompt has {len(rendering.prefix)} tokens and {new_tokens} new ones are "
                 f"asked for, {size} together"
                 f"{' with the closing ones' if rendering.closing else ''}; the reward model takes "
-                f"{self.backbone.max_length:.0f}. Shorten the prompt{fewer}."
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten the "
+                f"prompt{fewer}."
             )
 
     def text(self, request: Reading) -> list[int]:
@@ -191,7 +194,7 @@ class Classifier(Reward):
         if len(text) + len(rendering.closing) > self.backbone.max_length:
             raise LengthError(
                 f"the text has {len(text) + len(rendering.closing)} tokens; the reward model takes "
-                f"{self.backbone.max_length:.0f}. Shorten it."
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten it."
             )
         start = len(rendering.prefix)
         if not rendering.closing:  # the head at a token judges the text that ends there
