@@ -97,6 +97,7 @@ setup(
     package_data={
         "args_fast": ["py.typed"],
         "args_fast.models": ["linear.json"],
+        "args_fast.smollm2": ["*.json", "*.jsonl", "*.md", "*.safetensors", "adapter/*"],
         "args_fast.tiny_pair": ["*.json", "*.jsonl", "lm/*", "rm/*"],
     },
     **extensions(),
