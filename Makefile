@@ -20,15 +20,18 @@ ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
 BENCH_PYTHON ?= $(BIN)/python
 
+# Threads that spin while they wait slow every other program on the cores, and each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED)  ## virtual environment, torch for this machine, this package with its C++ ops
 
-$(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/*/*)
+$(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "args-fast needs Python 3.10 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) "setuptools>=77" wheel ninja
@@ -47,15 +50,18 @@ demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts a
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
 
+test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some
+	$(BIN)/python tests/external/run.py $(CHECKS)
+
 # The sanitizer's library has to come first into a process that was not built with it, and finds
 # exceptions only if the C++ library comes with it. Python leaks, so leaks are not looked for.
 asan: $(ASAN)  ## the C++ ops' tests under AddressSanitizer and UBSan (GCC)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 ARGS_FAST_CPU_LIBRARY=$(ASAN) OMP_NUM_THREADS=2 \
-	$(BIN)/python -m pytest -s -p no:cacheprovider tests/csrc/test_cpp_ops.py
+	$(BIN)/python -m pytest -s -p no:cacheprovider $(wildcard tests/csrc/test_cpp_*.py)
 
-$(ASAN): $(INSTALLED) $(wildcard csrc/cpu/*)
+$(ASAN): $(INSTALLED) $(wildcard csrc/* csrc/cpu/*)
 	CXX=$(CXX) CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	LDFLAGS="-fsanitize=address,undefined" \
 	$(BIN)/python setup.py --quiet build_ext --build-lib build/asan --build-temp build/asan/objects

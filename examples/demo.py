@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from args_fast import ArgsDecoder, DecodingConfig, smollm2, tiny_pair
 from args_fast.cli.compare import compare, table
 from args_fast.cli.console import note, quiet_transformers, results
-from args_fast.cli.pair import encode_prompt
+from args_fast.cli.pair import as_prompt
 from args_fast.errors import MissingPackageError
 
 TINY_QUESTIONS = (
@@ -41,10 +41,12 @@ def main(*, tiny: bool) -> None:
     )
     config = DecodingConfig(k=10, w=1.5, max_new_tokens=new_tokens)
     for prompt in prompts:
-        both = compare(decoder, encode_prompt(decoder, prompt, raw=False), config)
+        both = compare(decoder, as_prompt(prompt, chat=True), config)
         results.print(table(prompt, both, config))
     note(f"{time.perf_counter() - began:.0f} seconds, loading included")
-    results.print('Try your own: .venv/bin/args-fast generate "How do I ...?" --compare-greedy')
+    results.print(
+        'Try your own: .venv/bin/args-fast generate --chat "How do I ...?" --compare-greedy'
+    )
 
 
 def real_decoder() -> tuple[ArgsDecoder, list[str], int]:

@@ -47,7 +47,7 @@ def load() -> None:
     try:
         torch.ops.load_library(LIBRARY)
     except (OSError, RuntimeError) as error:
-        _refused = f"built, but it cannot be loaded; reinstall args-fast beside this torch: {error}"
+        _refused = f"built, but it cannot be loaded; reinstall args-fast with this torch: {error}"
         warnings.warn(f"the CUDA ops were {_refused}", stacklevel=2)
         return
     for op in OPS:

@@ -1,12 +1,10 @@
-// The four ops on raw memory. Every function is compiled once per instruction set (kernels_*.cpp),
+// The ops on raw memory. Every function is compiled once per instruction set (kernels_*.cpp),
 // and ops.cpp takes the best one that the processor has.
 #pragma once
 
-#include <cstdint>
+#include "../types.h"
 
 namespace args_fast {
-
-enum class Type { f32, bf16, f16 };
 
 // Strides are in elements; the last dimension of every tensor is contiguous.
 struct Attention {
@@ -26,6 +24,15 @@ struct Attention {
   int64_t table_stride;
   float scale, softcap;
   int64_t window;
+};
+
+struct Linear {
+  Type type;           // of all
+  const void* x;       // [M, K]
+  const void* weight;  // [N, K]
+  const void* bias;    // [N], or null
+  void* out;           // [M, N], contiguous
+  int64_t M, N, K, x_stride, weight_stride;
 };
 
 struct TopK {
@@ -54,6 +61,7 @@ struct Select {
 
 struct Kernels {
   void (*attention)(const Attention&);
+  void (*linear)(const Linear&);
   void (*topk_logprobs)(const TopK&);
   void (*select)(const Select&);
 };
@@ -65,6 +73,9 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512bf16 {
 extern const Kernels kernels;
 }
 
