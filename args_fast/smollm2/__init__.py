@@ -69,7 +69,7 @@ def rm(cache: str | Path | None = None) -> Path:
 
     def write(folder: Path) -> None:
         reward_model(cache).save_pretrained(folder)
-        tokenizer(cache).save_pretrained(folder)
+        _plain_tokenizer(cache, folder)
 
     check_installed()
     return _written_once(_cache(cache) / f"smollm2-135m-reward-{_fingerprint(ADAPTER)}", write)
@@ -83,6 +83,7 @@ def judge(cache: str | Path | None = None) -> Path:
     def write(folder: Path) -> None:
         shutil.copytree(lm(cache), folder, dirs_exist_ok=True)
         shutil.copy(VALUE_HEAD, folder)
+        _plain_tokenizer(cache, folder)
 
     check_installed()
     name = f"smollm2-135m-judge-{hashlib.sha256(VALUE_HEAD.read_bytes()).hexdigest()[:12]}"
@@ -129,6 +130,16 @@ def prompts(count: int | None = None) -> list[str]:
     on, in an order drawn by seed. None for all of them."""
     lines = PROMPTS.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prompt"] for line in lines[:count]]
+
+
+def _plain_tokenizer(cache: str | Path | None, folder: Path) -> None:
+    """Write the tokenizer without its chat template. The rewards were trained on the language
+    model's own ids, at every token of an answer; with a template they would be read after closing
+    ids, where nothing was trained."""
+    plain = tokenizer(cache)
+    plain.chat_template = None
+    plain.save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
 
 
 def _cache(given: str | Path | None) -> Path:
