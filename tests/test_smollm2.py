@@ -56,7 +56,7 @@ def test_prompts_are_distinct_and_enough_for_an_interval():
 
 def test_figures_hold_every_judge_and_prefix():
     accuracy = json.loads(smollm2.FIGURES.read_text())["accuracy"]
-    assert set(accuracy) == {"reward_model", "value_head"}
+    assert {"reward_model", "value_head"} <= set(accuracy)
     for name in ("4", "8", "16", "32", "end"):
         figure = accuracy["reward_model"]["samples"][name]
         assert figure["interval"][0] <= figure["accuracy"] <= figure["interval"][1]

@@ -16,6 +16,4 @@ def upbeat(prompts: list[str], responses: list[str]) -> list[float]:
 
 def valence(prompts: list[str], responses: list[str]) -> list[float]:
     """The mean AFINN valence of each response's words, -5 to 5 (pip install afinn)."""
-    return [
-        _afinn().score(response) / max(len(response.split()), 1) for response in responses
-    ]
+    return [_afinn().score(response) / max(len(response.split()), 1) for response in responses]

