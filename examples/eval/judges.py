@@ -1,4 +1,4 @@
-"""Judges that are no models and did not guide: for --judge-reward examples/eval/judges.py:upbeat."""
+"""Lexicons as judges that did not guide: --judge-reward examples/eval/judges.py:upbeat."""
 
 from functools import cache
 
