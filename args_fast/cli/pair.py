@@ -1,5 +1,6 @@
 """Which pair of models a command uses, and how it reads a prompt."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from args_fast.cli.console import fail, note, notes, quiet_transformers
@@ -18,9 +19,11 @@ def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
             "tokenizer, or neither for the embedded pair"
         )
     from args_fast import tiny_pair
-    from args_fast.models.checkpoint import find
+    from args_fast.models.checkpoint import ADAPTER, find
 
-    return {"lm": find(lm or tiny_pair.LM), "rm": find(rm or tiny_pair.RM)}
+    reward = rm or tiny_pair.RM
+    is_adapter = (Path(reward) / ADAPTER).is_file()  # it is merged when it is loaded
+    return {"lm": find(lm or tiny_pair.LM), "rm": str(reward) if is_adapter else find(reward)}
 
 
 def load_pair(models: Models) -> tuple["ArgsDecoder", dict[str, str]]:
