@@ -140,7 +140,7 @@ class ArgsDecoder:
         kind = loading.resolve_dtype(dtype, lm_on)
         quantization.check(lm_quantization, "lm_quantization", lm_on)
         quantization.check(rm_quantization, "rm_quantization", rm_on)
-        trust = {"trust_remote_code": trust_remote_code}
+        trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
