@@ -28,7 +28,7 @@ help:  ## this list
 
 install: $(INSTALLED)  ## virtual environment, torch for this machine, this package with its C++ ops
 
-$(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/*/*)
+$(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "args-fast needs Python 3.10 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) "setuptools>=77" wheel ninja
@@ -50,7 +50,7 @@ asan: $(ASAN)  ## the C++ ops' tests under AddressSanitizer and UBSan (GCC)
 	UBSAN_OPTIONS=print_stacktrace=1 ARGS_FAST_CPU_LIBRARY=$(ASAN) OMP_NUM_THREADS=2 \
 	$(BIN)/python -m pytest -s -p no:cacheprovider tests/csrc/test_cpp_ops.py
 
-$(ASAN): $(INSTALLED) $(wildcard csrc/cpu/*)
+$(ASAN): $(INSTALLED) $(wildcard csrc/* csrc/cpu/*)
 	CXX=$(CXX) CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	LDFLAGS="-fsanitize=address,undefined" \
 	$(BIN)/python setup.py --quiet build_ext --build-lib build/asan --build-temp build/asan/objects

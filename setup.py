@@ -13,7 +13,8 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
-CPU_SOURCES = ("ops", "kernels_baseline", "kernels_avx2", "kernels_avx512")
+ROOT = Path(__file__).parent
+SHARED = ["csrc/binding.h", "csrc/types.h"]
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11, the oldest that is supported
 CUDA_CODE = [  # A100, H100, and what later devices translate for themselves
     "-gencode=arch=compute_80,code=sm_80",
@@ -26,14 +27,18 @@ def say(message: str) -> None:
     print(f"args-fast: {message}", file=sys.stderr)
 
 
+def files(pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
 def cpu_ops() -> Extension:
     """args_fast/_cpu.so"""
     from torch.utils.cpp_extension import CppExtension
 
     return CppExtension(
         "args_fast._cpu",
-        [f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES],
-        depends=[f"csrc/cpu/{name}.h" for name in ("kernels", "kernels_headers", "kernels_impl")],
+        files("csrc/cpu/*.cpp"),
+        depends=[*SHARED, *files("csrc/cpu/*.h")],
         extra_compile_args=["-O3", "-std=c++20", "-fno-math-errno", "-Wno-psabi", STABLE_ABI],
         py_limited_api=True,
         optional=True,
@@ -51,8 +56,8 @@ def cuda_ops() -> Extension | None:
         return say(f"no nvcc (CUDA {torch.version.cuda}; set CUDA_HOME), so no CUDA ops")
     return CUDAExtension(
         "args_fast._cuda",
-        ["csrc/cuda/ops.cpp", "csrc/cuda/topk_logprobs.cu", "csrc/cuda/select_commit.cu"],
-        depends=["csrc/cuda/kernels.h", "csrc/cuda/device.cuh"],
+        files("csrc/cuda/*.cpp") + files("csrc/cuda/*.cu"),
+        depends=[*SHARED, *files("csrc/cuda/*.h"), *files("csrc/cuda/*.cuh")],
         extra_compile_args={
             "cxx": ["-O2", "-std=c++20", STABLE_ABI],
             "nvcc": ["-O3", "-std=c++20", *CUDA_CODE],

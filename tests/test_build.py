@@ -41,11 +41,18 @@ def test_a_cuda_machine_builds_both_for_an_a100_and_an_h100(cuda_machine):
         assert all((SETUP.parent / file).is_file() for file in extension.depends)
 
 
-def test_every_cuda_source_is_built(cuda_machine):
-    folder = SETUP.parent / "csrc/cuda"
-    sources = {f"csrc/cuda/{path.name}" for path in folder.iterdir()}
-    extension = extensions()["args_fast._cuda"]
-    assert {*extension.sources, *extension.depends} == sources
+@pytest.mark.parametrize(("name", "folder"), [("_cpu", "csrc/cpu"), ("_cuda", "csrc/cuda")])
+def test_every_source_is_built(cuda_machine, name, folder):
+    root = SETUP.parent
+    files = {
+        str(path.relative_to(root))
+        for place in (root / folder, root / "csrc")
+        for path in place.iterdir()
+        if path.is_file()
+    }
+    extension = extensions()[f"args_fast.{name}"]
+    assert {*extension.sources, *extension.depends} == files
+    assert len({Path(file).stem for file in extension.sources}) == len(extension.sources)
 
 
 def test_no_nvcc_is_said_and_costs_the_cuda_ops_only(cuda_machine, monkeypatch, capsys):

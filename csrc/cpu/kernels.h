@@ -1,12 +1,10 @@
-// The four ops on raw memory. Every function is compiled once per instruction set (kernels_*.cpp),
+// The ops on raw memory. Every function is compiled once per instruction set (kernels_*.cpp),
 // and ops.cpp takes the best one that the processor has.
 #pragma once
 
-#include <cstdint>
+#include "../types.h"
 
 namespace args_fast {
-
-enum class Type { f32, bf16, f16 };
 
 // Strides are in elements; the last dimension of every tensor is contiguous.
 struct Attention {

@@ -3,16 +3,14 @@
 //
 // Tickets are counters that lie in a kernel's own memory and are zero between launches: the blocks of
 // a launch draw from them to find out which one of them is the last, and the last one puts them back.
-// Launches that may run at the same time must be given tickets apart (Tickets in ops.cpp).
+// Launches that may run at the same time must be given tickets apart (tickets.h).
 #pragma once
+
+#include "../types.h"
 
 #include <cuda_runtime_api.h>
 
-#include <cstdint>
-
 namespace args_fast::cuda {
-
-enum class Type : int32_t { f32, bf16, f16 };
 
 constexpr int64_t TICKETS = 1 << 18;  // of each kernel: 1 MB
 

@@ -5,17 +5,14 @@
 #define USE_CUDA  // torch declares its functions about streams only with it
 #endif
 
+#include "../binding.h"
 #include "kernels.h"
+#include "tickets.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <bit>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -23,46 +20,6 @@
 
 namespace args_fast::cuda {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Gives tickets (kernels.h) to launches, so that no two that may run at once have the same. Launches
-// on one stream follow each other and share theirs. A captured launch may be replayed at any time, but
-// never at once with itself: it gets tickets of its own, for good.
-class Tickets {
- public:
-  int64_t take(int device, cudaStream_t stream, int64_t count) {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    const cudaError_t error = cudaStreamIsCapturing(stream, &status);
-    STD_TORCH_CHECK(error == cudaSuccess, "args_fast: ", cudaGetErrorString(error));
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (status != cudaStreamCaptureStatusNone) return next(count);
-    Range& range = of_stream_[{device, stream}];
-    if (range.count < count) {  // in doubles: what is given up adds to no more than what is in use
-      const int64_t more = std::bit_ceil(uint64_t(count));
-      range = {next(more), more};
-    }
-    return range.first;
-  }
-
- private:
-  struct Range {
-    int64_t first = 0, count = 0;
-  };
-
-  int64_t next(int64_t count) {
-    STD_TORCH_CHECK(
-        taken_ + count <= TICKETS, "args_fast: ", taken_, " of ", TICKETS,
-        " tickets are in captured CUDA graphs; capture fewer, or start a new process");
-    taken_ += count;
-    return taken_ - count;
-  }
-
-  std::mutex mutex_;
-  std::map<std::pair<int, cudaStream_t>, Range> of_stream_;
-  int64_t taken_ = 0;
-};
 
 struct Place {
   int device;
@@ -80,15 +37,6 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "args_fast: CUDA: ", cudaGetErrorString(error));
 }
 
-Type type_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return Type::f32;
-    case ScalarType::BFloat16: return Type::bf16;
-    case ScalarType::Half: return Type::f16;
-    default: STD_TORCH_CHECK(false, "args_fast: tensors must be float32, bfloat16 or float16");
-  }
-}
-
 // On the same device, with this many dimensions, the last one contiguous.
 void check_tensor(const Tensor& tensor, const Tensor& like, int64_t dimensions, const char* name) {
   STD_TORCH_CHECK(
@@ -102,18 +50,10 @@ void check_tensor(const Tensor& tensor, const Tensor& like, int64_t dimensions, 
       "args_fast: the last dimension of ", name, " must be contiguous");
 }
 
-void check_type(const Tensor& tensor, ScalarType wanted, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == wanted, "args_fast: ", name, " has the wrong dtype");
-}
-
 void check_size(const Tensor& tensor, int64_t dimension, int64_t wanted, const char* name) {
   STD_TORCH_CHECK(
       tensor.size(dimension) == wanted, "args_fast: dimension ", dimension, " of ", name, " is ",
       tensor.size(dimension), ", not ", wanted);
-}
-
-Tensor empty(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
-  return torch::stable::new_empty(like, size, type);
 }
 
 std::tuple<Tensor, Tensor> topk_logprobs(const Tensor& logits, int64_t k) {

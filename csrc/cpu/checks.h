@@ -1,0 +1,54 @@
+// The sizes, types and pages that a binding checks before a kernel reads raw memory.
+#pragma once
+
+#include "../binding.h"
+
+#include <cstring>
+#include <initializer_list>
+#include <optional>
+#include <vector>
+
+namespace args_fast {
+
+inline void check_rows(const Tensor& tensor, const char* name) {
+  const int64_t last = tensor.dim() - 1;
+  STD_TORCH_CHECK(
+      tensor.stride(last) == 1 || tensor.size(last) == 1,
+      "args_fast: the last dimension of ", name, " must be contiguous");
+}
+
+constexpr int64_t ANY = -1;
+
+// Everything below reads raw memory, so every size is checked here before it does.
+inline void check_shape(
+    const Tensor& tensor, std::initializer_list<int64_t> wanted, const char* name) {
+  bool agrees = tensor.dim() == int64_t(wanted.size());
+  int64_t i = 0;
+  for (const int64_t size : wanted) {
+    agrees = agrees && (size == ANY || tensor.size(i) == size);
+    ++i;
+  }
+  STD_TORCH_CHECK(
+      agrees, "args_fast: ", name, " does not have the shape that the other arguments ask for");
+}
+
+inline void check_pages(const int32_t* table, int64_t count, int64_t pages) {
+  for (int64_t i = 0; i < count; ++i)
+    STD_TORCH_CHECK(
+        0 <= table[i] && table[i] < pages, "args_fast: page ", table[i],
+        " does not exist; there are ", pages);
+}
+
+inline void strides_of(const Tensor& tensor, int64_t count, int64_t* strides) {
+  for (int64_t i = 0; i < count; ++i) strides[i] = tensor.stride(i);
+}
+
+inline std::vector<float> floats_of(const Tensor& tensor) {
+  std::vector<float> values(tensor.numel());
+  const Tensor wide = torch::stable::contiguous(
+      torch::stable::to(tensor, std::make_optional(ScalarType::Float)));
+  std::memcpy(values.data(), wide.data_ptr(), values.size() * sizeof(float));
+  return values;
+}
+
+}  // namespace args_fast

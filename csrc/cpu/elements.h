@@ -1,0 +1,86 @@
+// Elements of the tensors as floats: float32, bfloat16 and float16.
+
+namespace args_fast::ARGS_FAST_ISA {
+namespace {
+
+inline float to_float(float x) { return x; }
+
+struct BFloat16 {
+  uint16_t bits;
+};
+inline float to_float(BFloat16 x) {
+  const uint32_t wide = uint32_t(x.bits) << 16;
+  float f;
+  std::memcpy(&f, &wide, sizeof f);
+  return f;
+}
+inline void from_float(float x, BFloat16& to) {  // to nearest, ties to even
+  uint32_t wide;
+  std::memcpy(&wide, &x, sizeof x);
+  to.bits = x != x ? 0x7FC0 : uint16_t((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16);
+}
+
+struct Half {
+  uint16_t bits;
+};
+inline float to_float(Half x) {
+  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = x.bits & 0x7FFF;
+  float f;
+  uint32_t wide;
+  if (rest >= 0x7C00) {
+    wide = 0x7F800000 | (rest & 0x3FF) << 13;
+  } else if (rest >= 0x400) {
+    wide = (rest << 13) + (112u << 23);
+  } else {  // subnormal: an integer multiple of 2^-24
+    f = float(rest) * 5.9604644775390625e-8f;
+    std::memcpy(&wide, &f, sizeof f);
+  }
+  wide |= sign;
+  std::memcpy(&f, &wide, sizeof f);
+  return f;
+}
+inline void from_float(float x, Half& to) {  // to nearest, ties to even
+  uint32_t wide;
+  std::memcpy(&wide, &x, sizeof x);
+  const uint32_t sign = (wide >> 16) & 0x8000;
+  wide &= 0x7FFFFFFF;
+  if (wide > 0x7F800000) {
+    to.bits = uint16_t(sign | 0x7E00);
+  } else if (wide >= 0x477FF000) {  // rounds above the largest half
+    to.bits = uint16_t(sign | 0x7C00);
+  } else if (wide < 0x38800000) {  // subnormal: add a number whose last bit is 2^-24
+    float f;
+    std::memcpy(&f, &wide, sizeof f);
+    f += 0.5f;
+    std::memcpy(&wide, &f, sizeof f);
+    to.bits = uint16_t(sign | (wide - 0x3F000000));
+  } else {
+    wide += 0xFFF + ((wide >> 13) & 1) - (112u << 23);
+    to.bits = uint16_t(sign | wide >> 13);
+  }
+}
+inline void from_float(float x, float& to) { to = x; }
+
+inline int64_t padded(int64_t D) { return (D + WIDTH - 1) / WIDTH * WIDTH; }
+
+// A row of D elements as floats, padded with zeros to whole vectors.
+template <typename T>
+inline void widen(const T* from, int64_t D, float* to) {
+  int64_t d = 0;
+  for (; d < D; ++d) to[d] = to_float(from[d]);
+  for (; d < padded(D); ++d) to[d] = 0.0f;
+}
+
+inline float dot(const float* a, const float* b, int64_t W) {
+  Vector even{}, odd{};
+  int64_t d = 0;
+  for (; d + 2 * WIDTH <= W; d += 2 * WIDTH) {
+    even += load(a + d) * load(b + d);
+    odd += load(a + d + WIDTH) * load(b + d + WIDTH);
+  }
+  if (d < W) even += load(a + d) * load(b + d);
+  return sum(even + odd);
+}
+
+}  // namespace
+}  // namespace args_fast::ARGS_FAST_ISA

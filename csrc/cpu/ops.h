@@ -1,0 +1,33 @@
+// The CPU ops, each in a file of its own, and the kernels that they run.
+#pragma once
+
+#include "kernels.h"
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace args_fast {
+
+using torch::stable::Tensor;
+
+const Kernels& kernels();  // the best that the processor has
+
+std::tuple<Tensor, Tensor> topk_logprobs(const Tensor& logits, int64_t k);
+
+Tensor branch_attention(
+    const Tensor& q, const Tensor& tail_k, const Tensor& tail_v, const Tensor& k_pages,
+    const Tensor& v_pages, const Tensor& page_table, const Tensor& prefix_lengths,
+    const Tensor& tail_mask, double scale, int64_t sliding_window, double softcap,
+    std::optional<Tensor> sinks);
+
+std::tuple<Tensor, Tensor, Tensor> select(
+    const Tensor& hidden, const Tensor& head_weight, std::optional<Tensor> head_bias,
+    const Tensor& logprobs, const Tensor& w, const Tensor& temperature, const Tensor& noise);
+
+void commit(
+    const Tensor& tail_k, const Tensor& tail_v, const Tensor& branch, const Tensor& k_pages,
+    const Tensor& v_pages, const Tensor& page_table, const Tensor& lengths);
+
+}  // namespace args_fast

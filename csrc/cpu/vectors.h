@@ -1,0 +1,92 @@
+// Vectors of ARGS_FAST_WIDTH floats: what every kernel is written in.
+
+namespace args_fast::ARGS_FAST_ISA {
+namespace {
+
+constexpr int64_t WIDTH = ARGS_FAST_WIDTH;  // floats in a vector: 4, 8 or 16
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+typedef float Vector __attribute__((vector_size(4 * ARGS_FAST_WIDTH)));
+typedef int32_t Integers __attribute__((vector_size(4 * ARGS_FAST_WIDTH)));
+
+inline Vector load(const float* from) {
+  Vector v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+
+inline Vector splat(float x) { return Vector{} + x; }
+
+// Four lanes at a time, then one at a time: f takes vectors of four, and floats.
+typedef float Four __attribute__((vector_size(16)));
+template <typename F>
+inline float reduce(Vector v, F f) {
+  Four part[WIDTH / 4];
+  std::memcpy(part, &v, sizeof v);
+  for (int64_t half = WIDTH / 8; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) part[i] = f(part[i], part[i + half]);
+  return f(f(part[0][0], part[0][2]), f(part[0][1], part[0][3]));
+}
+
+inline float sum(Vector v) {
+  return reduce(v, [](auto a, auto b) { return a + b; });
+}
+
+// The largest, or a NaN where there is one.
+inline float highest_of(Vector v) {
+  return reduce(v, [](auto a, auto b) { return (a > b) | (a != a) ? a : b; });
+}
+
+// a0 b0 a1 b1 ... of the lower halves, and of the upper ones.
+#if defined(__clang__)
+#define ARGS_FAST_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ARGS_FAST_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Integers{__VA_ARGS__})
+#endif
+#if ARGS_FAST_WIDTH == 16
+inline Vector lower(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+inline Vector upper(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#elif ARGS_FAST_WIDTH == 8
+inline Vector lower(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+inline Vector upper(Vector a, Vector b) {
+  return ARGS_FAST_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+#else
+inline Vector lower(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 0, 4, 1, 5); }
+inline Vector upper(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 2, 6, 3, 7); }
+#endif
+#undef ARGS_FAST_SHUFFLE
+
+// e^x for x <= 0 to about one unit in the last place: 2^n * e^r with |r| <= ln(2) / 2.
+inline Vector exp_negative(Vector x) {
+  const Vector low = splat(-87.3f);
+  const Vector clamped = x > low ? x : low;
+  const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  const Vector n = (clamped * 1.44269504088896341f + magic) - magic;
+  const Vector r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  Vector p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
+  Vector power;
+  std::memcpy(&power, &exponent, sizeof power);
+  // Below the clamp the result is 0, which is also what a masked score (-inf) weighs. A NaN stays.
+  return x != x ? x : (x > low ? p * power : Vector{});
+}
+
+inline float exp_negative(float x) { return exp_negative(splat(x))[0]; }
+
+}  // namespace
+}  // namespace args_fast::ARGS_FAST_ISA
