@@ -48,7 +48,7 @@ asan: $(ASAN)  ## the C++ ops' tests under AddressSanitizer and UBSan (GCC)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 ARGS_FAST_CPU_LIBRARY=$(ASAN) OMP_NUM_THREADS=2 \
-	$(BIN)/python -m pytest -s -p no:cacheprovider tests/csrc/test_cpp_ops.py
+	$(BIN)/python -m pytest -s -p no:cacheprovider $(wildcard tests/csrc/test_cpp_*.py)
 
 $(ASAN): $(INSTALLED) $(wildcard csrc/* csrc/cpu/*)
 	CXX=$(CXX) CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \

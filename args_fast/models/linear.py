@@ -1,10 +1,13 @@
-"""Which linear layers of few rows go to the Triton kernel instead of torch (cuBLAS, on CUDA).
+"""Which linear layers of few rows go to a kernel of ours instead of torch.
+
+On the CPU that is the C++ kernel (csrc/cpu/linear.h) for every product of up to 64 rows; on CUDA it
+is the Triton kernel (kernels/triton/linear.py) where a measurement on that very device says that it
+is faster than cuBLAS. The table of measurements (linear.json next to this file) names the
+exceptions of the one and the uses of the other. ``python -m args_fast.bench.linear_bench
+--write-table`` makes it on a GPU.
 
 The models are not touched: within the context of ``few_rows``, calls of
-``torch.nn.functional.linear`` are looked up in a table of measurements, and those that the table
-does not know go to torch as ever. ``python -m args_fast.bench.linear_bench --write-table`` makes
-the measurements and the table (linear.json beside this file). A device without entries gets a
-context that does nothing.
+``torch.nn.functional.linear`` are looked up, and those that no kernel takes go to torch.
 """
 
 import json
@@ -22,20 +25,22 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from args_fast.errors import BackendError
-from args_fast.ops.linear import linear
+from args_fast.ops import cpp
+from args_fast.ops.linear import cpu_linear, linear
 
 ENVIRONMENT = "ARGS_FAST_LINEAR"
 FILE = Path(__file__).with_suffix(".json")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ROWS = 64  # that the kernel takes at most, and ...
-ARRIVALS = 4096  # ... the counters that it may use (args_fast.kernels.linear)
+ROWS = 64  # the most rows that are routed
+ARRIVALS = 4096  # counters of the Triton kernel (args_fast.kernels.linear)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table: on ``device`` (its name), products of first ... last rows, type dtype,
-    with weights [N, K] are best made by ``use``: "triton" or "torch". ``measured`` names the file
-    of results that says so."""
+    """One line of the table: on ``device``, products of first ... last rows, type dtype, with
+    weights [N, K] are best made by ``use``: "triton", "cpp" or "torch". ``device`` is the name of a
+    GPU, or for CPUs the set of kernels that they run (``args_fast.ops.cpp.kernels``). ``measured``
+    names the file of results that says so."""
 
     device: str
     dtype: str
@@ -57,17 +62,27 @@ def write_table(entries: Iterable[Entry], file: Path = FILE) -> None:
     file.write_text("[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
 
 
+Chosen = Callable[[torch.dtype, int, int, int], bool]
+
+
 class FewRows(TorchFunctionMode):
     """While it is entered, a linear layer whose product ``chosen`` (dtype, rows, N, K) takes is
-    computed by the Triton kernel. One for each model: a kernel's counters are here, and two streams
-    must not share them."""
+    computed by our kernel.
 
-    def __init__(
-        self, device: torch.device, chosen: Callable[[torch.dtype, int, int, int], bool]
-    ) -> None:
+    Args:
+        device: where the model is.
+        chosen: the products that the kernel makes.
+        use: "triton" or "cpp", the kernel. There is one context for each model: the counters of the
+            Triton kernel are here, and two streams must not share them.
+    """
+
+    def __init__(self, device: torch.device, chosen: Chosen, use: str = "triton") -> None:
         super().__init__()
         self.chosen = chosen
-        self.arrivals = torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
+        self.cpu_linear = cpu_linear if use == "cpp" else None
+        self.arrivals = torch.zeros(
+            ARRIVALS if use == "triton" else 0, dtype=torch.int32, device=device
+        )
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -76,6 +91,8 @@ class FewRows(TorchFunctionMode):
         if func is nn.functional.linear:
             x, weight, bias = _arguments(*args, **kwargs)
             if self._takes(x, weight, bias):
+                if self.cpu_linear is not None:
+                    return self.cpu_linear(x, weight, bias)
                 return linear(x, weight, bias, self.arrivals)
         return func(*args, **kwargs)
 
@@ -110,26 +127,44 @@ def few_rows(
 
     Args:
         device: where the model is.
-        use: "triton" for every product that the kernel can make, "torch" for none, None for the
-            environment variable ARGS_FAST_LINEAR, or where that is not set for the table.
+        use: "triton" or "cpp" for every product that this kernel can make, "torch" for none, None
+            for the environment variable ARGS_FAST_LINEAR, or where that is not set for the table.
         table: entries of any devices; None for those measured so far.
 
     Raises:
         BackendError: ``use`` is another word, or the kernel is asked for where it cannot run.
     """
     use = use or os.environ.get(ENVIRONMENT) or None
-    if use not in (None, "triton", "torch"):
+    if use not in (None, "triton", "cpp", "torch"):
         raise BackendError(
-            f"linear layers are asked to use {use!r}; {ENVIRONMENT} must be 'triton' (everywhere), "
-            "'torch', or not set, for the faster by measurement"
+            f"linear layers are asked to use {use!r}; {ENVIRONMENT} must be 'triton' or 'cpp' "
+            "(everywhere), 'torch', or not set, for the faster by measurement"
         )
     if use == "triton":
         _require_triton(device)
         return FewRows(device, _always)
-    if use == "torch" or device.type != "cuda":
+    if use == "cpp":
+        _require_cpp(device)
+        return FewRows(device, _always, "cpp")
+    if use == "torch":
         return nullcontext()
-    name = torch.cuda.get_device_name(device)
     entries = read_table() if table is None else table
+    return _on_cpu(device, entries) if device.type == "cpu" else _on_cuda(device, entries)
+
+
+def _on_cpu(device: torch.device, entries: list[Entry]) -> AbstractContextManager:
+    """The C++ kernel, but for the products of which a measurement says that torch is faster."""
+    if cpu_linear is None:
+        return nullcontext()
+    name = cpp.kernels()
+    losers = [entry for entry in entries if entry.device == name and entry.use == "torch"]
+    lost = chosen_by(losers)
+    return FewRows(device, lambda *product: not lost(*product), "cpp")
+
+
+def _on_cuda(device: torch.device, entries: list[Entry]) -> AbstractContextManager:
+    """The Triton kernel for the products of which a measurement says that it is faster."""
+    name = torch.cuda.get_device_name(device)
     winners = [entry for entry in entries if entry.device == name and entry.use == "triton"]
     if not winners:
         return nullcontext()
@@ -137,7 +172,7 @@ def few_rows(
     return FewRows(device, chosen_by(winners))
 
 
-def chosen_by(entries: Iterable[Entry]) -> Callable[[torch.dtype, int, int, int], bool]:
+def chosen_by(entries: Iterable[Entry]) -> Chosen:
     """Whether one of the entries covers (dtype, rows, N, K)."""
     covered: dict[tuple[torch.dtype, int, int], list[tuple[int, int]]] = {}
     for entry in entries:
@@ -158,6 +193,18 @@ def _covers(
     K: int,
 ) -> bool:
     return any(first <= rows <= last for first, last in covered.get((dtype, N, K), []))
+
+
+def _require_cpp(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise BackendError(
+            f"linear layers are asked to use 'cpp' on {device}; it runs on the CPU. Unset "
+            f"{ENVIRONMENT}."
+        )
+    if cpu_linear is None:
+        raise BackendError(
+            f"linear layers are asked to use 'cpp', which is {cpp.status()}; or unset {ENVIRONMENT}"
+        )
 
 
 def _require_triton(device: torch.device) -> None:

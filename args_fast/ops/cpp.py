@@ -1,16 +1,18 @@
 """The C++ ops for the CPU (csrc/cpu), where the package was built with them.
 
 ARGS_FAST_CPU_LIBRARY names another build of them (`make asan` has one). ARGS_FAST_CPU, which the
-library reads at its first call, takes lesser kernels than the processor has: avx2 or baseline.
+library reads at its first call, takes lesser kernels than the processor has: avx512, avx2 or
+baseline.
 """
 
+import ctypes
 import os
 from pathlib import Path
 
 import torch
 
 from args_fast.ops.backends import offer
-from args_fast.ops.schemas import FUSED, SCHEMAS
+from args_fast.ops.schemas import FUSED, LINEAR, SCHEMAS
 
 _BUILT = Path(__file__).parent.parent / "_cpu.so"
 LIBRARY = Path(os.environ.get("ARGS_FAST_CPU_LIBRARY") or _BUILT)
@@ -29,6 +31,14 @@ def status() -> str:
     )
 
 
+def kernels() -> str:
+    """The set of kernels that runs: the best that the processor has, or what ARGS_FAST_CPU asked
+    for. "avx512bf16", "avx512", "avx2" or "baseline"."""
+    name = ctypes.CDLL(str(LIBRARY)).args_fast_cpu_kernels
+    name.restype = ctypes.c_char_p
+    return name().decode()
+
+
 def load() -> None:
     """Load the library and offer its ops, if it was built."""
     if not LIBRARY.exists():
@@ -36,6 +46,7 @@ def load() -> None:
     built = [op for op in SCHEMAS if op not in FUSED]
     for op in built:
         _library.define(op + SCHEMAS[op])
+    _library.define(f"linear{LINEAR}")
     torch.ops.load_library(LIBRARY)
     for op in built:
         offer("cpp", "cpu", op, getattr(torch.ops.args_fast_cpp, op).default)

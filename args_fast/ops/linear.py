@@ -1,12 +1,20 @@
-"""``torch.ops.args_fast.linear``: the product of few rows with the weights of a linear layer.
+"""The product of few rows with the weights of a linear layer, where torch's own is slow.
 
-Apart from the four ops of a step, because it stands in for one of torch's own that works
-everywhere: it has no plain implementation but ``torch.nn.functional.linear``, and runs only where
-``args_fast.models.linear`` sends a product to it.
+Apart from the ops of a step, because it stands in for one of torch's own that works everywhere:
+``torch.nn.functional.linear`` says what it computes. It runs only where ``args_fast.models.linear``
+sends a product to it. There are two:
+
+- ``linear`` is the Triton kernel (kernels/triton/linear.py), for CUDA devices;
+- ``cpu_linear`` is the C++ kernel (csrc/cpu/linear.h), None where it was not built. The bits of a
+  row depend on neither the other rows nor the number of threads.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from args_fast.ops import cpp
 
 # x [..., K] of 1 to 64 rows; weight [N, K]; bias [N] -> [..., N], all f32, bf16 or f16. arrivals
 # i32, zeros: the counters that the programs of one call meet by. They are zeros again when it ends,
@@ -28,9 +36,14 @@ for _key in ("CPU", "CUDA"):
     _library.impl("linear", _run, _key)
 
 
-@torch.library.register_fake("args_fast::linear")
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, arrivals: Tensor) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, *rest: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
+torch.library.register_fake("args_fast::linear", _fake)
 linear = torch.ops.args_fast.linear
+
+cpu_linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+if cpp.status() == "built":
+    torch.library.register_fake("args_fast_cpp::linear", _fake)
+    cpu_linear = torch.ops.args_fast_cpp.linear.default

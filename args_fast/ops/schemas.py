@@ -37,5 +37,8 @@ SCHEMAS = {
     ),
 }
 
+# x [..., K]; weight [N, K]; bias [N] -> [..., N], all of one type
+LINEAR = "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+
 # Ops that are others one after the other: whoever has the parts has the whole.
 FUSED = {"select_commit": ("select", "commit")}

@@ -63,10 +63,35 @@ inline void from_float(float x, float& to) { to = x; }
 
 inline int64_t padded(int64_t D) { return (D + WIDTH - 1) / WIDTH * WIDTH; }
 
+// WIDTH elements as floats.
+inline Vector widened(const float* from) { return load(from); }
+inline Vector widened(const BFloat16* from) {
+  typedef uint16_t Shorts __attribute__((vector_size(2 * ARGS_FAST_WIDTH)));
+  Shorts bits;
+  std::memcpy(&bits, from, sizeof bits);
+  const Integers wide = __builtin_convertvector(bits, Integers) << 16;
+  Vector floats;
+  std::memcpy(&floats, &wide, sizeof floats);
+  return floats;
+}
+inline Vector widened(const Half* from) {
+#if ARGS_FAST_WIDTH == 16
+  return Vector(_mm512_maskz_cvtph_ps(
+      __mmask16(-1), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif ARGS_FAST_WIDTH == 8
+  return Vector(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+  Vector floats;
+  for (int64_t i = 0; i < WIDTH; ++i) floats[i] = to_float(from[i]);
+  return floats;
+#endif
+}
+
 // A row of D elements as floats, padded with zeros to whole vectors.
 template <typename T>
 inline void widen(const T* from, int64_t D, float* to) {
   int64_t d = 0;
+  for (; d + WIDTH <= D; d += WIDTH) store(to + d, widened(from + d));
   for (; d < D; ++d) to[d] = to_float(from[d]);
   for (; d < padded(D); ++d) to[d] = 0.0f;
 }

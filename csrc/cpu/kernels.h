@@ -26,6 +26,15 @@ struct Attention {
   int64_t window;
 };
 
+struct Linear {
+  Type type;           // of all
+  const void* x;       // [M, K]
+  const void* weight;  // [N, K]
+  const void* bias;    // [N], or null
+  void* out;           // [M, N], contiguous
+  int64_t M, N, K, x_stride, weight_stride;
+};
+
 struct TopK {
   Type type;
   const void* logits;  // [B, V]
@@ -52,6 +61,7 @@ struct Select {
 
 struct Kernels {
   void (*attention)(const Attention&);
+  void (*linear)(const Linear&);
   void (*topk_logprobs)(const TopK&);
   void (*select)(const Select&);
 };
@@ -63,6 +73,9 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512bf16 {
 extern const Kernels kernels;
 }
 

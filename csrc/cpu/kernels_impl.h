@@ -3,11 +3,12 @@
 #include "elements.h"
 #include "attention_blocks.h"
 #include "branch_attention.h"
+#include "linear.h"
 #include "topk_logprobs.h"
 #include "select.h"
 
 namespace args_fast::ARGS_FAST_ISA {
 
-extern const Kernels kernels = {attention, topk_logprobs, select};
+extern const Kernels kernels = {attention, linear, topk_logprobs, select};
 
 }  // namespace args_fast::ARGS_FAST_ISA

@@ -6,12 +6,14 @@
 
 #include <cstdlib>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace args_fast {
 namespace {
 
 // The best kernels that the processor has, asked once in the life of the process. For the tests,
-// ARGS_FAST_CPU=avx2 or baseline asks for no better than these.
+// ARGS_FAST_CPU=avx512, avx2 or baseline asks for no better than these.
 struct Choice {
   const char* name;
   const Kernels* kernels;
@@ -22,10 +24,21 @@ const Choice& choice() {
 #if defined(__x86_64__)
     const char* asked = std::getenv("ARGS_FAST_CPU");
     const std::string limit = asked == nullptr ? "" : asked;
+    // Every processor with AVX2 that is not an emulation has F16C too.
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (has_avx2 && __builtin_cpu_supports("avx512f") && limit != "avx2" && limit != "baseline")
-      return Choice{"avx512", &avx512::kernels};
-    if (has_avx2 && limit != "baseline") return Choice{"avx2", &avx2::kernels};
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f");
+    const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+    const std::vector<std::pair<bool, Choice>> choices = {
+        {has_bf16, {"avx512bf16", &avx512bf16::kernels}},
+        {has_avx512, {"avx512", &avx512::kernels}},
+        {has_avx2, {"avx2", &avx2::kernels}},
+    };
+    bool allowed = limit.empty();
+    for (const auto& [has, choice] : choices) {
+      allowed = allowed || limit == choice.name;
+      if (has && allowed) return choice;
+    }
 #endif
     return Choice{"baseline", &baseline::kernels};
   }();
@@ -41,6 +54,7 @@ const Kernels& kernels() { return *choice().kernels; }
 STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
   m.impl("topk_logprobs", TORCH_BOX(&args_fast::topk_logprobs));
   m.impl("branch_attention", TORCH_BOX(&args_fast::branch_attention));
+  m.impl("linear", TORCH_BOX(&args_fast::linear));
   m.impl("select", TORCH_BOX(&args_fast::select));
   m.impl("commit", TORCH_BOX(&args_fast::commit));
 }

@@ -22,6 +22,8 @@ Tensor branch_attention(
     const Tensor& tail_mask, double scale, int64_t sliding_window, double softcap,
     std::optional<Tensor> sinks);
 
+Tensor linear(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias);
+
 std::tuple<Tensor, Tensor, Tensor> select(
     const Tensor& hidden, const Tensor& head_weight, std::optional<Tensor> head_bias,
     const Tensor& logprobs, const Tensor& w, const Tensor& temperature, const Tensor& noise);

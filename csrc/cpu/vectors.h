@@ -19,6 +19,20 @@ inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
 inline Vector splat(float x) { return Vector{} + x; }
 
+// a * b + c in one rounding where the processor has it. Where bits must not depend on how a loop was
+// unrolled, this is written out: the compiler may fuse one copy of a product and not another.
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#if ARGS_FAST_WIDTH == 16
+  return Vector(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+#elif ARGS_FAST_WIDTH == 8
+  return Vector(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+#elif defined(__aarch64__)
+  return Vector(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
+#else
+  return a * b + c;
+#endif
+}
+
 // Four lanes at a time, then one at a time: f takes vectors of four, and floats.
 typedef float Four __attribute__((vector_size(16)));
 template <typename F>
@@ -64,6 +78,16 @@ inline Vector lower(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 0, 4, 1
 inline Vector upper(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 2, 6, 3, 7); }
 #endif
 #undef ARGS_FAST_SHUFFLE
+
+// The sums of WIDTH vectors, each in the order of sum(), at the price of a few single ones.
+inline Vector sums_of(const Vector* vectors) {
+  Vector part[WIDTH];
+  for (int64_t i = 0; i < WIDTH; ++i) part[i] = vectors[i];
+  for (int64_t half = WIDTH / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i)
+      part[i] = lower(part[i], part[i + half]) + upper(part[i], part[i + half]);
+  return part[0];
+}
 
 // e^x for x <= 0 to about one unit in the last place: 2^n * e^r with |r| <= ln(2) / 2.
 inline Vector exp_negative(Vector x) {

@@ -1,0 +1,45 @@
+// linear as torch sees it.
+#include "checks.h"
+#include "ops.h"
+
+namespace args_fast {
+
+Tensor linear(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+  check_shape(weight, {ANY, ANY}, "weight");
+  const int64_t N = weight.size(0), K = weight.size(1);
+  STD_TORCH_CHECK(
+      x.dim() >= 1 && x.size(x.dim() - 1) == K,
+      "args_fast: the last dimension of x must be that of weight, ", K);
+  check_type(x, weight.scalar_type(), "x");
+  check_rows(weight, "weight");
+  if (bias.has_value()) {
+    check_shape(*bias, {N}, "bias");
+    check_type(*bias, weight.scalar_type(), "bias");
+    check_rows(*bias, "bias");
+  }
+  int64_t M = 1;
+  std::vector<int64_t> size;
+  for (int64_t i = 0; i + 1 < x.dim(); ++i) {
+    size.push_back(x.size(i));
+    M *= x.size(i);
+  }
+  size.push_back(N);
+  Tensor out = empty(x, size, x.scalar_type());
+  if (M == 0 || N == 0) return out;
+  const Tensor rows = torch::stable::contiguous(x);
+  Linear a{};
+  a.type = type_of(weight);
+  a.x = rows.data_ptr();
+  a.weight = weight.data_ptr();
+  a.bias = bias.has_value() ? bias->data_ptr() : nullptr;
+  a.out = out.data_ptr();
+  a.M = M;
+  a.N = N;
+  a.K = K;
+  a.x_stride = K;
+  a.weight_stride = weight.stride(0);
+  kernels().linear(a);
+  return out;
+}
+
+}  // namespace args_fast

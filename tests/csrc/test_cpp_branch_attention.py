@@ -1,0 +1,94 @@
+"""branch_attention in C++ against the plain one, over the shapes that hurt."""
+
+import pytest
+import torch
+from cpp_ops import needs_cpp, op
+from hypothesis import given
+from op_cases import (
+    DTYPES,
+    NAN,
+    SPLIT,
+    TOLERANCE,
+    attention_case,
+    attention_cases,
+    bits,
+    chain,
+    siblings,
+    tree,
+)
+
+from args_fast.ops import plain
+
+pytestmark = needs_cpp
+
+
+def assert_attention(case, window=0, softcap=0.0, sinks=None, tolerance=None):
+    out = op("branch_attention")(*case, window, softcap, sinks)
+    wanted = plain.branch_attention(*case, window, softcap, sinks)
+    tolerance = tolerance or TOLERANCE[out.dtype]
+    torch.testing.assert_close(out, wanted, atol=tolerance, rtol=tolerance)
+    assert out.is_contiguous()
+
+
+@given(attention_cases())
+def test_attention_of_any_shape(drawn):
+    case, options = drawn
+    assert_attention(case, *options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("D", [1, 2, 3, 7, 8, 9, 63, 64, 65, 80, 127, 128, 200, 255, 256])
+def test_any_head_size(D, dtype):
+    assert_attention(attention_case([37, 0], 5, 4, 2, D, dtype=dtype))
+
+
+@pytest.mark.parametrize(("Hq", "Hkv"), [(1, 1), (12, 12), (8, 2), (7, 1)])
+@pytest.mark.parametrize("N", [1, 3, 4, 5, 40])
+def test_any_grouping_of_heads(N, Hq, Hkv):
+    assert_attention(attention_case([SPLIT + 5, 3], N, Hq, Hkv, 16))
+
+
+@pytest.mark.parametrize("mask", [siblings, chain, tree])
+@pytest.mark.parametrize("window", [1, 2, 5, 33, SPLIT - 3, SPLIT, SPLIT + 3, 2 * SPLIT])
+def test_a_window_that_ends_anywhere_in_a_split(mask, window):
+    assert_attention(attention_case([2 * SPLIT + 7, 5, 0], 6, 2, 1, 8, mask=mask(6)), window)
+
+
+def test_large_scores_do_not_overflow():
+    case = attention_case([SPLIT + 9, 30], 5, 4, 2, 8)
+    case[0] *= 3e3  # scores of 1e4, whose own rounding is 1e-3
+    assert_attention(case, tolerance=1e-2)
+    assert_attention(case, 0, 0.0, torch.tensor([-1e4, 0.0, 10.0, 1e4]), tolerance=1e-2)
+
+
+def test_a_nan_reaches_its_own_rows_and_no_others():
+    case = attention_case([40, 40, 300], 4, 4, 2, 8)
+    case[0][1, 2, 3, 0] = NAN
+    out = op("branch_attention")(*case, 0, 0.0, None)
+    wrong = out.isnan().any(dim=3).nonzero().tolist()
+    assert wrong == [[1, 2, 3]]
+
+
+def test_no_sequences_give_no_rows():
+    case = attention_case([3], 2, 2, 1, 8)
+    for i in (0, 1, 2, 5, 6):
+        case[i] = case[i][:0]
+    out = op("branch_attention")(*case, 0, 0.0, None)
+    assert out.shape == (0, 2, 2, 8)
+
+
+@given(attention_cases())
+def test_attention_has_the_same_bits_with_any_number_of_threads_and_in_any_batch(drawn):
+    case, options = drawn
+    before = torch.get_num_threads()
+    try:
+        outs = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            outs.append(op("branch_attention")(*case, *options))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(bits(out), bits(outs[0])) for out in outs)
+    alone = [case[i][:1] for i in (0, 1, 2)], [case[i][:1] for i in (5, 6)]
+    one = op("branch_attention")(*alone[0], *case[3:5], *alone[1], *case[7:], *options)
+    assert torch.equal(bits(one), bits(outs[0][:1]))

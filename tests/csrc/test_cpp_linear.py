@@ -1,0 +1,131 @@
+"""The product of few rows in C++, against sums in float64; and that a row's bits are its own."""
+
+import pytest
+import torch
+from cpp_ops import needs_cpp
+from hypothesis import given
+from hypothesis import strategies as st
+from op_cases import DTYPES, NAN, bits, random, wider
+from torch.nn import functional as F
+
+from args_fast.ops.linear import cpu_linear
+
+pytestmark = needs_cpp
+
+SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 131]
+
+
+def case(M, N, K, dtype, *, bias=True, seed=0, strided=False):
+    x, weight = (random(*shape, seed=seed + i) for i, shape in enumerate([(M, K), (N, K)]))
+    return [
+        wider(x.to(dtype), strided),
+        wider(weight.to(dtype), strided),
+        random(N, seed=seed + 2, dtype=dtype) if bias else None,
+    ]
+
+
+def assert_linear(x, weight, bias):
+    out = cpu_linear(x, weight, bias)
+    wanted = x.double() @ weight.double().T
+    if bias is not None:
+        wanted = wanted + bias.double()
+    # Rounding of the result, and of a sum in float32 of terms this large.
+    terms = x.double().abs() @ weight.double().abs().T
+    allowed = torch.finfo(out.dtype).eps * wanted.abs() + 2**-21 * (terms + 1)
+    assert ((out.double() - wanted).abs() <= allowed).all()
+    assert out.dtype == x.dtype
+    assert out.is_contiguous()
+    return out
+
+
+@st.composite
+def products(draw):
+    size = st.sampled_from(SIZES)
+    return case(
+        draw(size),
+        draw(size),
+        draw(st.one_of(size, st.sampled_from([500, 512, 576, 1027]))),
+        draw(st.sampled_from(DTYPES)),
+        bias=draw(st.booleans()),
+        seed=draw(st.integers(0, 999)),
+        strided=draw(st.booleans()),
+    )
+
+
+@given(products())
+def test_linear_of_any_shape(drawn):
+    assert_linear(*drawn)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("N", "K"), [(9, 1100), (64, 40), (5, 2)])
+def test_a_row_has_the_same_bits_whatever_rows_are_with_it(N, K, dtype):
+    x, weight, bias = case(130, N, K, dtype)
+    rows = cpu_linear(x, weight, bias)
+    for M in range(1, 66):
+        assert torch.equal(bits(cpu_linear(x[:M], weight, bias)), bits(rows[:M]))
+    for subset in ([0], [64], [129], list(range(64, 74)), [3, 1, 100, 1], list(range(129, 30, -1))):
+        assert torch.equal(bits(cpu_linear(x[subset], weight, bias)), bits(rows[subset]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_linear_has_the_same_bits_with_any_number_of_threads_and_any_split_of_the_weights(dtype):
+    x, weight, bias = case(10, 1000, 600, dtype)  # large enough for several threads
+    before = torch.get_num_threads()
+    try:
+        outs = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            outs.append(cpu_linear(x, weight, bias))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(bits(out), bits(outs[0])) for out in outs)
+    parts = [cpu_linear(x, weight[i : i + 7], bias[i : i + 7]) for i in range(0, 1000, 7)]
+    assert torch.equal(bits(torch.cat(parts, dim=1)), bits(outs[0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_nan_reaches_its_own_row_and_no_other(dtype):
+    x, weight, bias = case(9, 20, 70, dtype)
+    x[4, 69] = NAN
+    out = cpu_linear(x, weight, bias)
+    assert out[4].isnan().all()
+    assert not out[[0, 1, 2, 3, 5, 6, 7, 8]].isnan().any()
+
+
+def test_nothing_is_read_after_the_end_of_a_row():
+    x, weight, bias = case(7, 9, 37, torch.bfloat16)
+    room = torch.full((9, 64), NAN, dtype=torch.bfloat16)
+    room[:, :37] = weight
+    assert torch.equal(bits(cpu_linear(x, room[:, :37], bias)), bits(cpu_linear(x, weight, bias)))
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (2, 3, 8), (0, 8), (2, 0, 3, 8)])
+def test_the_shape_is_that_of_torchs_linear(shape):
+    x, weight = random(*shape), random(5, 8, seed=1)
+    wanted = F.linear(x, weight)
+    torch.testing.assert_close(cpu_linear(x, weight, None), wanted)
+
+
+def test_the_op_keeps_the_contract_of_an_op():
+    arguments = tuple(case(3, 5, 24, torch.float32))
+    torch.library.opcheck(cpu_linear, arguments, test_utils=["test_schema", "test_faketensor"])
+
+
+REFUSED = {
+    "a weight of three dimensions": lambda x, w, b: (x, w[None], b),
+    "columns of the weight": lambda x, w, b: (x, w.T.contiguous().T, b),
+    "fewer columns of x": lambda x, w, b: (x[:, :7], w, b),
+    "another dtype of x": lambda x, w, b: (x.half(), w, b),
+    "another dtype of the bias": lambda x, w, b: (x, w, b.half()),
+    "a shorter bias": lambda x, w, b: (x, w, b[:4]),
+    "a bias of two dimensions": lambda x, w, b: (x, w, b[None]),
+    "float64": lambda x, w, b: (x.double(), w.double(), b.double()),
+    "a number": lambda x, w, b: (x[0, 0], w, b),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_wrong_arguments_raise(why):
+    with pytest.raises(RuntimeError, match="args_fast: "):
+        cpu_linear(*REFUSED[why](*case(3, 5, 8, torch.float32)))
