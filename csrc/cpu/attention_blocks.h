@@ -38,7 +38,8 @@ inline void accumulate(
     for (int64_t j = 0; j < count; ++j)
       for (int64_t u = 0; u < vectors(); ++u) {
         const Vector value = load(v[j] + d + u * WIDTH);
-        for (int64_t i = 0; i < R; ++i) sums[i][u] += weights[i * BLOCK + j] * value;
+        for (int64_t i = 0; i < R; ++i)
+          sums[i][u] = multiply_add(splat(weights[i * BLOCK + j]), value, sums[i][u]);
       }
     for (int64_t i = 0; i < R; ++i)
       for (int64_t u = 0; u < vectors(); ++u) store(values + i * W + d + u * WIDTH, sums[i][u]);
@@ -57,8 +58,9 @@ inline void score(const float* q, const float* k_turned, int64_t D, int64_t W, f
     for (int64_t d = 0; d < D; ++d) {
       const Vector a = load(k_turned + d * BLOCK + j), b = load(k_turned + d * BLOCK + j + WIDTH);
       for (int64_t i = 0; i < R; ++i) {
-        low[i] += q[i * W + d] * a;
-        high[i] += q[i * W + d] * b;
+        const Vector x = splat(q[i * W + d]);
+        low[i] = multiply_add(x, a, low[i]);
+        high[i] = multiply_add(x, b, high[i]);
       }
     }
     for (int64_t i = 0; i < R; ++i) {

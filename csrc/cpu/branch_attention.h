@@ -1,8 +1,9 @@
 // branch_attention: out = softmax(scale * q K^T) V over the prefix, in pages, and the tail. The prefix
 // is cut into splits of SPLIT tokens; a unit of work is one split of one sequence and kv head, which
 // reads its keys and values once for all N * G query rows. States (maximum, sum, weighted values) of
-// the splits are merged with the tail afterwards. Splits depend on the length alone, so a sequence has
-// the same bits alone, in a batch, and with any number of threads.
+// the splits are merged with the tail afterwards. Splits depend on the length alone, and a row is
+// computed in one way however many there are, so it has the same bits alone, next to any other rows,
+// in any batch, and with any number of threads.
 // Floor: 2 * Hkv * D * itemsize bytes per token of the prefix; 4 * Hq * N * D flops per token.
 
 namespace args_fast::ARGS_FAST_ISA {
@@ -62,7 +63,6 @@ void attend_split(
 
   float *turned = buffers.turned.data(), *scores = buffers.scores.data();
   const float *k[BLOCK], *v[BLOCK];
-  const bool turn = R >= ROWS;
   for (int64_t first = begin; first < end; first += BLOCK) {
     const int64_t count = std::min(BLOCK, end - first), parity = (first - begin) / BLOCK % 2;
     if (first + BLOCK < end) find(first + BLOCK, k_rows[1 - parity], v_rows[1 - parity]);
@@ -71,15 +71,10 @@ void attend_split(
       v[j] = floats(v_rows[parity][j], D, buffers.v.data() + j * W);
     }
     for (int64_t j = count; j < BLOCK; ++j) k[j] = k[0];  // scored, and masked below
-    if (turn) transpose(k, W, turned);
+    transpose(k, W, turned);
     for (int64_t r = 0; r < R; r += ROWS) {
       const int64_t rows = std::min(ROWS, R - r);
-      if (turn)
-        for_rows(rows, [&](auto n) { score<n()>(q + r * W, turned, D, W, scores); });
-      else
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < count; ++j)
-            scores[i * BLOCK + j] = dot(q + (r + i) * W, k[j], W);
+      for_rows(rows, [&](auto n) { score<n()>(q + r * W, turned, D, W, scores); });
       for (int64_t i = 0; i < rows; ++i) {
         float* s = scores + i * BLOCK;
         if (a.softcap != 0.0f)

@@ -92,3 +92,32 @@ def test_attention_has_the_same_bits_with_any_number_of_threads_and_in_any_batch
     alone = [case[i][:1] for i in (0, 1, 2)], [case[i][:1] for i in (5, 6)]
     one = op("branch_attention")(*alone[0], *case[3:5], *alone[1], *case[7:], *options)
     assert torch.equal(bits(one), bits(outs[0][:1]))
+
+
+@given(attention_cases())
+def test_a_row_has_the_same_bits_whatever_rows_are_with_it(drawn):
+    case, options = drawn
+    N = case[0].shape[1]
+    case[7] = siblings(N)  # rows that see one another cannot stand alone
+    rows = op("branch_attention")(*case, *options)
+    for first, last in [(0, 1), (N // 2, N), (N - 1, N), (0, (N + 1) // 2)]:
+        part = [x[:, first:last] for x in case[:3]]
+        out = op("branch_attention")(*part, *case[3:7], siblings(last - first), case[8], *options)
+        assert torch.equal(bits(out), bits(rows[:, first:last]))
+
+
+@given(attention_cases())
+def test_a_chain_has_the_same_bits_with_siblings_at_its_end(drawn):
+    case, options = drawn
+    N = case[0].shape[1]
+    alone = [case[0][:, :1], case[1][:, :1], case[2][:, :1]]
+    case[7] = chain(N)
+    rows = op("branch_attention")(*case, *options)
+    out = op("branch_attention")(*alone, *case[3:7], siblings(1), case[8], *options)
+    assert torch.equal(bits(out), bits(rows[:, :1]))
+    case[7] = torch.eye(N, dtype=torch.bool)
+    case[7][:, 0] = True  # a tree of one parent: the first child is a chain of two
+    pair = [x[:, :2] for x in case[:3]]
+    tree_rows = op("branch_attention")(*case, *options)
+    out = op("branch_attention")(*pair, *case[3:7], chain(min(N, 2)), case[8], *options)
+    assert torch.equal(bits(out), bits(tree_rows[:, :2]))
