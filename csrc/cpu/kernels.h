@@ -26,6 +26,44 @@ struct Attention {
   int64_t window;
 };
 
+enum class Activation : int32_t { silu, relu, gelu, gelu_tanh };
+
+struct Norm {
+  const void* weight;  // null: none
+  const void* bias;    // null: none
+};
+
+struct Matrix {
+  const void* weight;  // [rows, K], or [K, rows] in a model of columns; null: none
+  const void* bias;    // [rows], or null
+  int64_t rows, stride;
+};
+
+struct DecoderLayer {
+  Norm norm1, norm2, q_norm, k_norm;
+  Matrix q, k, v, o, gate, up, down;
+  float scale;     // of the attention
+  int64_t window;  // 0: none
+};
+
+struct DecoderLayers {
+  // Of the first layer; its query, result, scale and window are not used. Its tail is written. All
+  // weights are of its type.
+  Attention attention;
+  struct {
+    int64_t tail_k, tail_v, k_pages, v_pages;
+  } layer_stride;
+  const DecoderLayer* layers;  // [L]
+  float* hidden;               // [B, N, H], in and out
+  const float* cos;            // [B, N, rotary], or null: no rotary positions
+  const float* sin;
+  int64_t L, H, F, rotary;
+  bool rms, pre_norm, columns, has_final_norm;
+  Norm final_norm;
+  float eps;
+  Activation activation;
+};
+
 struct Linear {
   Type type;           // of all
   const void* x;       // [M, K]
@@ -61,6 +99,7 @@ struct Select {
 
 struct Kernels {
   void (*attention)(const Attention&);
+  void (*decoder_layers)(const DecoderLayers&);
   void (*linear)(const Linear&);
   void (*topk_logprobs)(const TopK&);
   void (*select)(const Select&);

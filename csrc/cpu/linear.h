@@ -11,39 +11,7 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t BLOCK_ROWS = 64;  // rows of x that share one reading of the weights
-constexpr int64_t TILE_ROWS = 6;    // rows of x in a tile, at most
 constexpr int64_t TILE_STEPS = 32;  // steps along k that a tile takes before the next one has its turn
-
-// Weights of type T as floats, times floats.
-template <typename T>
-struct Widened {
-  typedef T Weight;
-  typedef float Input;
-  static constexpr int64_t STEP = WIDTH;  // elements of k per vector
-  typedef Vector Register;
-  static Register weights(const Weight* from) { return widened(from); }
-  static Register inputs(const Input* from) { return load(from); }
-  static Vector add(Vector sum, Register w, Register x) { return multiply_add(w, x, sum); }
-};
-
-#ifdef ARGS_FAST_BF16
-// Pairs of bfloat16: each lane adds two products, the even one first.
-struct Pairs {
-  typedef BFloat16 Weight;
-  typedef BFloat16 Input;
-  static constexpr int64_t STEP = 2 * WIDTH;
-  typedef __m512bh Register;
-  static Register weights(const Weight* from) { return Register(_mm512_loadu_si512(from)); }
-  static Register inputs(const Input* from) { return Register(_mm512_loadu_si512(from)); }
-  static Vector add(Vector sum, Register w, Register x) {
-    return Vector(_mm512_dpbf16_ps(__m512(sum), w, x));
-  }
-};
-typedef Pairs OfBFloat16;
-#else
-typedef Widened<BFloat16> OfBFloat16;
-#endif
 
 // Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for
 // memory alone, which is fastest in one stream that the processor foresees by itself.
@@ -52,61 +20,6 @@ constexpr int64_t weight_rows(int64_t M) {
   if (WIDTH == 16) return M == 1 ? 1 : MOST_WEIGHT_ROWS;
   return M <= 2 ? MOST_WEIGHT_ROWS : 2;
 }
-
-// Rows of x as the tiles read them: for each tile, for each step, a vector of each of its rows.
-template <typename P>
-class PackedRows {
- public:
-  typedef typename P::Input Input;
-
-  PackedRows(int64_t rows, int64_t K)
-      : rows(rows), K(K), steps((K + P::STEP - 1) / P::STEP),
-        tiles((rows + TILE_ROWS - 1) / TILE_ROWS), memory_(scratch(rows * steps * P::STEP)) {}
-
-  int64_t first_row(int64_t tile) const { return rows * tile / tiles; }
-  int64_t tile_rows(int64_t tile) const { return first_row(tile + 1) - first_row(tile); }
-  const Input* tile(int64_t tile) const { return memory_ + first_row(tile) * steps * P::STEP; }
-
-  template <typename T>
-  void pack(int64_t row, const T* from) {
-    int64_t tile = row * tiles / rows;
-    while (first_row(tile + 1) <= row) ++tile;
-    const int64_t count = tile_rows(tile);
-    Input* to = memory_ + first_row(tile) * steps * P::STEP + (row - first_row(tile)) * P::STEP;
-    for (int64_t step = 0; step < steps; ++step, to += count * P::STEP) {
-      const int64_t filled = std::min(P::STEP, K - step * P::STEP);
-      copy(from + step * P::STEP, filled, to);
-    }
-  }
-
-  const int64_t rows, K, steps, tiles;
-
- private:
-  static Input* scratch(int64_t size) {
-    thread_local std::vector<Input> memory;
-    const int64_t room = size + 64 / sizeof(Input);
-    if (int64_t(memory.size()) < room) memory.resize(room);
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(memory.data());
-    return memory.data() + (-begin % 64) / sizeof(Input);  // vectors do not cross cache lines
-  }
-
-  template <typename T>
-  static void copy(const T* from, int64_t filled, float* to) {
-    widen(from, filled, to);
-    for (int64_t i = padded(filled); i < P::STEP; ++i) to[i] = 0.0f;
-  }
-#ifdef ARGS_FAST_BF16
-  static void copy(const BFloat16* from, int64_t filled, BFloat16* to) {
-    for (int64_t i = 0; i < P::STEP; ++i) to[i] = i < filled ? from[i] : BFloat16{0};
-  }
-  static void copy(const float* from, int64_t filled, BFloat16* to) {
-    for (int64_t i = 0; i < filled; ++i) from_float(from[i], to[i]);
-    for (int64_t i = filled; i < P::STEP; ++i) to[i] = BFloat16{0};
-  }
-#endif
-
-  Input* const memory_;
-};
 
 // Add `steps` steps of M rows of x times R weight rows to sums [M, R]. The first tile of a block
 // fetches the weights that lie `ahead`, for itself and the others.
@@ -193,7 +106,7 @@ void weight_rows_times(
   }
 }
 
-// Weight rows [begin, end) times all rows of x: emit(m, n, sums, count) for rows n to n + count.
+// Weight rows [begin, end) times the rows of a block, as Packed::times.
 template <typename P, typename Emit>
 void product(
     const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t begin,
@@ -215,28 +128,80 @@ void product(
         [&](int64_t m, const float* sums) { emit(m, n, sums, 1); });
 }
 
+// All rows of x, packed in blocks by one thread, which has one of these at a time.
+template <typename P>
+class Packed {
+ public:
+  Packed(int64_t M, int64_t K) {
+    typename P::Input* memory = scratch(M * (K + P::STEP));
+    for (int64_t first = 0; first < M; first += BLOCK_ROWS) {
+      blocks_.emplace_back(memory, std::min(BLOCK_ROWS, M - first), K);
+      memory += blocks_.back().rows * blocks_.back().steps * P::STEP;
+    }
+  }
+
+  template <typename T>
+  void pack(int64_t m, const T* from) {
+    blocks_[m / BLOCK_ROWS].pack(m % BLOCK_ROWS, from);
+  }
+
+  // Weight rows [begin, end) times x: emit(m, n, sums, count) for rows n to n + count.
+  template <typename Emit>
+  void times(
+      const typename P::Weight* weight, int64_t stride, int64_t begin, int64_t end,
+      const Emit& emit) const {
+    for (size_t block = 0; block < blocks_.size(); ++block)
+      product(
+          blocks_[block], weight, stride, begin, end,
+          [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+            emit(block * BLOCK_ROWS + m, n, sums, count);
+          });
+  }
+
+  // The same for weights [K, N].
+  template <typename Emit>
+  void times_columns(
+      const typename P::Weight* weight, int64_t stride, int64_t begin, int64_t end,
+      const Emit& emit) const {
+    for (size_t block = 0; block < blocks_.size(); ++block)
+      column_product(
+          blocks_[block], weight, stride, begin, end,
+          [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+            emit(block * BLOCK_ROWS + m, n, sums, count);
+          });
+  }
+
+ private:
+  static typename P::Input* scratch(int64_t size) {
+    thread_local std::vector<typename P::Input> memory;
+    const int64_t room = size + 64 / sizeof(typename P::Input);
+    if (int64_t(memory.size()) < room) memory.resize(room);
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(memory.data());
+    // Vectors do not cross cache lines.
+    return memory.data() + (-begin % 64) / sizeof(typename P::Input);
+  }
+
+  std::vector<PackedRows<P>> blocks_;
+};
+
 constexpr int64_t WORTH_A_THREAD = 1 << 15;  // weights for which another thread is woken
 constexpr int64_t SHARE = 8;                 // weight rows are handed to threads in so many
 
 template <typename P, typename T>
 void linear_of(const Linear& a) {
-  const auto* weight = static_cast<const typename P::Weight*>(a.weight);
   const T* bias = static_cast<const T*>(a.bias);
   const int64_t shares = (a.N + SHARE - 1) / SHARE;
   const int64_t grain = std::max<int64_t>(1, WORTH_A_THREAD / std::max<int64_t>(1, SHARE * a.K));
   torch::stable::parallel_for(0, shares, grain, [&](int64_t first, int64_t last) {
-    for (int64_t block = 0; block < a.M; block += BLOCK_ROWS) {
-      PackedRows<P> x(std::min(BLOCK_ROWS, a.M - block), a.K);
-      for (int64_t m = 0; m < x.rows; ++m)
-        x.pack(m, static_cast<const T*>(a.x) + (block + m) * a.x_stride);
-      product(
-          x, weight, a.weight_stride, first * SHARE, std::min(last * SHARE, a.N),
-          [&](int64_t m, int64_t n, const float* sums, int64_t count) {
-            T* out = static_cast<T*>(a.out) + (block + m) * a.N + n;
-            for (int64_t i = 0; i < count; ++i)
-              from_float(bias ? sums[i] + to_float(bias[n + i]) : sums[i], out[i]);
-          });
-    }
+    Packed<P> x(a.M, a.K);
+    for (int64_t m = 0; m < a.M; ++m) x.pack(m, static_cast<const T*>(a.x) + m * a.x_stride);
+    x.times(
+        static_cast<const typename P::Weight*>(a.weight), a.weight_stride, first * SHARE,
+        std::min(last * SHARE, a.N), [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+          T* out = static_cast<T*>(a.out) + m * a.N + n;
+          for (int64_t i = 0; i < count; ++i)
+            from_float(bias ? sums[i] + to_float(bias[n + i]) : sums[i], out[i]);
+        });
   });
 }
 
