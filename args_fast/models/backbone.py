@@ -17,6 +17,7 @@ from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
 from args_fast.models.compiled import Compiled
 from args_fast.models.flash import torch_has_flash, varlen_attention
+from args_fast.models.fused import FusedLayers, fused_layers
 from args_fast.models.linear import few_rows
 from args_fast.models.prefill import Prefill
 from args_fast.models.probe import probe
@@ -35,12 +36,13 @@ class Backbone:
         model: in eval mode; its forward gives the logits, that of ``model.base_model`` the hidden
             states.
         role: "language model" or "reward model", for messages.
+        fused: run the layers of a tail as one op, where the model is known and the op is built.
 
     Raises:
         UnsupportedModelError: the model cannot be driven; the message says why.
     """
 
-    def __init__(self, model: PreTrainedModel, role: str) -> None:
+    def __init__(self, model: PreTrainedModel, role: str, *, fused: bool = True) -> None:
         self.model = model
         self.role = role
         traits = probe(model, role)
@@ -53,28 +55,37 @@ class Backbone:
         self._linear = few_rows(self.device)
         self._tail_hidden: Forward = partial(_hidden, model)
         self._tail_logits: Forward = partial(_logits, model)
+        self._fused = fused_layers(model, traits.options) if fused else None
 
     def compile(self, mode: str) -> None:
         """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
         one length. CompileError comes with the first forward pass where that cannot be done."""
         name = f"the {self.role} ({type(self.model).__name__})"
+        self._fused = None
         self._tail_hidden = Compiled(partial(_hidden, self.model), name, mode)
         self._tail_logits = Compiled(partial(_logits, self.model), name, mode)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
+        if isinstance(context, Branches) and (fused := self._applicable()):
+            return fused.hidden(ids, positions, context)
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_hidden(ids, positions, context)
             return _hidden(self.model, ids, positions, context)
 
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
-        """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
-        scale or cap them behind the head."""
+        """ids, positions [B, N] -> logits [B, N, V], through the model's own forward where it does
+        more than multiply with its output layer."""
+        if isinstance(context, Branches) and self._applicable() and self.has_plain_head:
+            return self.head(self.hidden(ids, positions, context))
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_logits(ids, positions, context)
             return _logits(self.model, ids, positions, context)
+
+    def _applicable(self) -> FusedLayers | None:
+        return self._fused if self._fused is not None and self._fused.applies else None
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> logits [..., V], where ``has_plain_head``."""
@@ -88,7 +99,7 @@ class Backbone:
         """Whether the logits are the output layer's product with the last hidden state, and nothing
         else: one pass over a few ids shows it."""
         ids = torch.arange(min(5, self.vocabulary), device=self.device)[None]
-        with self._head_input() as states:
+        with self._head_input() as states, self._linear:
             logits = self.model(input_ids=ids, use_cache=False).logits
         return torch.equal(self.head(states[-1]), logits)
 
@@ -97,6 +108,9 @@ class Backbone:
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the last hidden state [B, N, H] and the logits [B, N, V], in one
         pass."""
+        if isinstance(context, Branches) and self._applicable() and self.has_plain_head:
+            hidden = self.hidden(ids, positions, context)
+            return hidden, self.head(hidden)
         with self._head_input() as states, driven(self.model), self._linear:
             logits = _logits(self.model, ids, positions, context)
         return states[-1], logits

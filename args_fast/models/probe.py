@@ -18,11 +18,13 @@ WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_
 @dataclass(frozen=True)
 class Traits:
     """layout: what a token occupies; plain_up_to: the longest text over which torch's own causal
-    attention is the model's; sinks: whether a layer has them."""
+    attention is the model's; sinks: whether a layer has them; options: what each layer asks of its
+    attention."""
 
     layout: CacheLayout
     plain_up_to: float
     sinks: bool
+    options: tuple[AttentionOptions, ...]
 
 
 @dataclass
@@ -84,12 +86,12 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
     _check_windows(recorder, config, name)
 
     key = recorder.calls[0][0]
-    options = [call[2] for call in recorder.calls.values()]
+    options = tuple(recorder.calls[layer][2] for layer in sorted(recorder.calls))
     sinks = any(o.sinks is not None for o in options)
     special = sinks or any(o.softcap for o in options)
     window = min((o.sliding_window for o in options if o.sliding_window), default=math.inf)
     layout = CacheLayout(len(options), key.shape[1], key.shape[3], key.dtype, key.device)
-    return Traits(layout, 0 if special else window, sinks)
+    return Traits(layout, 0 if special else window, sinks, options)
 
 
 def _check_layers(recorder: _Recorder, layers: int, name: str) -> None:

@@ -16,7 +16,6 @@ from args_fast.ops.schemas import SCHEMAS
 __all__ = [
     "branch_attention",
     "commit",
-    "decoder_layers",
     "select",
     "select_commit",
     "topk_logprobs",
@@ -70,14 +69,12 @@ def _(hidden: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.library.register_fake("args_fast::commit")
-@torch.library.register_fake("args_fast::decoder_layers")
 def _(*args: object) -> None:
     return None
 
 
 topk_logprobs = torch.ops.args_fast.topk_logprobs
 branch_attention = torch.ops.args_fast.branch_attention
-decoder_layers = torch.ops.args_fast.decoder_layers
 select = torch.ops.args_fast.select
 commit = torch.ops.args_fast.commit
 select_commit = torch.ops.args_fast.select_commit

@@ -5,17 +5,6 @@ against these. Accumulation is in float32 whatever the inputs are.
 import torch
 from torch import Tensor
 
-from args_fast.ops.plain_layers import branch_attention, decoder_layers
-
-__all__ = [
-    "branch_attention",
-    "commit",
-    "decoder_layers",
-    "select",
-    "select_commit",
-    "topk_logprobs",
-]
-
 
 def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k most likely tokens of each row with their full-vocabulary log-softmax.
@@ -39,6 +28,71 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     broken = ~torch.isfinite(norm)
     first = torch.arange(k, device=logits.device).expand_as(ids)
     return logprobs.masked_fill(broken, torch.nan), torch.where(broken, first, ids)
+
+
+def branch_attention(
+    q: Tensor,
+    tail_k: Tensor,
+    tail_v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    prefix_lengths: Tensor,
+    tail_mask: Tensor,
+    scale: float,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Attention of a tail of N rows to one shared prefix and to their ancestors in the tail.
+
+    q [B, N, Hq, D]; tail_k, tail_v [B, N, Hkv, D]; k_pages, v_pages [pages, page_size, Hkv, D];
+    page_table [B, P] i32: token j of sequence b is row j % page_size of page page_table[b, j //
+    page_size]; prefix_lengths [B] i32, 0 allowed; tail_mask [N, N] bool, row i sees row j, the
+    diagonal set. A row's position is its sequence's prefix length plus its number of ancestors.
+    sliding_window: a row at position p sees positions above p - sliding_window (0: all). softcap c:
+    scores become c * tanh(score / c) (0: none). sinks [Hq]: one more logit per head in the
+    softmax's denominator. Rows of a page at or past the prefix length have no influence, whatever
+    they hold.
+
+    Returns [B, N, Hq, D] in q's dtype.
+    """
+    B, N, Hq, D = q.shape
+    page_size, Hkv = k_pages.shape[1:3]
+    G = Hq // Hkv
+    P = page_table.shape[1]
+    T = P * page_size
+
+    def rows(pages: Tensor) -> Tensor:  # [B, Hkv, T, D]
+        gathered = pages.index_select(0, page_table.flatten()).view(B, T, Hkv, D)
+        return gathered.transpose(1, 2).float()
+
+    key_position = torch.arange(T, device=q.device)
+    stored = key_position < prefix_lengths[:, None]  # [B, T]
+    prefix_k = rows(k_pages)
+    prefix_v = rows(v_pages).masked_fill_(~stored[:, None, :, None], 0.0)  # a copy: rows gathers
+    grouped = q.reshape(B, N, Hkv, G, D).permute(0, 2, 1, 3, 4).reshape(B, Hkv, N * G, D).float()
+
+    depth = tail_mask.sum(1) - 1  # [N] ancestors of each row
+    position = prefix_lengths[:, None] + depth  # [B, N]
+    sees_prefix = stored[:, None, :].expand(B, N, T)
+    sees_tail = tail_mask
+    if sliding_window:
+        sees_prefix = sees_prefix & (position[:, :, None] - key_position < sliding_window)
+        sees_tail = sees_tail & (depth[:, None] - depth < sliding_window)
+    sees = torch.cat([sees_prefix, sees_tail.expand(B, N, N)], dim=2)
+
+    to_tail = tail_k.transpose(1, 2).transpose(2, 3).float()
+    scores = torch.cat([grouped @ prefix_k.transpose(2, 3), grouped @ to_tail], dim=3) * scale
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.view(B, Hkv, N, G, T + N).masked_fill(~sees[:, None, :, None, :], -torch.inf)
+    if sinks is not None:
+        column = sinks.float().view(1, Hkv, 1, G, 1).expand(B, Hkv, N, G, 1)
+        scores = torch.cat([scores, column], dim=4)
+    weights = torch.softmax(scores, dim=4)[..., : T + N].reshape(B, Hkv, N * G, T + N)
+    out = weights[..., :T] @ prefix_v + weights[..., T:] @ tail_v.transpose(1, 2).float()
+    return out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D).to(q.dtype)
 
 
 def select(

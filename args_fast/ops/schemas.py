@@ -16,16 +16,6 @@ SCHEMAS = {
         "Tensor page_table, Tensor prefix_lengths, Tensor tail_mask, float scale, "
         "int sliding_window, float softcap, Tensor? sinks) -> Tensor"
     ),
-    # hidden [B, N, H] f32; weights: LAYER_WEIGHTS of each layer; tail_k, tail_v [L, B, N, Hkv, D];
-    # k_pages, v_pages [L, pages, page_size, Hkv, D]; page_table [B, P] i32; prefix_lengths [B] i32;
-    # tail_mask [N, N] bool; cos, sin [B, N, R] f32; scales, windows [L]; final_norm [H]
-    "decoder_layers": (
-        "(Tensor(a!) hidden, Tensor[] weights, Tensor(b!) tail_k, Tensor(c!) tail_v, "
-        "Tensor k_pages, Tensor v_pages, Tensor page_table, Tensor prefix_lengths, "
-        "Tensor tail_mask, Tensor? cos, Tensor? sin, float[] scales, int[] windows, str norm, "
-        "float eps, str activation, bool pre_norm, Tensor? final_norm, Tensor? final_norm_bias) "
-        "-> ()"
-    ),
     # hidden [B, k, H]; head_weight [H]; head_bias [1]; logprobs [B, k] f32; w, temperature [B] f32;
     # noise [B, k] f32 -> branch [B] i64, reward [B] f32, score [B] f32
     "select": (
@@ -53,6 +43,17 @@ LAYER_WEIGHTS = (
     *("norm1", "norm1_bias", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm"),
     *("o", "o_bias", "norm2", "norm2_bias", "gate", "gate_bias", "up", "up_bias"),
     *("down", "down_bias"),
+)
+
+# hidden [B, N, H] f32; weights: LAYER_WEIGHTS of each layer; tail_k, tail_v [L, B, N, Hkv, D];
+# k_pages, v_pages [L, pages, page_size, Hkv, D]; page_table [B, P] i32; prefix_lengths [B] i32;
+# tail_mask [N, N] bool; cos, sin [B, N, R] f32; scales, windows [L]; final_norm [H]
+DECODER_LAYERS = (
+    "(Tensor(a!) hidden, Tensor[] weights, Tensor(b!) tail_k, Tensor(c!) tail_v, "
+    "Tensor k_pages, Tensor v_pages, Tensor page_table, Tensor prefix_lengths, "
+    "Tensor tail_mask, Tensor? cos, Tensor? sin, float[] scales, int[] windows, str norm, "
+    "float eps, str activation, bool pre_norm, Tensor? final_norm, Tensor? final_norm_bias) "
+    "-> ()"
 )
 
 # x [..., K]; weight [N, K]; bias [N] -> [..., N], all of one type

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from cpp_ops import needs_cpp, op
+from cpp_ops import needs_cpp
 from hypothesis import given
 from layer_cases import ACTIVATIONS, layers_case, layers_cases
 from op_cases import DTYPES, NAN, SPLIT, bits, siblings
 
-from args_fast.ops import plain, plain_layers
+from args_fast.ops import plain_layers
+from args_fast.ops.decoder_layers import decoder_layers
 from args_fast.ops.schemas import LAYER_WEIGHTS
 
 pytestmark = needs_cpp
@@ -27,7 +28,7 @@ def run(function, case):
 
 def assert_layers(case):
     for got, wanted in zip(
-        run(op("decoder_layers"), case), run(plain.decoder_layers, case), strict=True
+        run(decoder_layers(), case), run(plain_layers.decoder_layers, case), strict=True
     ):
         error = (got.double() - wanted.double()).norm()
         assert error <= TOLERANCE[case[TAIL_K].dtype] * wanted.double().norm()
@@ -75,7 +76,7 @@ def test_an_activation_is_torchs_over_its_whole_range(activation):
     for i in range(0, F, 37):
         of["down"].zero_()
         of["down"][0, i] = 1.0
-        got = run(op("decoder_layers"), case)[0][0, 0, 0] - 3.0
+        got = run(decoder_layers(), case)[0][0, 0, 0] - 3.0
         assert abs(got.double() - wanted[i]) <= 1e-5 * (1 + abs(wanted[i]))
 
 
@@ -106,7 +107,7 @@ def part_of(case, sequences, rows):
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, dtype):
     case = layers_case([37, 0, SPLIT + 5, 16], 20, F=70, H=40, dtype=dtype, **SHAPES[name])
-    whole = run(op("decoder_layers"), case)  # 80 rows: two blocks
+    whole = run(decoder_layers(), case)  # 80 rows: two blocks
     every = list(range(20))
     for sequences, rows in [
         ([0], every),
@@ -116,7 +117,7 @@ def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, d
         ([1], [0, 7]),
         ([3, 0, 2], list(range(9))),
     ]:
-        parts = run(op("decoder_layers"), part_of(case, sequences, rows))
+        parts = run(decoder_layers(), part_of(case, sequences, rows))
         assert torch.equal(bits(parts[0]), bits(whole[0][sequences][:, rows]))
         for part, tail in zip(parts[1:], whole[1:], strict=True):
             assert torch.equal(bits(part), bits(tail[:, sequences][:, :, rows]))
@@ -130,7 +131,7 @@ def test_the_bits_are_the_same_with_any_number_of_threads(name):
         results = []
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
-            results.append(run(op("decoder_layers"), case))
+            results.append(run(decoder_layers(), case))
     finally:
         torch.set_num_threads(before)
     for result in results:
@@ -141,7 +142,7 @@ def test_the_bits_are_the_same_with_any_number_of_threads(name):
 def test_a_nan_reaches_its_own_row_and_no_other():
     case = layers_case([37, 0, 5], 4, **LLAMA)
     case[HIDDEN][1, 2, 3] = NAN
-    hidden = run(op("decoder_layers"), case)[0]
+    hidden = run(decoder_layers(), case)[0]
     assert hidden.isnan().any(dim=2).nonzero().tolist() == [[1, 2]]
 
 
@@ -150,7 +151,7 @@ def test_no_sequences_give_no_rows():
     for i in (0, 6, 7, 9, 10):
         case[i] = case[i][:0]
     case[TAIL_K], case[TAIL_V] = case[TAIL_K][:, :0], case[TAIL_V][:, :0]
-    assert run(op("decoder_layers"), case)[0].shape == (0, 2, 24)
+    assert run(decoder_layers(), case)[0].shape == (0, 2, 24)
 
 
 # ---- refusals ------------------------------------------------------------------------------------
@@ -208,11 +209,11 @@ REFUSED = {
 @pytest.mark.parametrize("why", REFUSED)
 def test_wrong_arguments_raise_before_anything_is_written(why):
     case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA), strict=True))
-    run(op("decoder_layers"), list(case.values()))  # right as they are
+    run(decoder_layers(), list(case.values()))  # right as they are
     for name, change in REFUSED[why].items():
         case[name] = change(case[name])
     before = case["hidden"].clone(), case["tail_v"].clone()
     with pytest.raises(RuntimeError, match="args_fast: "):
-        op("decoder_layers")(*case.values())
+        decoder_layers()(*case.values())
     assert torch.equal(case["hidden"], before[0])
     assert torch.equal(case["tail_v"], before[1])
