@@ -146,7 +146,7 @@ def few_rows(
     if use == "cpp":
         _require_cpp(device)
         return FewRows(device, _always, "cpp")
-    if use == "torch":
+    if use == "torch" or device.type not in ("cpu", "cuda"):
         return nullcontext()
     entries = read_table() if table is None else table
     return _on_cpu(device, entries) if device.type == "cpu" else _on_cuda(device, entries)

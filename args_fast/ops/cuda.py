@@ -37,7 +37,7 @@ def status() -> str:
 def load() -> None:
     """Load the library and offer its ops, if it was built and there is a device for it.
 
-    Built beside another torch or CUDA it may not load any more: that is a warning, because
+    Built with another torch or CUDA it may not load any more: that is a warning, because
     everything works without it."""
     global _refused
     if status() != "built":
@@ -47,7 +47,7 @@ def load() -> None:
     try:
         torch.ops.load_library(LIBRARY)
     except (OSError, RuntimeError) as error:
-        _refused = f"built, but it cannot be loaded; reinstall args-fast beside this torch: {error}"
+        _refused = f"built, but it cannot be loaded; reinstall args-fast with this torch: {error}"
         warnings.warn(f"the CUDA ops were {_refused}", stacklevel=2)
         return
     for op in OPS:

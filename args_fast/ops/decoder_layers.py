@@ -9,16 +9,13 @@ from collections.abc import Callable
 
 import torch
 
-from args_fast.ops import cpp, plain_layers
+from args_fast.ops import cpp
 from args_fast.ops.backends import forced_backend
 
 
 def decoder_layers() -> Callable[..., None] | None:
-    """What runs the op: the C++ kernel (csrc/cpu/decoder_layers.h), plain torch where that backend
-    is forced, None where another one is forced or the kernel was not built."""
-    forced = forced_backend()
-    if forced == "torch":
-        return plain_layers.decoder_layers
-    if forced not in (None, "cpp") or cpp.status() != "built":
+    """The C++ kernel (csrc/cpu/decoder_layers.h); None where it was not built, or where another
+    backend is forced: then models run through their modules, and these through its ops."""
+    if forced_backend() not in (None, "cpp") or cpp.status() != "built":
         return None
     return torch.ops.args_fast_cpp.decoder_layers.default

@@ -36,7 +36,7 @@ for _key in ("CPU", "CUDA"):
     _library.impl("linear", _run, _key)
 
 
-def _fake(x: Tensor, weight: Tensor, *rest: Tensor | None) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 

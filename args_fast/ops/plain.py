@@ -26,8 +26,8 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     norm = torch.logsumexp(logits, dim=1, keepdim=True)
     logprobs = logits.gather(1, ids) - norm
     broken = ~torch.isfinite(norm)
-    first = torch.arange(k, device=logits.device).expand_as(ids)
-    return logprobs.masked_fill(broken, torch.nan), torch.where(broken, first, ids)
+    lowest = torch.arange(k, device=logits.device).expand_as(ids)
+    return logprobs.masked_fill(broken, torch.nan), torch.where(broken, lowest, ids)
 
 
 def branch_attention(
@@ -136,18 +136,18 @@ def commit(
     page_table: Tensor,
     lengths: Tensor,
 ) -> None:
-    """Write the winning row of each tail behind its prefix, in every layer, in place.
+    """Write the winning row of each tail after its prefix, in every layer, in place.
 
     tail_k, tail_v [L, B, N, Hkv, D]; branch [B] i64; k_pages, v_pages
     [L, pages, page_size, Hkv, D]; page_table [B, P] i32; lengths [B] i32: row lengths[b] of
     sequence b is written, then every length grows by one.
     """
     page_size = k_pages.shape[2]
-    each = torch.arange(branch.shape[0], device=branch.device)
-    at = lengths.long()
-    page = page_table[each, at // page_size].long()
-    k_pages[:, page, at % page_size] = tail_k[:, each, branch]
-    v_pages[:, page, at % page_size] = tail_v[:, each, branch]
+    sequence = torch.arange(branch.shape[0], device=branch.device)
+    position = lengths.long()
+    page = page_table[sequence, position // page_size].long()
+    k_pages[:, page, position % page_size] = tail_k[:, sequence, branch]
+    v_pages[:, page, position % page_size] = tail_v[:, sequence, branch]
     lengths += 1
 
 

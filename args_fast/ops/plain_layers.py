@@ -45,15 +45,15 @@ def decoder_layers(
 ) -> None:
     """All decoder layers over the rows of a tail, in place.
 
-    hidden [B, N, H] f32: the rows before the first layer, and afterwards those behind the last one,
-    or behind the final norm where there is one. weights: for each layer the tensors that
+    hidden [B, N, H] f32: the rows before the first layer, and afterwards those after the last one,
+    or after the final norm where there is one. weights: for each layer the tensors that
     LAYER_WEIGHTS names, in its order; matrices are [out, in], and a tensor without elements stands
     for one that the layer does not have. tail_k, tail_v [L, B, N, Hkv, D] are written; k_pages,
     v_pages [L, pages, page_size, Hkv, D]; page_table, prefix_lengths and tail_mask as in
     ``branch_attention``. cos, sin [B, N, R] f32, R <= D even: each head's first R elements are
     rotated, half against half. scales, windows [L]: of each layer's attention. norm: "rms" or
     "layer"; activation: a key of ACTIVATIONS. pre_norm: norms stand before the attention and the
-    MLP, else after the residual sum of each. A layer without a gate has an MLP of ``up`` and
+    MLP, else after their residual sums. A layer without a gate has an MLP of ``up`` and
     ``down`` alone.
 
     Everything but the stored keys and values is computed in float32.
@@ -127,7 +127,7 @@ def _heads(
 def _rotated(heads: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
     if cos is None or sin is None:
         return heads
-    turned, rest = heads.split([cos.shape[-1], heads.shape[-1] - cos.shape[-1]], dim=-1)
+    turned, straight = heads.split([cos.shape[-1], heads.shape[-1] - cos.shape[-1]], dim=-1)
     a, b = turned.chunk(2, dim=-1)
     turned = turned * cos[:, :, None] + torch.cat([-b, a], dim=-1) * sin[:, :, None]
-    return torch.cat([turned, rest], dim=-1)
+    return torch.cat([turned, straight], dim=-1)

@@ -8,7 +8,7 @@
 namespace args_fast {
 namespace {
 
-// The tensors of a layer, in the order in which they come (args_fast/ops/plain.py).
+// The tensors of a layer, in the order in which they come (args_fast/ops/schemas.py).
 enum Part {
   NORM1, NORM1_BIAS, Q, Q_BIAS, K, K_BIAS, V, V_BIAS, Q_NORM, K_NORM, O, O_BIAS,
   NORM2, NORM2_BIAS, GATE, GATE_BIAS, UP, UP_BIAS, DOWN, DOWN_BIAS, PARTS

@@ -2,16 +2,16 @@
 //
 // x [M, K], weight [N, K] with contiguous rows, read where they lie; out [M, N]. All are float32,
 // bfloat16 or float16, and sums are float32. Rows of x are taken in blocks of at most 64, which are
-// packed once per thread; R weight rows at a time meet all rows of a block, in tiles whose sums stay in
-// registers. Each pair (m, n) has one vector of partial sums, to which products are added in the order
-// of k and whose lanes are added in the order of sum(): a row's bits depend on neither M, nor the other
-// rows, nor the number of threads.
+// packed once per thread. A block meets WIDTH weight rows at a time, R of them in a tile with a few rows
+// of x whose sums stay in registers. Each pair (m, n) has one vector of partial sums, to which products
+// are added in the order of k, and whose lanes are added in the same order for all: a row's bits depend
+// on neither M, nor the other rows, nor the number of threads.
 // Floor: N * K * itemsize bytes for each block of rows; 2 * M * N * K flops.
 
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t TILE_STEPS = 32;  // steps along k that a tile takes before the next one has its turn
+constexpr int64_t TILE_STEPS = 64;  // most steps along k before the next tile of x has its turn
 
 // Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for
 // memory alone, which is fastest in one stream that the processor foresees by itself.
@@ -21,17 +21,17 @@ constexpr int64_t weight_rows(int64_t M) {
   return M <= 2 ? MOST_WEIGHT_ROWS : 2;
 }
 
-// Add `steps` steps of M rows of x times R weight rows to sums [M, R]. The first tile of a block
-// fetches the weights that lie `ahead`, for itself and the others.
+// Add `steps` steps of M rows of x times R weight rows to sums [M, WIDTH], the first R columns of it.
+// The first tile of a block fetches the weights that lie `ahead`, for itself and the others.
 template <typename P, int64_t M, int64_t R, bool FIRST>
 void tile_of(
     const typename P::Input* x, const typename P::Weight* weight, int64_t stride, int64_t steps,
-    int64_t ahead, Vector* sums) {
+    int64_t ahead, bool fresh, Vector* sums) {
   Vector sum[M][R];
 #pragma GCC unroll 8
   for (int64_t m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int64_t r = 0; r < R; ++r) sum[m][r] = sums[m * R + r];
+    for (int64_t r = 0; r < R; ++r) sum[m][r] = fresh ? Vector{} : sums[m * WIDTH + r];
   for (int64_t step = 0; step < steps; ++step) {
     typename P::Register w[R];
 #pragma GCC unroll 8
@@ -50,59 +50,53 @@ void tile_of(
 #pragma GCC unroll 8
   for (int64_t m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int64_t r = 0; r < R; ++r) sums[m * R + r] = sum[m][r];
+    for (int64_t r = 0; r < R; ++r) sums[m * WIDTH + r] = sum[m][r];
 }
 
 template <typename P, int64_t R, bool FIRST>
 void tile_of_rows(
     int64_t rows, const typename P::Input* x, const typename P::Weight* weight, int64_t stride,
-    int64_t steps, int64_t ahead, Vector* sums) {
+    int64_t steps, int64_t ahead, bool fresh, Vector* sums) {
   switch (rows) {
-    case 1: return tile_of<P, 1, R, FIRST>(x, weight, stride, steps, ahead, sums);
-    case 2: return tile_of<P, 2, R, FIRST>(x, weight, stride, steps, ahead, sums);
-    case 3: return tile_of<P, 3, R, FIRST>(x, weight, stride, steps, ahead, sums);
-    case 4: return tile_of<P, 4, R, FIRST>(x, weight, stride, steps, ahead, sums);
-    case 5: return tile_of<P, 5, R, FIRST>(x, weight, stride, steps, ahead, sums);
-    default: return tile_of<P, TILE_ROWS, R, FIRST>(x, weight, stride, steps, ahead, sums);
+    case 1: return tile_of<P, 1, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
+    case 2: return tile_of<P, 2, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
+    case 3: return tile_of<P, 3, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
+    case 4: return tile_of<P, 4, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
+    case 5: return tile_of<P, 5, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
+    default: return tile_of<P, TILE_ROWS, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
   }
 }
 
-// R weight rows, beginning with `weight`, times all rows of x: emit(m, sums of R) for each m.
-template <typename P, int64_t R, typename Emit>
+// R weight rows times all rows of x: sums [rows of x, WIDTH], the first R columns of it.
+template <typename P, int64_t R>
 void weight_rows_times(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, const Emit& emit) {
-  constexpr int64_t STEP = P::STEP, ROOM = TILE_ROWS * MOST_WEIGHT_ROWS + WIDTH;
-  Vector sums[(BLOCK_ROWS + TILE_ROWS - 1) / TILE_ROWS][ROOM];
-  for (int64_t t = 0; t < x.tiles; ++t)
-    for (int64_t i = 0; i < x.tile_rows(t) * R + WIDTH; ++i) sums[t][i] = Vector{};
+    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, Vector* sums) {
+  constexpr int64_t STEP = P::STEP;
   const int64_t whole = x.K / STEP, ahead = R * stride;
-  const int64_t chunk = x.tiles == 1 ? whole : TILE_STEPS;
-  for (int64_t step = 0; step < whole; step += chunk)
-    for (int64_t t = 0; t < x.tiles; ++t) {
-      const int64_t rows = x.tile_rows(t), steps = std::min(chunk, whole - step);
-      const auto* from = x.tile(t) + step * rows * STEP;
-      const auto* w = weight + step * STEP;
-      if (t == 0)
-        tile_of_rows<P, R, true>(rows, from, w, stride, steps, ahead, sums[t]);
-      else
-        tile_of_rows<P, R, false>(rows, from, w, stride, steps, ahead, sums[t]);
-    }
-  if (whole < x.steps) {  // what is left of the weight rows, padded with zeros as x is
-    typename P::Weight padded_weights[R * STEP] = {};
-    for (int64_t r = 0; r < R; ++r)
-      for (int64_t i = 0; whole * STEP + i < x.K; ++i)
-        padded_weights[r * STEP + i] = weight[r * stride + whole * STEP + i];
+  const int64_t chunks = x.tiles == 1 ? 1 : (whole + TILE_STEPS - 1) / TILE_STEPS;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t step = whole * chunk / chunks, steps = whole * (chunk + 1) / chunks - step;
     for (int64_t t = 0; t < x.tiles; ++t) {
       const int64_t rows = x.tile_rows(t);
-      const auto* from = x.tile(t) + whole * rows * STEP;
-      tile_of_rows<P, R, false>(rows, from, padded_weights, STEP, 1, 0, sums[t]);
+      const auto* from = x.tile(t) + step * rows * STEP;
+      const auto* w = weight + step * STEP;
+      Vector* to = sums + x.first_row(t) * WIDTH;
+      if (t == 0)
+        tile_of_rows<P, R, true>(rows, from, w, stride, steps, ahead, chunk == 0, to);
+      else
+        tile_of_rows<P, R, false>(rows, from, w, stride, steps, ahead, chunk == 0, to);
     }
   }
+  if (whole == x.steps) return;
+  // What is left of the weight rows, padded with zeros as x is.
+  typename P::Weight part[R * STEP] = {};
+  for (int64_t r = 0; r < R; ++r)
+    std::copy_n(weight + r * stride + whole * STEP, x.K - whole * STEP, part + r * STEP);
   for (int64_t t = 0; t < x.tiles; ++t) {
-    const int64_t first = x.first_row(t), count = x.tile_rows(t) * R;
-    float totals[ROOM];
-    for (int64_t i = 0; i < count; i += WIDTH) store(totals + i, sums_of(sums[t] + i));
-    for (int64_t m = 0; m * R < count; ++m) emit(first + m, totals + m * R);
+    const int64_t rows = x.tile_rows(t);
+    const auto* from = x.tile(t) + whole * rows * STEP;
+    Vector* to = sums + x.first_row(t) * WIDTH;
+    tile_of_rows<P, R, false>(rows, from, part, STEP, 1, 0, chunks == 0, to);
   }
 }
 
@@ -112,20 +106,29 @@ void product(
     const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t begin,
     int64_t end, const Emit& emit) {
   const int64_t R = weight_rows(x.tile_rows(0));
-  int64_t n = begin;
-  for (; n + R <= end; n += R) {
-    const auto* from = weight + n * stride;
-    const auto write = [&](int64_t m, const float* sums) { emit(m, n, sums, R); };
-    switch (R) {
-      case 1: weight_rows_times<P, 1>(x, from, stride, write); break;
-      case 2: weight_rows_times<P, 2>(x, from, stride, write); break;
-      default: weight_rows_times<P, MOST_WEIGHT_ROWS>(x, from, stride, write);
+  Vector sums[BLOCK_ROWS * WIDTH];
+  for (int64_t n = begin; n < end; n += WIDTH) {
+    const int64_t count = std::min(WIDTH, end - n);
+    for (int64_t r = 0; r < count;) {
+      const auto* from = weight + (n + r) * stride;
+      if (R == MOST_WEIGHT_ROWS && r + R <= count) {
+        weight_rows_times<P, MOST_WEIGHT_ROWS>(x, from, stride, sums + r);
+        r += R;
+      } else if (R == 2 && r + R <= count) {
+        weight_rows_times<P, 2>(x, from, stride, sums + r);
+        r += R;
+      } else {
+        weight_rows_times<P, 1>(x, from, stride, sums + r);
+        r += 1;
+      }
+    }
+    for (int64_t m = 0; m < x.rows; ++m) {
+      for (int64_t r = count; r < WIDTH; ++r) sums[m * WIDTH + r] = Vector{};
+      float totals[WIDTH];
+      store(totals, sums_of(sums + m * WIDTH));
+      emit(m, n, totals, count);
     }
   }
-  for (; n < end; ++n)
-    weight_rows_times<P, 1>(
-        x, weight + n * stride, stride,
-        [&](int64_t m, const float* sums) { emit(m, n, sums, 1); });
 }
 
 // All rows of x, packed in blocks by one thread, which has one of these at a time.
@@ -185,7 +188,7 @@ class Packed {
 };
 
 constexpr int64_t WORTH_A_THREAD = 1 << 15;  // weights for which another thread is woken
-constexpr int64_t SHARE = 8;                 // weight rows are handed to threads in so many
+constexpr int64_t SHARE = 16;                // weight rows are handed to threads in so many
 
 template <typename P, typename T>
 void linear_of(const Linear& a) {

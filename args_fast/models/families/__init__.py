@@ -28,11 +28,11 @@ def layers_of(model: PreTrainedModel, options: Sequence[AttentionOptions]) -> La
     base = model.base_model
     try:
         check_weights(base)
-        if any(at.softcap or at.sinks is not None for at in options):
+        if any(asked.softcap or asked.sinks is not None for asked in options):
             raise Unknown("its attention has a softcap or sinks")
-        found = (family.layers(base, options) for family in FAMILIES)
-        return next((layers for layers in found if layers is not None), None) or (
-            f"{type(base).__name__} is not one of the models that are known"
-        )
+        for family in FAMILIES:
+            if (layers := family.layers(base, options)) is not None:
+                return layers
+        return f"{type(base).__name__} is not one of the models that are known"
     except Unknown as reason:
         return str(reason)

@@ -72,8 +72,9 @@ def check_weights(base: nn.Module) -> None:
 
 
 def is_class(module: nn.Module, name: str, kind: str) -> bool:
-    of = type(module)
-    return of.__module__ == f"transformers.models.{name}.modeling_{name}" and of.__name__ == kind
+    own = type(module)
+    where = f"transformers.models.{name}.modeling_{name}"
+    return own.__module__ == where and own.__name__ == kind
 
 
 def expect(module: nn.Module, kind: type | tuple[str, str], parts: Sequence[str] = ()) -> None:
@@ -93,10 +94,10 @@ def activation_of(module: nn.Module) -> str:
     return name
 
 
-def common(values: Sequence[Any], what: str) -> Any:
+def common(values: Sequence[Any], name: str) -> Any:
     """The value that all have."""
     if len(set(values)) != 1:
-        raise Unknown(f"its layers have different {what}: {sorted(set(values))}")
+        raise Unknown(f"its layers have different {name}: {sorted(set(values))}")
     return values[0]
 
 
@@ -104,8 +105,8 @@ def in_order(layers: Sequence[dict[str, Tensor | None]]) -> list[Tensor]:
     """The op's list of weights, with empty tensors for those that are not there."""
     some = next(w for layer in layers for w in layer.values() if w is not None)
     empty = some.new_empty(0)
-    found = [[layer.get(name) for name in LAYER_WEIGHTS] for layer in layers]
-    return [empty if w is None else w.detach() for row in found for w in row]
+    weights = [layer.get(name) for layer in layers for name in LAYER_WEIGHTS]
+    return [empty if weight is None else weight.detach() for weight in weights]
 
 
 def parts_of(name: str, module: nn.Linear) -> dict[str, Tensor | None]:

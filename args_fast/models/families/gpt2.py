@@ -23,28 +23,15 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     """The layers of a GPT-2; None for another model."""
     if not is_class(base, "gpt2", "GPT2Model"):
         return None
-    expect(base, ("gpt2", "GPT2Model"), ("wte", "wpe", "drop", "h", "ln_f"))
-    for part, kind in ((base.wte, nn.Embedding), (base.wpe, nn.Embedding), (base.drop, nn.Dropout)):
-        expect(part, kind)
-    norms = [base.ln_f]
-    for block in base.h:
-        expect(block, ("gpt2", "GPT2Block"), ("ln_1", "attn", "ln_2", "mlp"))
-        parts = ("c_attn", "c_proj", "attn_dropout", "resid_dropout")
-        expect(block.attn, ("gpt2", "GPT2Attention"), parts)
-        expect(block.mlp, ("gpt2", "GPT2MLP"), ("c_fc", "c_proj", "act", "dropout"))
-        for part in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
-            expect(part, Conv1D)
-        norms += [block.ln_1, block.ln_2]
-    for norm in norms:
-        expect(norm, nn.LayerNorm)
+    norms = _check(base)
     return Layers(
         parameters=list(base.h.parameters()),
         weights=lambda: in_order([_weights(block) for block in base.h]),
-        scales=[at.scale for at in options],
-        windows=[at.sliding_window for at in options],
+        scales=[asked.scale for asked in options],
+        windows=[asked.sliding_window for asked in options],
         norm="layer",
         eps=common([norm.eps for norm in norms], "epsilons"),
-        activation=common([activation_of(block.mlp.act) for block in base.h], "activations"),
+        activation=common([activation_of(block.mlp.act) for block in base.h], "functions"),
         pre_norm=True,
         final_norm=base.ln_f,
         embed=lambda ids, positions: base.wte(ids) + base.wpe(positions),
@@ -54,12 +41,32 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     )
 
 
+def _check(base: Any) -> list[Any]:
+    """The norms of a model that is exactly as expected."""
+    expect(base, ("gpt2", "GPT2Model"), ("wte", "wpe", "drop", "h", "ln_f"))
+    expect(base.wte, nn.Embedding)
+    expect(base.wpe, nn.Embedding)
+    expect(base.drop, nn.Dropout)
+    norms = [base.ln_f]
+    for block in base.h:
+        expect(block, ("gpt2", "GPT2Block"), ("ln_1", "attn", "ln_2", "mlp"))
+        parts = ("c_attn", "c_proj", "attn_dropout", "resid_dropout")
+        expect(block.attn, ("gpt2", "GPT2Attention"), parts)
+        expect(block.mlp, ("gpt2", "GPT2MLP"), ("c_fc", "c_proj", "act", "dropout"))
+        for product in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+            expect(product, Conv1D)
+        norms += [block.ln_1, block.ln_2]
+    for norm in norms:
+        expect(norm, nn.LayerNorm)
+    return norms
+
+
 def _weights(block: Any) -> dict[str, Tensor | None]:
     def turned(name: str, module: Any) -> dict[str, Tensor | None]:
         return {name: module.weight.detach().T, f"{name}_bias": module.bias}
 
     whole = block.attn.c_attn
-    found = {
+    parts = {
         **parts_of("norm1", block.ln_1),
         **parts_of("norm2", block.ln_2),
         **turned("o", block.attn.c_proj),
@@ -69,6 +76,6 @@ def _weights(block: Any) -> dict[str, Tensor | None]:
     size = whole.weight.shape[1] // 3
     for i, name in enumerate("qkv"):
         columns = slice(i * size, (i + 1) * size)
-        found[name] = whole.weight.detach()[:, columns].T
-        found[f"{name}_bias"] = whole.bias.detach()[columns]
-    return found
+        parts[name] = whole.weight.detach()[:, columns].T
+        parts[f"{name}_bias"] = whole.bias.detach()[columns]
+    return parts

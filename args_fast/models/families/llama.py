@@ -17,52 +17,29 @@ from args_fast.models.families.base import (
     parts_of,
 )
 
+NORMS = ("input_layernorm", "post_attention_layernorm")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+GATED = ("gate_proj", "up_proj", "down_proj")
 # Model type -> the beginning of its classes' names.
 PREFIXES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
 def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     """The layers of a llama, mistral, qwen2 or qwen3; None for another model."""
-    found = (name for name, prefix in PREFIXES.items() if is_class(base, name, f"{prefix}Model"))
-    name = next(found, None)
+    names = (name for name, prefix in PREFIXES.items() if is_class(base, name, f"{prefix}Model"))
+    name = next(names, None)
     if name is None:
         return None
-    prefix = PREFIXES[name]
     head_norms = ("q_norm", "k_norm") if name == "qwen3" else ()
-    projections = ("q_proj", "k_proj", "v_proj", "o_proj")
-    gates = ("gate_proj", "up_proj", "down_proj")
-    norm_kind = name, f"{prefix}RMSNorm"
-    expect(base, (name, f"{prefix}Model"), ("embed_tokens", "layers", "norm", "rotary_emb"))
-    expect(base.embed_tokens, nn.Embedding)
-    expect(base.rotary_emb, (name, f"{prefix}RotaryEmbedding"))
-    norms = [base.norm]
-    for layer in base.layers:
-        halves = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
-        expect(layer, (name, f"{prefix}DecoderLayer"), halves)
-        expect(layer.self_attn, (name, f"{prefix}Attention"), (*projections, *head_norms))
-        expect(layer.mlp, (name, f"{prefix}MLP"), (*gates, "act_fn"))
-        for part in projections:
-            expect(getattr(layer.self_attn, part), nn.Linear)
-        for part in gates:
-            expect(getattr(layer.mlp, part), nn.Linear)
-        norms += [layer.input_layernorm, layer.post_attention_layernorm]
-        norms += [getattr(layer.self_attn, p) for p in head_norms]
-    for norm in norms:
-        expect(norm, norm_kind)
-
-    def weights() -> list[Tensor]:
-        return in_order([_weights(layer, head_norms) for layer in base.layers])
-
+    norms = _check(base, name, head_norms)
     return Layers(
         parameters=list(base.layers.parameters()),
-        weights=weights,
-        scales=[at.scale for at in options],
-        windows=[at.sliding_window for at in options],
+        weights=lambda: in_order([_weights(layer, head_norms) for layer in base.layers]),
+        scales=[asked.scale for asked in options],
+        windows=[asked.sliding_window for asked in options],
         norm="rms",
         eps=common([norm.variance_epsilon for norm in norms], "epsilons"),
-        activation=common(
-            [activation_of(layer.mlp.act_fn) for layer in base.layers], "activations"
-        ),
+        activation=common([activation_of(layer.mlp.act_fn) for layer in base.layers], "functions"),
         pre_norm=True,
         final_norm=base.norm,
         embed=lambda ids, positions: base.embed_tokens(ids),
@@ -70,6 +47,28 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         project=None,
         called=[base.embed_tokens, base.rotary_emb],
     )
+
+
+def _check(base: Any, name: str, head_norms: Sequence[str]) -> list[Any]:
+    """The norms of a model that is exactly as expected."""
+    prefix = PREFIXES[name]
+    expect(base, (name, f"{prefix}Model"), ("embed_tokens", "layers", "norm", "rotary_emb"))
+    expect(base.embed_tokens, nn.Embedding)
+    expect(base.rotary_emb, (name, f"{prefix}RotaryEmbedding"))
+    norms = [base.norm]
+    for layer in base.layers:
+        expect(layer, (name, f"{prefix}DecoderLayer"), ("self_attn", "mlp", *NORMS))
+        expect(layer.self_attn, (name, f"{prefix}Attention"), (*PROJECTIONS, *head_norms))
+        expect(layer.mlp, (name, f"{prefix}MLP"), (*GATED, "act_fn"))
+        for part in PROJECTIONS:
+            expect(getattr(layer.self_attn, part), nn.Linear)
+        for part in GATED:
+            expect(getattr(layer.mlp, part), nn.Linear)
+        norms += [getattr(layer, part) for part in NORMS]
+        norms += [getattr(layer.self_attn, part) for part in head_norms]
+    for norm in norms:
+        expect(norm, (name, f"{prefix}RMSNorm"))
+    return norms
 
 
 def _weights(layer: Any, head_norms: Sequence[str]) -> dict[str, Tensor | None]:

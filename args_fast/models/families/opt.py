@@ -17,31 +17,17 @@ from args_fast.models.families.base import (
     product,
 )
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+NORMS = ("self_attn_layer_norm", "final_layer_norm")
+OPTIONAL = {"final_layer_norm": nn.LayerNorm, "project_in": nn.Linear, "project_out": nn.Linear}
+
 
 def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     """The layers of an OPT; None for another model."""
     if not is_class(base, "opt", "OPTModel"):
         return None
     decoder = base.decoder
-    optional = ("final_layer_norm", "project_in", "project_out")
-    has = [part for part in optional if getattr(decoder, part) is not None]
-    expect(base, ("opt", "OPTModel"), ("decoder",))
-    expect(decoder, ("opt", "OPTDecoder"), ("embed_tokens", "embed_positions", "layers", *has))
-    expect(decoder.embed_tokens, nn.Embedding)
-    expect(decoder.embed_positions, ("opt", "OPTLearnedPositionalEmbedding"))
-    for part in has:
-        expect(getattr(decoder, part), nn.LayerNorm if part == "final_layer_norm" else nn.Linear)
-    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
-    norms = [decoder.final_layer_norm] if decoder.final_layer_norm is not None else []
-    for layer in decoder.layers:
-        parts = ("self_attn", "activation_fn", "self_attn_layer_norm", "fc1", "fc2")
-        expect(layer, ("opt", "OPTDecoderLayer"), (*parts, "final_layer_norm"))
-        expect(layer.self_attn, ("opt", "OPTAttention"), projections)
-        for part in (*(getattr(layer.self_attn, p) for p in projections), layer.fc1, layer.fc2):
-            expect(part, nn.Linear)
-        for norm in (layer.self_attn_layer_norm, layer.final_layer_norm):
-            expect(norm, nn.LayerNorm)
-            norms.append(norm)
+    norms = _check(base)
 
     def embed(ids: Tensor, positions: Tensor) -> Tensor:
         tokens = decoder.embed_tokens(ids)
@@ -53,13 +39,13 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         parameters=list(decoder.layers.parameters()),
         weights=lambda: in_order([_weights(layer) for layer in decoder.layers]),
         scales=[  # the queries are scaled before their attention is asked
-            at.scale * layer.self_attn.scaling
-            for at, layer in zip(options, decoder.layers, strict=True)
+            asked.scale * layer.self_attn.scaling
+            for asked, layer in zip(options, decoder.layers, strict=True)
         ],
-        windows=[at.sliding_window for at in options],
+        windows=[asked.sliding_window for asked in options],
         norm="layer",
         eps=common([norm.eps for norm in norms], "epsilons"),
-        activation=common([activation_of(x.activation_fn) for x in decoder.layers], "activations"),
+        activation=common([activation_of(x.activation_fn) for x in decoder.layers], "functions"),
         pre_norm=common([layer.do_layer_norm_before for layer in decoder.layers], "orders"),
         final_norm=decoder.final_layer_norm,
         embed=embed,
@@ -67,6 +53,32 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         project=decoder.project_out,
         called=[decoder.embed_tokens, decoder.embed_positions],
     )
+
+
+def _check(base: Any) -> list[Any]:
+    """The norms of a model that is exactly as expected."""
+    decoder = base.decoder
+    parts = [part for part in OPTIONAL if getattr(decoder, part) is not None]
+    expect(base, ("opt", "OPTModel"), ("decoder",))
+    expect(decoder, ("opt", "OPTDecoder"), ("embed_tokens", "embed_positions", "layers", *parts))
+    expect(decoder.embed_tokens, nn.Embedding)
+    expect(decoder.embed_positions, ("opt", "OPTLearnedPositionalEmbedding"))
+    for part in parts:
+        expect(getattr(decoder, part), OPTIONAL[part])
+    norms = [decoder.final_layer_norm] if "final_layer_norm" in parts else []
+    for layer in decoder.layers:
+        expect(
+            layer,
+            ("opt", "OPTDecoderLayer"),
+            ("self_attn", "activation_fn", "fc1", "fc2", *NORMS),
+        )
+        expect(layer.self_attn, ("opt", "OPTAttention"), PROJECTIONS)
+        for linear in (*(getattr(layer.self_attn, p) for p in PROJECTIONS), layer.fc1, layer.fc2):
+            expect(linear, nn.Linear)
+        for part in NORMS:
+            expect(getattr(layer, part), nn.LayerNorm)
+            norms.append(getattr(layer, part))
+    return norms
 
 
 def _weights(layer: Any) -> dict[str, Tensor | None]:
