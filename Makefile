@@ -20,8 +20,11 @@ ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
 BENCH_PYTHON ?= $(BIN)/python
 
+# Threads that spin while they wait slow every other program on the cores, and each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +44,9 @@ demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts
 
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some
+	$(BIN)/python tests/external/run.py $(CHECKS)
 
 # The sanitizer's library has to come first into a process that was not built with it, and finds
 # exceptions only if the C++ library comes with it. Python leaks, so leaks are not looked for.

@@ -101,7 +101,9 @@ setup(
     packages=find_packages(include=["args_fast", "args_fast.*"]),
     package_data={
         "args_fast": ["py.typed"],
+        "args_fast.eval": ["explain.html"],
         "args_fast.models": ["linear.json"],
+        "args_fast.serve": ["playground.html"],
         "args_fast.tiny_pair": ["*.json", "*.jsonl", "lm/*", "rm/*"],
     },
     **extensions(),

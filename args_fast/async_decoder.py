@@ -10,10 +10,10 @@ from typing import Any
 
 from args_fast.config import DecodingConfig
 from args_fast.decoder import ArgsDecoder
-from args_fast.encoding import Prompt
 from args_fast.engine.request import Request
 from args_fast.errors import ConfigError, DecoderClosedError
 from args_fast.generation import Generation, Token
+from args_fast.prompts import Prompt
 
 CLOSED = "the decoder has been closed; open another AsyncArgsDecoder"
 

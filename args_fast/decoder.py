@@ -3,14 +3,14 @@
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast import quantization
-from args_fast.config import DecodingConfig
-from args_fast.encoding import Encoder, Prompt
+from args_fast.config import DecodingConfig, configs_for
+from args_fast.encoding import Encoder
 from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
 from args_fast.engine.lookahead import lookahead_rows
@@ -22,7 +22,10 @@ from args_fast.models.backbone import Backbone
 from args_fast.models.proof import prove
 from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
+from args_fast.prompts import Conversation, Plain, Prompt, conversations
 from args_fast.rewards import Classifier, Reward
+from args_fast.rewards.loading import as_reward
+from args_fast.rewards.loading import load as load_reward
 
 RewardLike = PreTrainedModel | Reward
 
@@ -97,7 +100,7 @@ class ArgsDecoder:
     def from_pretrained(
         cls,
         lm: str | Path,
-        rm: str | Path,
+        rm: str | Path | Mapping[str, str | Path],
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -111,7 +114,9 @@ class ArgsDecoder:
         """Load a pair from paths or hub ids (safetensors only).
 
         Args:
-            lm, rm: the models; ``lm``'s tokenizer serves both and is compared with ``rm``'s.
+            lm, rm: the models; ``rm`` may be several by name. What ``rm`` is taken as follows from
+                what is there (``args_fast.rewards.load``): a decoder with a head and the language
+                model's tokens, a LoRA adapter, an encoder or a model with another tokenizer.
             device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
             dtype: "auto" (the checkpoint's on CUDA, float32 on the CPU), "float32", "bfloat16",
                 "float16", or a torch.dtype.
@@ -132,14 +137,18 @@ class ArgsDecoder:
         quantization.check(rm_quantization, "rm_quantization", rm_on)
         trust = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
-        rm_tokenizer = loading.load_tokenizer(rm, **trust)
-        if tokenizer is not None and rm_tokenizer is not None:
-            loading.check_tokenizers(tokenizer, rm_tokenizer)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
-        reward_model = loading.load_rm(rm, rm_on, kind, **trust)
-        quantization.quantize(reward_model.base_model, rm_quantization)
-        return cls(language_model, reward_model, tokenizer=tokenizer, **options)
+        rewards = {
+            name: load_reward(path, tokenizer=tokenizer, device=rm_on, dtype=kind, **trust)
+            for name, path in (rm.items() if isinstance(rm, Mapping) else [("reward", rm)])
+        }
+        for reward in rewards.values():
+            model = getattr(reward, "model", None)
+            if model is not None:
+                quantization.quantize(model.base_model, rm_quantization)
+        named = rewards if isinstance(rm, Mapping) else rewards["reward"]
+        return cls(language_model, named, tokenizer=tokenizer, **options)
 
     # ---- decoding ------------------------------------------------------------------------------
 
@@ -153,7 +162,9 @@ class ArgsDecoder:
         """Decode one prompt or many.
 
         Args:
-            prompts: str, list of str, list of ids, or list of lists of ids.
+            prompts: one prompt or a list of them. A prompt is a text, which is decoded as it is; a
+                list of ids, or what a tokenizer returns; or a conversation (a list of messages),
+                which the chat template turns into text.
             config: the options, of all prompts or one for each; None for ``DecodingConfig()``.
             progress: show a bar on standard error, with tokens per second and the mean reward.
 
@@ -177,6 +188,55 @@ class ArgsDecoder:
                     raise result
         return [request.generation() for group in groups for request in group]
 
+    @overload
+    def chat(  # type: ignore[overload-overlap]  # a str is a list of str, too; it comes first
+        self,
+        messages: str | Conversation,
+        config: DecodingConfig | None = None,
+        *,
+        progress: bool = False,
+    ) -> Generation: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[str | Conversation],
+        config: DecodingConfig | Sequence[DecodingConfig] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[Generation]: ...
+
+    def chat(
+        self,
+        messages: str | Conversation | Sequence[str | Conversation],
+        config: DecodingConfig | Sequence[DecodingConfig] | None = None,
+        *,
+        progress: bool = False,
+    ) -> Generation | list[Generation]:
+        """Answer one conversation or many, through the tokenizer's chat template.
+
+        Args:
+            messages: a list of messages like ``{"role": "user", "content": "Hi"}``, a text for one
+                such message, or a list of those. A last message of the assistant is continued.
+            config, progress: as for ``generate``.
+
+        Returns:
+            The Generation of one conversation, or the list of Generations of a list of them.
+
+        Raises:
+            PromptError: there is no chat template, or it refuses the conversation; else as for
+            ``generate``.
+        """
+        talks, alone = conversations(messages)
+        configs = configs_for(config, len(talks))
+        if alone and configs[0].num_return_sequences != 1:
+            raise ConfigError(
+                f"num_return_sequences is {configs[0].num_return_sequences}, and one conversation "
+                "gives one Generation; chat([messages], config) gives a list"
+            )
+        results = self.generate(talks, configs, progress=progress)
+        return results[0] if alone else results
+
     def complete(
         self, requests: Iterable[tuple[Prompt, DecodingConfig]]
     ) -> Iterator[tuple[int, Generation | ArgsError]]:
@@ -184,8 +244,8 @@ class ArgsDecoder:
 
         Args:
             requests: prompts with their options; taken as there is room for them, never more than
-                ``max_batch_size`` ahead of those that decode. So many are read before anything is
-                decoded: whoever writes them must not wait for an answer first.
+                ``max_batch_size`` ahead of those that decode. That many are read before anything is
+                decoded: what writes them must not wait for an answer first.
 
         Yields:
             (index of the request, its generation), as they finish. Where a request has
@@ -206,7 +266,7 @@ class ArgsDecoder:
         """Decode one prompt and yield its tokens as they are chosen; the pieces of text add up to
         ``Generation.text``. Arguments and errors as for ``generate``. Closing the iterator frees
         its pages."""
-        return self._stream(self.single_request(prompt, config or DecodingConfig()))
+        return self._stream(self.single_request(prompt, configs_for(config, 1)[0]))
 
     # ---- scores of given texts -----------------------------------------------------------------
 
@@ -233,7 +293,7 @@ class ArgsDecoder:
         """r([x, y]) after every token of a continuation (ids, at least one)."""
         if not len(continuation):
             raise PromptError("the continuation is empty; give at least one id")
-        self._encoder.check(continuation, "the continuation")
+        continuation = self._encoder.check(continuation, "the continuation")
         config = DecodingConfig(k=2, max_new_tokens=len(continuation))
         (request,) = self._encoder.requests(prompt, config)
         return self.engine.rewards_along(request, continuation)
@@ -252,7 +312,7 @@ class ArgsDecoder:
 
     @property
     def language_model(self) -> PreTrainedModel:
-        """The model that proposes; use it as ever, between decodes."""
+        """The model that proposes; use it as usual, between decodes."""
         return self.engine.lm.model
 
     @property
@@ -271,16 +331,9 @@ class ArgsDecoder:
         self, config: DecodingConfig | Sequence[DecodingConfig] | None, count: int
     ) -> Sequence[DecodingConfig]:
         """One config for each of ``count`` prompts."""
-        if config is None or isinstance(config, DecodingConfig):
-            return [config or DecodingConfig()] * count
-        if len(config) != count:
-            raise ConfigError(
-                f"config is a list of {len(config)} for {count} prompts; give one for each, or one "
-                "for all"
-            )
-        return config
+        return configs_for(config, count)
 
-    def split(self, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    def split(self, prompts: Prompt | Sequence[Prompt]) -> list[Plain]:
         """One prompt or many -> a list of them."""
         return self._encoder.split(prompts)
 
@@ -373,18 +426,14 @@ class ArgsDecoder:
 def _named(rm: RewardLike | Mapping[str, RewardLike]) -> dict[str, Reward]:
     """Rewards by name, from whatever stands for the reward."""
     if isinstance(rm, Mapping):
-        named = {name: _reward(one) for name, one in rm.items()}
+        named = {name: as_reward(one) for name, one in rm.items()}
         if not named:
             raise ConfigError("rm is an empty mapping; name at least one reward")
         for name, reward in named.items():
             reward.name = name
         return named
-    reward = _reward(rm)
+    reward = as_reward(rm)
     return {reward.name: reward}
-
-
-def _reward(rm: RewardLike) -> Reward:
-    return rm if isinstance(rm, Reward) else Classifier(rm)
 
 
 def _prove_language_model(lm: Backbone, options: EngineOptions, lookahead: float) -> None:

@@ -24,12 +24,16 @@ class CapacityError(LengthError):
     """Prompt and new tokens together do not fit the cache, even alone."""
 
 
+class LoadError(ArgsError, OSError):
+    """A model or tokenizer cannot be loaded: not there, damaged, incomplete, or of another kind."""
+
+
 class UnsupportedModelError(ArgsError, ValueError):
     """A model cannot be driven: its attention or its state is not ours to store."""
 
 
 class RewardHeadError(UnsupportedModelError):
-    """The reward model has no linear head with one output."""
+    """The reward model does not give the value of one linear head as its reward."""
 
 
 class PairMismatchError(ArgsError, ValueError):
@@ -66,8 +70,13 @@ class BackendError(ArgsError, RuntimeError):
 
 
 class LineError(ArgsError, ValueError):
-    """A line of a job's input is no request."""
+    """A line of a job's input is not a request."""
 
 
 class JobError(ArgsError, ValueError):
-    """A job cannot write, or go on, where it was asked to."""
+    """A job cannot read, write or resume where it was asked to."""
+
+
+class EvaluationError(ArgsError, ValueError):
+    """An evaluation cannot read its data, methods or judges, or cannot resume where it was asked
+    to."""

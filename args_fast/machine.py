@@ -17,7 +17,7 @@ def processor() -> str:
 
 
 def available_memory() -> int:
-    """Bytes of RAM to be had without swapping; all there is, where the system does not tell."""
+    """Bytes of RAM available without swapping; all of it, where the system does not say."""
     try:
         with open("/proc/meminfo") as lines:
             return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))

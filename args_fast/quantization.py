@@ -1,7 +1,7 @@
 """Weight-only quantization of the linear layers, by torchao: fewer bytes to read for each token.
 
 int8 and fp8 (e4m3) weights with one scale per row, activations and accumulation as before. It
-changes the model: ``python -m args_fast.bench.quantization`` tells how many of its choices. The
+changes the model: ``python -m args_fast.bench.quantization`` reports how many of its choices. The
 bytes saved are time saved only where the conversion is fused into the product, which is
 torch.compile's work; in eager mode torchao converts the weights first.
 """
@@ -18,7 +18,7 @@ FP8_CAPABILITY = (8, 9)  # Ada, Hopper and later convert it in hardware, and Tri
 
 
 def check(kind: str | None, name: str, device: torch.device) -> None:
-    """Raises ConfigError unless weights of this kind can be had here; before anything is loaded.
+    """Raises ConfigError unless weights of this kind are available here; before anything is loaded.
 
     Args:
         kind: "int8", "fp8", or None for the weights as they are.

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,7 +19,6 @@ from args_fast.jobs.journal import LineSet
 from args_fast.jobs.lines import numbered
 from args_fast.jobs.ownership import BLOCK
 from args_fast.jobs.records import Finished
-from args_fast.text import encode_turn
 
 if TYPE_CHECKING:
     from args_fast import ArgsDecoder
@@ -89,6 +87,11 @@ def decode(job: Job, pair: Pair, actors: int | None = None) -> Iterator[Finished
     """
     if job.path is None:
         raise JobError("actors read the input by themselves, so --ray needs a file, not a pipe")
+    if not job.source.is_plain:
+        raise JobError(
+            f"actors read the input from the middle, so --ray needs a file of lines that is not "
+            f"compressed; {job.path} is not one"
+        )
     import ray.data
 
     kind = "GPU" if start(pair.options.get("device", "auto")) == "cuda" else "CPU"
@@ -118,7 +121,8 @@ class Actor:
     def __init__(self, pair: Pair, path: str, settings: Settings) -> None:
         self.path = Path(path)
         self.settings = settings
-        # An error that is raised here would be tried again, and then told with all of Ray around.
+        # An error that is raised here would be tried again, and then reported with all of Ray's
+        # words around it.
         self.failure: str | None = None
         try:
             self.decoder = pair.load()
@@ -133,19 +137,18 @@ class Actor:
                 return [asdict(record) | {"failure": None} for record in self._records(piece)]
             except ArgsError as error:  # of the models, not of a line: that has its record
                 failure = str(error)
-        return [asdict(Finished(b"", True, 0, None)) | {"failure": failure}]
+        return [asdict(Finished(b"", True, 0, 0, 0.0)) | {"failure": failure}]
 
     def _records(self, piece: dict[str, Any]) -> Iterator[Finished]:
         skipped = frozenset(int(number) for number in piece["done"])
-        encode = partial(encode_turn, self.decoder.tokenizer, raw=self.settings.raw)
         with open(self.path, "rb") as stream:
             stream.seek(piece["offset"])
             within = takewhile(
                 lambda numbered_line: numbered_line[0] < piece["end"],
-                numbered(stream, piece["first"]),
+                numbered(stream, piece["line"]),
             )
             lines = (line for line in within if line[0] not in skipped)
-            yield from decode_lines(self.decoder, lines, self.settings, encode)
+            yield from decode_lines(self.decoder, lines, self.settings)
 
 
 def _finished(row: dict[str, Any]) -> Finished:
@@ -157,22 +160,22 @@ def _finished(row: dict[str, Any]) -> Finished:
 
 def _slices(path: Path, done: LineSet, length: int) -> Iterator[dict[str, Any]]:
     """The input in pieces of ``length`` lines, less those that are done: byte offset, number of
-    the first line and of the one behind the last, and the lines within that have a record."""
-    offset, first = 0, 1
+    the first line and of the one after the last, and the lines within that have a record."""
+    offset, line = 0, 1
     with open(path, "rb") as file:
         while True:
-            start, end = offset, first
+            begin, end = offset, line
             within = []
-            while end - first < length and (size := _line_size(file)):
+            while end - line < length and (size := _line_size(file)):
                 if end in done:
                     within.append(end)
                 offset += size
                 end += 1
-            if end == first:
+            if end == line:
                 return
-            if end - first > len(within):
-                yield {"offset": start, "first": first, "end": end, "done": within}
-            first = end
+            if end - line > len(within):
+                yield {"offset": begin, "line": line, "end": end, "done": within}
+            line = end
 
 
 def _line_size(file: BinaryIO) -> int:

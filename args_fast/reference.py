@@ -1,23 +1,27 @@
 """Algorithm 1 of the ARGS paper (ICLR 2024), as printed: no cache, nothing clever.
 
-This is what the engine is proved against. It shares no code with it: only the options and the
-result type. It runs the models through their own forward passes, over the whole text at every step.
+This is what the engine is proved against. It shares no code with it: only the options, the result
+type and ``own_reward``, which calls the reward model. It runs the models through their own forward
+passes, over the whole text at every step.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
 
 from args_fast.config import DecodingConfig
-from args_fast.errors import ConfigError
+from args_fast.errors import ConfigError, RewardHeadError
 from args_fast.generation import FinishReason, Generation
+from args_fast.models.forward import own_reward
+
+ScoreFunction = Callable[[list[list[int]]], list[float]]
 
 
 @torch.no_grad()
 def decode(
     lm: PreTrainedModel,
-    rm: PreTrainedModel,
+    rm: PreTrainedModel | ScoreFunction,
     prompt_token_ids: list[int],
     config: DecodingConfig,
 ) -> Generation:
@@ -25,12 +29,17 @@ def decode(
 
     Args:
         lm: causal language model, in eval mode.
-        rm: sequence classifier with one label whose linear head is called ``score``, in eval mode.
+        rm: what gives r. A sequence classifier with one label, in eval mode, whose own forward is
+            run on every candidate's text alone; or a function from several texts (lists of ids) to
+            their rewards, for everything else.
         prompt_token_ids: the context x, at least one id.
         config: the options; ``stop`` needs a tokenizer and is refused here.
 
     Returns:
         The generation, with ``text`` None.
+
+    Raises:
+        RewardHeadError: rm does not give one number for each text.
     """
     if config.stop:
         raise ConfigError("the reference decoder works on ids and cannot look for stop strings")
@@ -50,10 +59,7 @@ def decode(
 
         # r([x, v]) for every v in V(k), and s(v) = log p(v | x) + w * r([x, v])   (eq. 2)
         if config.consults_reward:
-            texts = torch.tensor([[*x, v] for v in candidates], device=rm.device)
-            hidden = rm.base_model(texts, use_cache=False).last_hidden_state
-            head: Any = rm.score
-            r = head(hidden[:, -1]).float().flatten().cpu()
+            r = _rewards(rm, [[*x, v] for v in candidates])
         else:
             r = torch.full((config.k,), torch.nan)
         s = lm_scores if config.w == 0 else lm_scores + config.w * r
@@ -77,6 +83,18 @@ def decode(
 
     prompt, new = x[: len(prompt_token_ids)], x[len(prompt_token_ids) :]
     return Generation(new, None, logprobs, rewards, scores, finish_reason, prompt)
+
+
+def _rewards(rm: PreTrainedModel | ScoreFunction, texts: list[list[int]]) -> torch.Tensor:
+    if isinstance(rm, PreTrainedModel):
+        return torch.stack([own_reward(rm, text).cpu() for text in texts])
+    rewards = [float(value) for value in rm(texts)]
+    if len(rewards) != len(texts):
+        raise RewardHeadError(
+            f"the score function gave {len(rewards)} rewards for {len(texts)} texts; it must give "
+            "one for each"
+        )
+    return torch.tensor(rewards)
 
 
 def _end_tokens(lm: PreTrainedModel, config: DecodingConfig) -> list[int]:

@@ -1,28 +1,22 @@
-"""Prompts to tokens; tokens to text while they arrive, and where a stop string cuts it."""
+"""Tokens to text while they arrive, and where a stop string cuts it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-
-from args_fast.errors import PromptError
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer prints for part of a character
 
 
-def encode_turn(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
-    """The ids of the prompt: as one turn of a chat where the tokenizer has a template for it and
-    ``raw`` does not forbid it, else as it is. Raises PromptError where there is no tokenizer."""
-    if tokenizer is None:
-        raise PromptError(
-            "the language model comes without a tokenizer; save one beside its weights, or give "
-            "prompts as lists of ids"
-        )
-    if raw or not tokenizer.chat_template:
-        return tokenizer(prompt).input_ids
-    turn = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False).input_ids  # the template wrote them
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The tokens that a decoded text leaves out, with their ids."""
+    special = {
+        token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    for token in tokenizer.all_special_tokens:
+        id = tokenizer.convert_tokens_to_ids(token)
+        if isinstance(id, int):  # it has one
+            special[token] = id
+    return special
 
 
 class TextStream:
@@ -59,13 +53,10 @@ class TextStream:
         self._cut(before)
 
     def _cut(self, before: int) -> None:
-        found = []
-        for stop in self._stop:
-            at = self.text.find(stop, max(0, before - len(stop) + 1))
-            if at >= 0:
-                found.append(at)
-        if found:
-            self.text = self.text[: min(found)]
+        begins = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stop]
+        cut = min((begin for begin in begins if begin >= 0), default=None)
+        if cut is not None:
+            self.text = self.text[:cut]
             self.stopped = True
 
     def take(self, *, last: bool = False) -> str:

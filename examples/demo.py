@@ -8,7 +8,7 @@ no download; `args-fast generate` does the same for a question, and models, of y
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.cli.compare import compare, table
 from args_fast.cli.console import quiet_transformers, results
-from args_fast.cli.pair import encode_prompt
+from args_fast.cli.pair import as_prompt
 from args_fast.tiny_pair import LM, RM
 
 QUESTIONS = (
@@ -27,9 +27,11 @@ def main() -> None:
         "judge the ten likeliest at every step.\n"
     )
     for question in QUESTIONS:
-        both = compare(decoder, encode_prompt(decoder, question, raw=False), config)
+        both = compare(decoder, as_prompt(question, chat=True), config)
         results.print(table(question, both, config))
-    results.print('Try your own: .venv/bin/args-fast generate "How do I ...?" --compare-greedy')
+    results.print(
+        'Try your own: .venv/bin/args-fast generate --chat "How do I ...?" --compare-greedy'
+    )
 
 
 if __name__ == "__main__":

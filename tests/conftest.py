@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch reads it; workers inherit it
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings

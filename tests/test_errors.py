@@ -20,6 +20,7 @@ from args_fast.errors import (
     JobError,
     LengthError,
     LineError,
+    LoadError,
     NonFiniteError,
     PairMismatchError,
     PromptError,
@@ -73,6 +74,7 @@ def own():
         (BackendError, RuntimeError),
         (DecoderClosedError, RuntimeError),
         (LineError, ValueError),
+        (LoadError, OSError),
         (JobError, ValueError),
     ],
 )
@@ -91,9 +93,11 @@ def test_there_are_no_other_errors():
         "ConfigError",
         "DecoderBusyError",
         "DecoderClosedError",
+        "EvaluationError",
         "JobError",
         "LengthError",
         "LineError",
+        "LoadError",
         "NonFiniteError",
         "PairMismatchError",
         "ProofError",
@@ -116,13 +120,13 @@ def test_there_are_no_other_errors():
         ([5, -1], ["-1", f"0 to {VOCABULARY - 1}"]),
         ([[5], [6, 999]], ["999"]),
         ([[5, 6.0]], ["6.0"]),
-        ([["5"]], ["'5'"]),
+        ([["5"]], ["list", "a list of ids"]),
         (17, ["int", "a list of ids"]),
-        (None, ["NoneType", "a list of ids"]),
-        ([5, None], ["int", "a list of ids"]),
-        ([None], ["NoneType", "a list of ids"]),
+        (None, ["is None", "a list of ids"]),
+        ([5, None], ["contains None"]),
+        ([None], ["is None", "a list of ids"]),
         ({5, 6}, ["set"]),
-        (torch.tensor([5, 6]), ["Tensor"]),
+        (torch.tensor([5.0, 6.0]), ["5.0"]),
         ("text", ["no tokenizer", "tokenizer="]),
         (["text"], ["no tokenizer", "tokenizer="]),
         ([[5], "text"], ["no tokenizer"]),
@@ -251,7 +255,7 @@ def test_a_prompt_longer_than_a_model_takes_leaves_no_room(idle):
 
 
 def test_rewards_are_asked_of_ids_that_exist(idle):
-    with refuses(PromptError, "the continuation holds 99999"):
+    with refuses(PromptError, "the continuation contains 99999"):
         idle.token_rewards([5], [6, 99999])
     with refuses(PromptError, "2 prompts", "1 continuations"):
         idle.rewards([[5], [6]], [[7]])
@@ -341,20 +345,23 @@ def test_tokenizers_with_one_vocabulary_that_split_text_apart():
 def test_a_classifier_is_no_reward_model(labels):
     config = CONFIGS["llama"]()
     config.num_labels = labels
-    with refuses(RewardHeadError, f"num_labels = {labels}", "must be 1"):
+    with refuses(RewardHeadError, f"{labels} outputs", "labels=1"):
         ArgsDecoder(language_model(), t.LlamaForSequenceClassification(config))
 
 
 def test_a_language_model_is_no_reward_model():
-    with refuses(RewardHeadError, "LlamaForCausalLM", "`score`", "AutoModelForSequence"):
+    with refuses(RewardHeadError, "LlamaForCausalLM", "Autoregressive", "head='lm_head'"):
         ArgsDecoder(language_model(), language_model())
 
 
 def test_a_head_that_is_not_linear():
     rm = copy.deepcopy(reward_model())
     rm.score = torch.nn.Sequential(rm.score, torch.nn.Sigmoid())
-    with refuses(RewardHeadError, "linear head"):
-        ArgsDecoder(language_model(), rm)
+    pair = ArgsDecoder(language_model(), rm)
+    (result,) = pair.generate([5, 6], CONFIG)
+    assert all(0 < reward < 1 for reward in result.rewards)
+    naive = rm(torch.tensor([[5, 6, *result.token_ids]])).logits.item()
+    assert result.rewards[-1] == pytest.approx(naive, abs=1e-5)
 
 
 # ---- values that are not finite ------------------------------------------------------------------

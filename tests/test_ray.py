@@ -16,7 +16,7 @@ ray = pytest.importorskip("ray.data", reason="pip install 'args-fast[ray]'")
 
 from args_fast import ray as subject  # noqa: E402
 
-OPTIONS = ("--raw", "--device", "cpu", "--max-new-tokens", "6", "--max-batch-size", "16")
+OPTIONS = ("--device", "cpu", "--max-new-tokens", "6", "--max-batch-size", "16")
 N = 500
 
 

@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from args_fast import __version__
-from args_fast.cli import batch, bench, doctor, generate
+from args_fast.cli import (
+    batch,
+    bench,
+    convert,
+    doctor,
+    explain,
+    generate,
+    judge,
+    serve,
+    sweep,
+    tune,
+)
+from args_fast.cli import eval as evaluate
+from args_fast.machine import wait_passively
+
+wait_passively()  # before a command imports torch
 
 app = typer.Typer(
     name="args-fast",
@@ -22,8 +37,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(shown: bool) -> None:
+    if shown:
         typer.echo(f"args-fast {__version__}")
         raise typer.Exit
 
@@ -38,5 +53,12 @@ def _main(
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=batch.EXAMPLES)(batch.batch)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.eval_)
+app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(epilog=tune.EXAMPLES)(tune.tune)
+app.command(epilog=judge.EXAMPLES)(judge.judge)
+app.command(epilog=explain.EXAMPLES)(explain.explain)
+app.command(epilog=convert.EXAMPLES)(convert.convert)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=bench.EXAMPLES)(bench.bench)

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import partial
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,9 @@ from rich.progress import (
 )
 
 from args_fast.cli import options
-from args_fast.cli.console import errors_in_a_line, fail, note, notes
+from args_fast.cli.console import errors_in_a_line, fail, needs_stdout, note, notes
 from args_fast.cli.pair import find_pair, load_pair
+from args_fast.jobs.layouts import FORMATS, LAYOUTS, Reading
 
 if TYPE_CHECKING:
     from args_fast import DecodingConfig
@@ -35,15 +36,23 @@ echo '{"id": "a", "prompt": "How do I grow basil?"}' > in.jsonl
 
 echo '{"id": "b", "prompt": "Suggest a short walk.", "w": 3, "stop": ["."]}' >> in.jsonl
 
-args-fast batch in.jsonl out.jsonl --max-new-tokens 64
+args-fast batch in.jsonl out.jsonl --chat --max-new-tokens 64
 
-[dim]# killed? the same command goes on where it was[/]
+[dim]# killed? the same command resumes where it was[/]
 
-args-fast batch in.jsonl out.jsonl --max-new-tokens 64
+args-fast batch in.jsonl out.jsonl --chat --max-new-tokens 64
 
-[dim]# what went wrong, line by line[/]
+[dim]# what went wrong, line by line; and once it is put right, these lines again[/]
 
 jq -c 'select(.error)' out.jsonl
+
+args-fast batch in.jsonl out.jsonl --chat --max-new-tokens 64 --retry-errors
+
+[dim]# data sets as they are: the format is found out, other keys are copied[/]
+
+args-fast batch hh-rlhf.jsonl.gz out.jsonl --keep
+
+args-fast batch questions.csv out.jsonl --prompt-field question --chat
 
 [dim]# on all GPUs of this machine, or of a Ray cluster[/]
 
@@ -51,6 +60,8 @@ args-fast batch in.jsonl out.jsonl --ray --lm org/lm --rm org/rm --config config
 """
 JOB = "Job"
 PIPE = "-"
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+AUTO = Format("auto")
 
 
 def batch(
@@ -58,9 +69,9 @@ def batch(
     source: Annotated[
         str,
         typer.Argument(
-            help='JSON lines, such as {"prompt": "...", "id": ..., "k": 5}; "-" for standard '
-            "input.",
-            metavar="IN.jsonl",
+            help='JSON lines, such as {"prompt": "...", "id": ..., "k": 5} or {"messages": [...]}, '
+            'or another format (see --format); also compressed by gzip. "-" for standard input.',
+            metavar="IN",
             show_default=False,
         ),
     ],
@@ -68,7 +79,7 @@ def batch(
         str,
         typer.Argument(
             help='One record per line of the input, with its number; "-" for standard output.',
-            metavar="OUT.jsonl",
+            metavar="OUT",
             show_default=False,
         ),
     ],
@@ -94,7 +105,36 @@ def batch(
     seed: options.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 128,
     stop: options.Stop = None,
-    raw: options.Raw = False,
+    eos_token_ids: options.Eos = None,
+    chat: options.Chat = False,
+    layout: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="Layout of the input: "
+            + "; ".join(f"{name} ({layout.about})" for name, layout in LAYOUTS.items())
+            + "; jsonl (lines of ours); csv; text (a prompt a line). auto finds out which.",
+            metavar="NAME",
+            show_choices=False,
+            rich_help_panel=JOB,
+        ),
+    ] = AUTO,
+    prompt_field: Annotated[
+        str,
+        typer.Option(
+            help="The key, or the column of a CSV file, that holds the prompt.",
+            metavar="KEY",
+            rich_help_panel=JOB,
+        ),
+    ] = Reading.prompt_field,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help='Copy the other keys of a line into its record, as "input".',
+            rich_help_panel=JOB,
+        ),
+    ] = False,
     max_batch_size: Annotated[
         int,
         typer.Option(
@@ -121,7 +161,15 @@ def batch(
     restart: Annotated[
         bool,
         typer.Option(
-            "--restart", help="Throw away what OUT holds, and begin anew.", rich_help_panel=JOB
+            "--restart", help="Throw away what OUT holds, and start over.", rich_help_panel=JOB
+        ),
+    ] = False,
+    retry_errors: Annotated[
+        bool,
+        typer.Option(
+            "--retry-errors",
+            help="Decode again the lines whose record is an error; the new records replace them.",
+            rich_help_panel=JOB,
         ),
     ] = False,
     use_ray: Annotated[
@@ -151,13 +199,15 @@ def batch(
     """Decode a file of prompts: any length, in constant memory, and nothing is lost.
 
     Each record is in the file at once (in order: once those before it are). Killed and started
-    again with the same options, the job goes on where it was. A line that cannot be decoded becomes
-    an error record, and the job goes on.
+    again with the same options, the job resumes where it was. A line that cannot be decoded becomes
+    an error record, and the job continues.
 
     Exit code: 0 where all went well, 1 where there are error records, 2 where the job could not
     run.
     """
     with errors_in_a_line():
+        if as_json or output == PIPE:
+            needs_stdout()
         if as_json and output == PIPE:
             fail("--json and OUT - both want standard output; name a file for OUT")
         if actors is not None and not use_ray:
@@ -166,7 +216,6 @@ def batch(
             fail("--rm-device is not for --ray, whose actors have one GPU each")
         from args_fast.jobs.job import Settings, decode_lines, opened
         from args_fast.jobs.run import WINDOW
-        from args_fast.text import encode_turn
 
         defaults = _defaults(context, config)
         models = find_pair(lm, rm)
@@ -179,10 +228,11 @@ def batch(
 
             kind = resolve_device(device).type
         settings = Settings(
-            **{role: _lasting(name) for role, name in models.items()},
+            lm=_lasting(models["lm"]),
+            rm=_lasting(models["rm"]),
             dtype="float32" if (dtype.value, kind) == ("auto", "cpu") else dtype.value,
             defaults=defaults,
-            raw=raw,
+            reading=Reading(layout.value, prompt_field, chat, keep),
             ordered=not unordered,
             scores=scores,
         )
@@ -195,8 +245,8 @@ def batch(
             "rm_device": rm_device,
         }
         records: Iterable[Finished]
-        with opened(source, output, settings, restart=restart) as job:
-            _tell(job, output)
+        with opened(source, output, settings, restart=restart, retry_errors=retry_errors) as job:
+            _report(job, output, source)
             if job.remaining == 0:
                 records = ()
             elif use_ray:
@@ -205,9 +255,8 @@ def batch(
                 records = ray.decode(job, ray.Pair(settings.lm, settings.rm, loading), actors)
             else:
                 pair, _ = load_pair(lm, rm, **loading)
-                encode = partial(encode_turn, pair.tokenizer, raw=raw)
                 window = max(WINDOW, 4 * max_batch_size)
-                records = decode_lines(pair, job.lines(), settings, encode, window)
+                records = decode_lines(pair, job.lines(), job.settings, window)
             tally, seconds = _run(job, records, output)
             summary = _summary(job, tally, seconds)
         if as_json:
@@ -235,14 +284,21 @@ def _lasting(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _tell(job: "Job", output: str) -> None:
+def _report(job: "Job", output: str, source: str) -> None:
+    """What the job is, before it begins."""
     done = len(job.output.done)
+    if job.settings.reading.format != "jsonl":
+        note(f"{source} is read as {job.settings.reading.format}")
     if job.cut:
         note(f"a torn last line of {job.cut} bytes was cut off {output}")
-    if job.remaining == 0:
+    if job.input is None:
+        return
+    if job.input.lines == 0:
+        note(f"{source} holds no prompts: there is nothing to do")
+    elif job.remaining == 0:
         note(f"all {done} lines have their record in {output}: there is nothing to do")
-    elif job.input is not None and done:
-        note(f"going on: {done} of {job.input.lines} lines are done")
+    elif done:
+        note(f"resuming: {done} of {job.input.lines} lines are done")
 
 
 def _run(job: "Job", records: "Iterable[Finished]", output: str) -> tuple["Tally", float]:
@@ -270,7 +326,7 @@ def _run(job: "Job", records: "Iterable[Finished]", output: str) -> tuple["Tally
                     bar.update(task, completed=before + tally.written, speed=speed)
     except KeyboardInterrupt:
         if job.resumable:
-            note(f"{before + tally.written} records are in {output}; the same command goes on")
+            note(f"{before + tally.written} records are in {output}; the same command resumes")
         raise
     return tally, time.perf_counter() - began
 
@@ -303,5 +359,10 @@ def _sum_up(summary: dict[str, Any], output: str) -> None:
     if errors:
         note(
             f"{errors} of {summary['records']} are error records"
-            + ("" if output == PIPE else f"; see them with: jq -c 'select(.error)' {output}")
+            + (
+                ""
+                if output == PIPE
+                else f"; see them with: jq -c 'select(.error)' {output}, and "
+                "decode those lines again with --retry-errors"
+            )
         )

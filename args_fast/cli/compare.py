@@ -14,32 +14,33 @@ from args_fast.eval.diversity import diversity
 
 if TYPE_CHECKING:
     from args_fast import ArgsDecoder, DecodingConfig
+    from args_fast.prompts import Prompt
 
 WARM_UP = 8  # tokens
 WIDEST = 120  # columns: longer lines are tiring to read
 
 
 def compare(
-    decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig"
+    decoder: "ArgsDecoder", prompt: "Prompt", config: "DecodingConfig"
 ) -> dict[str, dict[str, Any]]:
     """Both decodes of one prompt by one engine, as plain JSON values: "greedy" and "args".
 
-    ``seconds`` runs from the prompt's ids to the last token, after a short decode to warm up.
+    ``seconds`` runs from the prompt to the last token, after a short decode to warm up.
     ``reward`` is r([prompt, text]), which greedy decoding does not ask for by itself, and
     ``mean_reward`` the mean of r after each token.
     """
     # ARGS first: it needs the longer list of things, and so finds what is missing before any wait.
-    args = _measured(decoder, ids, config)
-    greedy = _measured(decoder, ids, replace(config, k=1, w=0.0, temperature=None))
+    args = _measured(decoder, prompt, config)
+    greedy = _measured(decoder, prompt, replace(config, k=1, w=0.0, temperature=None))
     return {"greedy": greedy, "args": args}
 
 
-def _measured(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") -> dict[str, Any]:
-    decoder.generate(ids, replace(config, max_new_tokens=min(WARM_UP, config.max_new_tokens)))
+def _measured(decoder: "ArgsDecoder", prompt: "Prompt", config: "DecodingConfig") -> dict[str, Any]:
+    decoder.generate(prompt, replace(config, max_new_tokens=min(WARM_UP, config.max_new_tokens)))
     began = time.perf_counter()
-    (result,) = decoder.generate(ids, config)
+    (result,) = decoder.generate(prompt, config)
     seconds = time.perf_counter() - began
-    rewards = decoder.token_rewards(ids, result.token_ids)
+    rewards = decoder.token_rewards(prompt, result.token_ids)
     return {
         "config": asdict(config),
         **result.as_json(),

@@ -55,8 +55,8 @@ def examine() -> dict[str, Any]:
         "devices": _devices(),
         "ops": {
             device: {
-                op: {"backends": list(found), "chosen": _chosen(op, device)}
-                for op, found in table.items()
+                op: {"backends": list(report), "chosen": _chosen(op, device)}
+                for op, report in table.items()
             }
             for device, table in backends.TABLE.items()
         },
@@ -83,12 +83,12 @@ def _version(package: str) -> str | None:
 def _devices() -> list[dict[str, Any]]:
     import torch
 
-    found: list[dict[str, Any]] = [
+    report: list[dict[str, Any]] = [
         {"device": "cpu", "name": processor(), "threads": torch.get_num_threads()}
     ]
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
-        found.append(
+        report.append(
             {
                 "device": f"cuda:{i}",
                 "name": gpu.name,
@@ -96,7 +96,7 @@ def _devices() -> list[dict[str, Any]]:
                 "memory_gib": round(gpu.total_memory / 2**30, 1),
             }
         )
-    return found
+    return report
 
 
 def _chosen(op: str, device: str) -> str | None:
@@ -108,7 +108,7 @@ def _chosen(op: str, device: str) -> str | None:
         runs = backends.implementation(op, device)
     except BackendError:
         return None
-    return next(name for name, found in backends.TABLE[device][op].items() if found is runs)
+    return next(name for name, report in backends.TABLE[device][op].items() if report is runs)
 
 
 def _has_embedded_pair() -> bool:

@@ -10,13 +10,21 @@ import typer
 
 from args_fast.cli import options
 from args_fast.cli.compare import compare, table
-from args_fast.cli.console import errors_in_a_line, note, notes, read_prompt, results
-from args_fast.cli.pair import encode_prompt, load_pair
+from args_fast.cli.console import (
+    errors_in_a_line,
+    needs_stdout,
+    note,
+    notes,
+    read_prompt,
+    results,
+)
+from args_fast.cli.pair import as_prompt, load_pair
 
 if TYPE_CHECKING:
     from args_fast import ArgsDecoder, DecodingConfig, Token
+    from args_fast.prompts import Prompt
 
-EXAMPLE = 'args-fast generate "How do I grow basil?"'
+EXAMPLE = 'args-fast generate --chat "How do I grow basil?"'
 EXAMPLES = f"""
 [bold]Examples[/]
 
@@ -26,13 +34,13 @@ EXAMPLES = f"""
 
 [dim]# ARGS-stochastic, on a prompt from a file[/]
 
-args-fast generate --temperature 0.7 --seed 1 < prompt.txt
+args-fast generate --chat --temperature 0.7 --seed 1 < prompt.txt
 
-[dim]# your own models, for a machine to read[/]
+[dim]# your own models, a text that is not wrapped in a template, for a machine to read[/]
 
-args-fast generate "Hello" --lm org/lm --rm org/rm --w 2 --json | jq -r .text
+args-fast generate "Once upon a time" --lm org/lm --rm org/rm --w 2 --json | jq -r .text
 """
-ENDINGS = {"eos": "its end token", "stop": "--stop", "length": "--max-new-tokens"}
+ENDINGS = {"eos": "an end token", "stop": "--stop", "length": "--max-new-tokens"}
 
 
 def generate(
@@ -53,7 +61,8 @@ def generate(
     seed: options.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 128,
     stop: options.Stop = None,
-    raw: options.Raw = False,
+    eos: options.Eos = None,
+    chat: options.Chat = False,
     compare_greedy: Annotated[
         bool,
         typer.Option(
@@ -74,6 +83,7 @@ def generate(
     The text streams to standard output; everything else goes to standard error.
     """
     with errors_in_a_line():
+        needs_stdout()
         text = read_prompt(prompt, EXAMPLE)
         from args_fast import DecodingConfig
 
@@ -83,8 +93,10 @@ def generate(
             temperature=temperature,
             seed=seed,
             max_new_tokens=max_new_tokens,
-            stop=tuple(stop or ()),
+            stop=stop or (),
+            eos_token_ids=eos or None,
         )
+        asked = as_prompt(text, chat=chat)
         decoder, models = load_pair(
             lm,
             rm,
@@ -94,11 +106,10 @@ def generate(
             torch_compile=compiled,
             rm_device=rm_device,
         )
-        ids = encode_prompt(decoder, text, raw=raw)
         about = {"prompt": text, "models": models} | _where(decoder)
         if compare_greedy:
             with notes.status("[dim]decoding[/]"):
-                both = compare(decoder, ids, config)
+                both = compare(decoder, asked, config)
             if as_json:
                 _print_json(about | both)
             else:
@@ -107,10 +118,10 @@ def generate(
                 note("tokens/s: one decode each, prompt included, after a short one to warm up.")
         elif as_json:
             with notes.status("[dim]decoding[/]"):
-                record = _decode(decoder, ids, config)
+                record = _decode(decoder, asked, config)
             _print_json(about | record)
         else:
-            _stream(decoder, ids, config)
+            _stream(decoder, asked, config)
 
 
 def _where(decoder: "ArgsDecoder") -> dict[str, Any]:
@@ -134,9 +145,9 @@ def _print_json(record: dict[str, Any]) -> None:
     print(json.dumps(record, allow_nan=False))
 
 
-def _decode(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") -> dict[str, Any]:
+def _decode(decoder: "ArgsDecoder", prompt: "Prompt", config: "DecodingConfig") -> dict[str, Any]:
     began = time.perf_counter()
-    (result,) = decoder.generate(ids, config)
+    (result,) = decoder.generate(prompt, config)
     seconds = time.perf_counter() - began
     return {
         "config": asdict(config),
@@ -146,10 +157,10 @@ def _decode(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") ->
     }
 
 
-def _stream(decoder: "ArgsDecoder", ids: list[int], config: "DecodingConfig") -> None:
+def _stream(decoder: "ArgsDecoder", prompt: "Prompt", config: "DecodingConfig") -> None:
     began = time.perf_counter()
     tokens: list[Token] = []
-    for token in decoder.stream(ids, config):
+    for token in decoder.stream(prompt, config):
         sys.stdout.write(token.text or "")
         sys.stdout.flush()
         tokens.append(token)

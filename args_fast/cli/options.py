@@ -95,7 +95,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(
         help="Above 0: draw from softmax(score / temperature) over the candidates. "
-        "Without it the best candidate is taken.",
+        "Without it, or at 0, the best candidate is taken.",
         metavar="X",
         rich_help_panel=DECODING,
     ),
@@ -116,16 +116,27 @@ MaxNewTokens = Annotated[
 Stop = Annotated[
     list[str] | None,
     typer.Option(
-        help="End at this text and cut before it; may be repeated.",
+        help="End at this text and cut before it; a special token ends at its id. May be repeated.",
         metavar="TEXT",
         rich_help_panel=DECODING,
     ),
 ]
-Raw = Annotated[
+Eos = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--eos",
+        min=0,
+        help="End at this token id; may be repeated. Without it the model's own end tokens.",
+        metavar="ID",
+        rich_help_panel=DECODING,
+    ),
+]
+Chat = Annotated[
     bool,
     typer.Option(
-        "--raw",
-        help="Take the prompt as typed, without the tokenizer's chat template.",
+        "--chat",
+        help="Ask as a user does: the text becomes a message, which goes through the tokenizer's "
+        "chat template. Without it text is decoded as it is.",
         rich_help_panel=DECODING,
     ),
 ]

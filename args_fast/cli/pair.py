@@ -1,7 +1,6 @@
 """Which pair of models a command uses, and how it reads a prompt."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from args_fast.cli.console import fail, note, notes, quiet_transformers
 
@@ -18,8 +17,9 @@ def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
             "tokenizer, or neither for the embedded pair"
         )
     from args_fast import tiny_pair
+    from args_fast.models.checkpoint import find
 
-    return {"lm": _find(lm or str(tiny_pair.LM)), "rm": _find(rm or str(tiny_pair.RM))}
+    return {"lm": find(lm or tiny_pair.LM), "rm": find(rm or tiny_pair.RM)}
 
 
 def load_pair(
@@ -29,33 +29,26 @@ def load_pair(
     device: str,
     dtype: str,
     trust_remote_code: bool,
-    max_batch_size: int = 64,
-    torch_compile: bool = False,
     rm_device: str | None = None,
+    **engine: Any,
 ) -> tuple["ArgsDecoder", dict[str, str]]:
-    """The decoder and the names of its models: those given, or the embedded pair, said so."""
+    """The decoder and the names of its models: those given, or the embedded pair, said so.
+    ``engine`` holds options of EngineOptions."""
     with notes.status("[dim]loading the models[/]"):
-        from safetensors import SafetensorError
-
-        from args_fast import ArgsDecoder, ArgsError
+        from args_fast import ArgsDecoder
 
         quiet_transformers()
         names = find_pair(lm, rm)
-        try:
-            decoder = ArgsDecoder.from_pretrained(
-                names["lm"],
-                names["rm"],
-                device=device,
-                dtype=dtype,
-                trust_remote_code=trust_remote_code,
-                max_batch_size=max_batch_size,
-                torch_compile=torch_compile,
-                rm_device=rm_device,
-            )
-        except ArgsError:
-            raise
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            fail(f"cannot load the models: {error}")
+        decoder = ArgsDecoder.from_pretrained(
+            names["lm"],
+            names["rm"],
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            rm_device=rm_device,
+            **engine,
+        )
+    _choose_threads(decoder)
     if lm is None:
         size = " + ".join(
             f"{model.num_parameters() / 1e6:.1f}"
@@ -68,27 +61,20 @@ def load_pair(
     return decoder, names
 
 
-def encode_prompt(decoder: "ArgsDecoder", prompt: str, *, raw: bool) -> list[int]:
-    """The ids of the prompt, as ``args_fast.text.encode_turn`` makes them."""
-    from args_fast.text import encode_turn
+def _choose_threads(decoder: "ArgsDecoder") -> None:
+    """As many threads as suit the models, unless OMP_NUM_THREADS says how many."""
+    import torch
 
-    return encode_turn(decoder.tokenizer, prompt, raw=raw)
+    from args_fast.machine import threads_for
+
+    parameters = sum(p.numel() for p in decoder.language_model.parameters())
+    threads = threads_for(parameters)
+    if threads is not None and decoder.device.type == "cpu":
+        torch.set_num_threads(threads)
 
 
-def _find(name: str) -> str:
-    """A model's folder or hub id, once its config.json is there. So what is misspelt fails in words
-    that say so, and without a network after one try, not one for each file a model may have."""
-    from transformers.utils import cached_file
+def as_prompt(text: str, *, chat: bool) -> "str | list[dict[str, Any]]":
+    """What a command decodes: the text as it is, or with --chat the message of a user."""
+    from args_fast.prompts import from_user
 
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            fail(f"{name} holds no config.json; a model's folder is what save_pretrained writes")
-        return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        fail(f"there is no folder {name}; give a model's folder, or a hub id such as org/name")
-    try:
-        cached_file(name, "config.json")
-    except (OSError, ValueError) as error:
-        fail(f"{name} is no folder here, nor can it be had from the hub: {error}")
-    return name
+    return from_user(text) if chat else text

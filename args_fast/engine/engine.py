@@ -37,7 +37,7 @@ class Engine:
     """Decodes any number of requests together; each gets the tokens it would get alone.
 
     Safe to use from several threads: they take turns, step by step, and each finds its requests
-    further on. While the ``ownership`` has an owner, only that thread may use it. Pages retained
+    advanced. While the ``ownership`` has an owner, only that thread may use it. Pages retained
     for later requests are evicted when nothing is left to do, because between decodes the models
     are the caller's, who may change them; ``hold_prefixes`` keeps them.
 

@@ -46,7 +46,7 @@ class StepGraphs:
 
     def bind(self, weights: Iterable[Tensor]) -> None:
         """Forget all graphs where weights lie elsewhere than at the last call: between decodes the
-        models are the caller's, and a graph would go on reading where they were."""
+        models are the caller's, and a graph would keep reading where they were."""
         if self.enabled:
             addresses = tuple(piece.data_ptr() for weight in weights for piece in plain(weight))
             if addresses != self._weights:
@@ -86,6 +86,6 @@ class StepGraphs:
 
 def _forget_workspaces() -> None:
     """cuBLAS keeps memory for each stream that it was called on. A graph has to find its own in its
-    own pool, not what others may free (torch's compiler does, for graphs of its own), and nobody
+    own pool, not what others may free (torch's compiler does, for graphs of its own), and nothing
     else may work in that of a graph."""
     torch._C._cuda_clearCublasWorkspaces()

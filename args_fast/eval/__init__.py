@@ -1,5 +1,5 @@
-"""Measures of decoded text."""
+"""Measures of decoded text, and the experiments of the paper (``args-fast eval``)."""
 
-from args_fast.eval.diversity import diversity
+from args_fast.eval.diversity import diversity, published_diversity
 
-__all__ = ["diversity"]
+__all__ = ["diversity", "published_diversity"]

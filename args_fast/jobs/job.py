@@ -2,21 +2,23 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from args_fast.config import DecodingConfig
 from args_fast.errors import JobError
 from args_fast.jobs.journal import Journal, Pipe
-from args_fast.jobs.lines import entries, numbered
+from args_fast.jobs.layouts import Reading
+from args_fast.jobs.lines import Item, entries
 from args_fast.jobs.ownership import Input, claim, survey
 from args_fast.jobs.records import Finished, finish
 from args_fast.jobs.run import WINDOW, Decoder, as_completed, in_order
-
-PIPE = "-"  # standard input or output
+from args_fast.jobs.sources import Source
+from args_fast.jobs.sources import opened as opened_source
+from args_fast.jobs.streams import PIPE
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,18 @@ class Settings:
 
     Attributes:
         lm, rm: names of the models.
-        dtype: that they run in.
+        dtype: the type that they run in.
         defaults: the options of a line that names none.
-        raw: prompts are taken as they are, without a chat template.
+        reading: how the lines are read.
         ordered: records stand in the order of their lines.
-        scores: with the floats of every token.
+        scores: records hold the floats of every token.
     """
 
     lm: str
     rm: str
     dtype: str
     defaults: DecodingConfig
-    raw: bool = False
+    reading: Reading = field(default_factory=Reading)
     ordered: bool = True
     scores: bool = False
 
@@ -46,8 +48,8 @@ class Tally:
     """What a run has added so far.
 
     Attributes:
-        written: records, of which ``errors`` tell an error.
-        tokens: new ones.
+        written: records, of which ``errors`` are error records.
+        tokens: new tokens.
         rewarded: texts in which the reward model had a say; ``reward_sum`` adds up their r([x, y]).
     """
 
@@ -65,9 +67,8 @@ class Tally:
         self.written += 1
         self.errors += finished.is_error
         self.tokens += finished.tokens
-        if finished.reward is not None:
-            self.rewarded += 1
-            self.reward_sum += finished.reward
+        self.rewarded += finished.rewarded
+        self.reward_sum += finished.reward
 
 
 @dataclass
@@ -75,9 +76,10 @@ class Job:
     """An input and an output, both open.
 
     Attributes:
-        settings: what decides the records.
-        path: of the input; None where it is piped in.
+        settings: what decides the records, with the format that was found.
+        path: the input's path; None where it is piped in.
         input: what the input is; None where it is piped in.
+        source: the input, open.
         output: takes the records, and knows the lines that have one from earlier runs.
         cut: bytes of a torn record that an earlier run left, and that were cut off.
     """
@@ -85,9 +87,9 @@ class Job:
     settings: Settings
     path: Path | None
     input: Input | None
+    source: Source
     output: Journal | Pipe
     cut: int
-    _stream: BinaryIO
 
     @property
     def resumable(self) -> bool:
@@ -95,16 +97,16 @@ class Job:
 
     @property
     def remaining(self) -> int | None:
-        """Lines without a record; None where nobody can know."""
+        """The number of lines without a record; None where it cannot be known."""
         return None if self.input is None else self.input.lines - len(self.output.done)
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
+    def lines(self) -> Iterator[tuple[int, Item]]:
         """The lines that have no record yet, with their numbers."""
         done = self.output.done
-        return ((number, line) for number, line in numbered(self._stream) if number not in done)
+        return ((number, item) for number, item in self.source.items() if number not in done)
 
     def write(self, records: Iterable[Finished]) -> Iterator[Tally]:
-        """Append records, and tell after each how far it is."""
+        """Append records; yields after each what the run has added so far."""
         tally = Tally()
         for finished in records:
             self.output.append(finished.record)
@@ -114,19 +116,19 @@ class Job:
 
 def decode_lines(
     decoder: Decoder,
-    lines: Iterable[tuple[int, bytes]],
+    lines: Iterable[tuple[int, Item]],
     settings: Settings,
-    encode: Callable[[str], list[int]],
     window: int = WINDOW,
 ) -> Iterator[Finished]:
     """The records of lines.
 
     Args:
-        lines: with their numbers.
-        encode: a prompt's ids.
-        window: lines that may be begun behind one that is not finished, where order matters.
+        decoder: decodes them.
+        lines: the lines with their numbers.
+        settings: of the job that is open, whose format is not "auto".
+        window: lines that may be begun after one that is not finished, where order matters.
     """
-    asked = entries(lines, settings.defaults, encode)
+    asked = entries(lines, settings.defaults, settings.reading)
     if settings.ordered:
         outcomes = in_order(as_completed(decoder, asked, window))
     else:
@@ -135,32 +137,46 @@ def decode_lines(
 
 
 @contextmanager
-def opened(source: str, output: str, settings: Settings, *, restart: bool = False) -> Iterator[Job]:
+def opened(
+    source: str,
+    output: str,
+    settings: Settings,
+    *,
+    restart: bool = False,
+    retry_errors: bool = False,
+) -> Iterator[Job]:
     """Open a job, a new one or one that was interrupted.
 
     Args:
-        source: a file of JSON lines, or "-" for standard input.
-        output: a file, or "-" for standard output. Only from a file to a file is a job that can
-            be gone on with.
+        source: a file, or "-" for standard input.
+        output: a file, or "-" for standard output. Only a job from a file to a file can be
+            resumed.
+        settings: what decides the records.
         restart: throw away what the output holds.
+        retry_errors: decode the lines again whose record is an error. Their new records take the
+            place of the old ones when the job is left without an error.
 
     Raises:
-        JobError: the output is in use, or holds something else.
+        JobError: the input is in no format that is known, or the output is in use, or holds
+            something else.
         OSError: a file cannot be opened.
     """
     path = _regular(source)
-    with open(source, "rb") if source != PIPE else _borrowed() as stream:
-        known = None if path is None else survey(path)
+    with opened_source(source, settings.reading) as items:
+        settings = replace(settings, reading=items.reading)
+        known = None if path is None else survey(path, items)
         if _is_pipe(output):
             with _pipe(output) as pipe:
-                yield Job(settings, path, known, pipe, 0, stream)
+                yield Job(settings, path, known, items, pipe, 0)
             return
         if path is not None and Path(output).exists() and path.samefile(output):
             raise JobError(f"{output} is the input too; name another output")
         journal = Journal(Path(output), ordered=settings.ordered)
         try:
-            cut = claim(journal, _identity(settings, known), restart=restart)
-            yield Job(settings, path, known, journal, cut, stream)
+            identity = _identity(settings, known)
+            cut = claim(journal, identity, restart=restart, retry_errors=retry_errors)
+            yield Job(settings, path, known, items, journal, cut)
+            journal.settle()
         finally:
             journal.close()
 
@@ -181,13 +197,10 @@ def _is_pipe(output: str) -> bool:
 
 
 @contextmanager
-def _borrowed() -> Iterator[BinaryIO]:
-    yield sys.stdin.buffer
-
-
-@contextmanager
 def _pipe(output: str) -> Iterator[Pipe]:
     if output == PIPE:
+        if sys.stdout is None:
+            raise JobError("standard output is closed; name a file for the records")
         yield Pipe(sys.stdout.buffer)
         return
     with open(output, "wb") as stream:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from args_fast.errors import ArgsError
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from args_fast.config import DecodingConfig
 
 # Lines that may be under way, or wait for one before them. Where one line is so slow that this many
-# come behind it, nothing new begins until it is done.
+# come after it, nothing new begins until it is done.
 WINDOW = 1024
 
 
@@ -25,26 +26,44 @@ class Decoder(Protocol):
     ) -> Iterator[tuple[int, Generation | ArgsError]]: ...
 
 
+@dataclass
+class _Begun:
+    """A request that the decoder has taken, and the samples of it that are there."""
+
+    place: int
+    origin: Origin
+    count: int
+    samples: list[Generation] = field(default_factory=list)
+
+    def outcome(self, result: Generation | ArgsError) -> Outcome | None:
+        """The outcome once this result is there; None while samples are missing."""
+        if isinstance(result, ArgsError):
+            return self.origin, result
+        self.samples.append(result)
+        return (self.origin, self.samples) if len(self.samples) == self.count else None
+
+
 def as_completed(
     decoder: Decoder, entries: Iterator[Entry], window: int | None = None
 ) -> Iterator[tuple[int, Outcome]]:
     """(place among the entries, outcome), each as soon as it is there.
 
     Args:
+        decoder: decodes them.
+        entries: requests and errors.
         window: if given, no entry is begun while one that is this many places before it has no
-            outcome yet: what a reorder buffer behind this can come to hold.
+            outcome yet: what a reorder buffer after this can come to hold.
     """
     places = enumerate(entries)
     taken = 0
     exhausted = False
-    under_way: dict[int, tuple[int, Origin]] = {}  # by request of this round, the oldest first
+    under_way: dict[int, _Begun] = {}  # by request of this round, the oldest first
     refused: deque[tuple[int, Outcome]] = deque()
 
     def is_full() -> bool:
         if window is None or not under_way:
             return False
-        oldest, _ = next(iter(under_way.values()))
-        return taken - oldest >= window
+        return taken - next(iter(under_way.values())).place >= window
 
     # A decoder pulls when it has room, and cannot be told "not now", only "no more". So where the
     # window is full the round ends: what is under way is finished, and another round begins.
@@ -52,23 +71,25 @@ def as_completed(
         nonlocal taken, exhausted
         begun = 0
         while len(refused) < (window or WINDOW) and not is_full():
-            found = next(places, None)
-            if found is None:
+            entry = next(places, None)
+            if entry is None:
                 exhausted = True
                 return
-            place, (origin, request) = found
+            place, (origin, request) = entry
             taken = place + 1
             if isinstance(request, ArgsError):
                 refused.append((place, (origin, request)))
                 continue
-            under_way[begun] = place, origin
+            under_way[begun] = _Begun(place, origin, request[1].num_return_sequences)
             begun += 1
             yield request
 
     while not exhausted:
         for index, result in decoder.complete(pull()):
-            place, origin = under_way.pop(index)
-            yield place, (origin, result)
+            outcome = under_way[index].outcome(result)
+            if outcome is None:
+                continue
+            yield under_way.pop(index).place, outcome
             while refused:
                 yield refused.popleft()
         while refused:

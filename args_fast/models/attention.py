@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+
+from args_fast.errors import UnsupportedModelError
 
 NAME = "args_fast"
 CONTEXT = "args_fast_context"  # the keyword argument that travels through the model's forward
@@ -18,7 +20,7 @@ CONTEXT = "args_fast_context"  # the keyword argument that travels through the m
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """What a layer asks of its attention beside the scaled dot product.
+    """What a layer asks of its attention in addition to the scaled dot product.
 
     scale: factor on the dot products; sliding_window: tokens seen, 0 for all; softcap: bound of the
     scores, 0.0 for none; sinks: [Hq], one more logit per head in the denominator, or None.
@@ -51,8 +53,16 @@ def attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The function behind ``AttentionInterface`` (transformers' calling convention)."""
+    """The attention that is registered with ``AttentionInterface`` (transformers' calling
+    convention).
+
+    Raises:
+        UnsupportedModelError: the layer brings a mask of its own, or is not causal. The engine
+            decides which rows see each other, so what else the mask says would be lost.
+    """
     context: AttentionContext = kwargs[CONTEXT]
+    if attention_mask is not None or kwargs.get("is_causal") is False:
+        raise UnsupportedModelError(_own_mask(module, attention_mask))
     options = AttentionOptions(
         scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         sliding_window=sliding_window or 0,
@@ -66,14 +76,37 @@ def attention(
 AttentionInterface.register(NAME, attention)
 
 
+def _own_mask(module: nn.Module, mask: Tensor | None) -> str:
+    quirk = (
+        "is not causal"
+        if mask is None
+        else f"makes an attention mask of its own (of shape {tuple(mask.shape)})"
+    )
+    return (
+        f"an attention layer of the model ({type(module).__name__}) {quirk}, which the engine "
+        "cannot follow; use a model with causal attention, or args_fast.reference.decode."
+    )
+
+
 @contextmanager
 def driven(model: PreTrainedModel) -> Iterator[None]:
     """Route the model's attention to the engine, only for the duration of one forward pass: outside
-    it the model is the user's and generates as it always did."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
+    it the model is the user's and generates as it always did. The parts of a multimodal model may
+    each have an attention of their own, and get it back."""
+    before = [(part, part._attn_implementation) for part in _configs(model.config)]
     try:
+        # Not through the public setter, which would hand a part's choice on to its own parts.
+        for part, _ in before:
+            part._attn_implementation_internal = NAME
         yield
     finally:
-        config._attn_implementation = before
+        for part, implementation in before:
+            part._attn_implementation_internal = implementation
+
+
+def _configs(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PretrainedConfig):
+            yield from _configs(part)

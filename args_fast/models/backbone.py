@@ -1,6 +1,5 @@
 """One Hugging Face model, driven by the engine: its forward passes and its limits."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -50,7 +49,9 @@ class Backbone:
         self.plain_up_to = traits.plain_up_to
         self.device = traits.layout.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore
-        self.max_length = _max_length(model)
+        self.max_length = traits.limits.max_length
+        self.limit_reason = traits.limits.reason
+        self.thresholds = traits.limits.thresholds
         self._flash = None if traits.sinks else varlen_attention(traits.layout)
         self._linear = few_rows(self.device)
         self._tail_hidden: Forward = partial(_hidden, model)
@@ -127,11 +128,11 @@ class Backbone:
             hook.remove()
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
-        """Store the K/V of ids behind the ``start`` that are stored: once, whatever k is."""
+        """Store the K/V of ids after the ``start`` that are stored: once, whatever k is."""
         chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
-        for at in range(0, len(ids), chunk):
-            piece = send([ids[at : at + chunk]], torch.int64, self.device)
-            context = Prefill(cache, pages, start + at, piece.shape[1], self._flash)
+        for offset in range(0, len(ids), chunk):
+            piece = send([ids[offset : offset + chunk]], torch.int64, self.device)
+            context = Prefill(cache, pages, start + offset, piece.shape[1], self._flash)
             self.hidden(piece, context.position[None], context)
 
     def _in_one(self, start: int, rows: int) -> bool:
@@ -159,22 +160,6 @@ def _logits(
     return out.logits
 
 
-def _max_length(model: PreTrainedModel) -> float:
-    """Positions that the model computes as it would in one pass over the whole text."""
-    config = model.config.get_text_config()
-    limit: float = getattr(config, "max_position_embeddings", None) or math.inf
-    rope = getattr(config, "rope_parameters", None) or {}
-    # Some models hold one set of parameters per type of layer.
-    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        if parameters.get("rope_type") in ("dynamic", "longrope"):
-            # These change all earlier positions when the text outgrows the original length.
-            original = parameters.get("original_max_position_embeddings") or getattr(
-                config, "original_max_position_embeddings", None
-            )
-            limit = min(limit, original or limit)
-    return limit
-
-
 def check_eval(backbone: Backbone) -> None:
     """Raises ConfigError where a model is in training mode."""
     if backbone.model.training:
@@ -184,12 +169,12 @@ def check_eval(backbone: Backbone) -> None:
 
 
 def check_length(backbone: Backbone, prompt: int, new: int) -> None:
-    """Raises LengthError where a model cannot take a prompt with so many new tokens."""
+    """Raises LengthError where a model cannot take a prompt with this many new tokens."""
     if prompt + new > backbone.max_length:
         room = int(backbone.max_length) - prompt
         fewer = f", or set max_new_tokens to at most {room}" if room > 0 else ""
         raise LengthError(
             f"the prompt has {prompt} tokens and {new} new ones are asked for, {prompt + new} "
-            f"together; the {backbone.role} takes {backbone.max_length:.0f}. Shorten the "
-            f"prompt{fewer}."
+            f"together; the {backbone.role} takes {backbone.max_length:.0f}{backbone.limit_reason}"
+            f". Shorten the prompt{fewer}."
         )

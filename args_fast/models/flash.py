@@ -14,7 +14,7 @@ LARGEST_HEAD = 256
 
 
 @cache
-def _found() -> tuple[Callable | None, str]:
+def _varlen() -> tuple[Callable | None, str]:
     """flash_attn_varlen_func and "used", or None and why not."""
     if find_spec("flash_attn") is None:
         return None, "optional, CUDA only: pip install 'args-fast[flash]'"
@@ -29,13 +29,13 @@ def _found() -> tuple[Callable | None, str]:
 
 def status() -> str:
     """ "used" (for prompts in 16 bits, on a GPU of capability 8.0 or higher), or why not."""
-    return _found()[1]
+    return _varlen()[1]
 
 
 def varlen_attention(layout: CacheLayout) -> Callable | None:
     """flash_attn_varlen_func, where it is and takes rows of this layout. Windows and softcaps it
     takes all, sinks it does not."""
-    return _found()[0] if torch_has_flash(layout) else None
+    return _varlen()[0] if torch_has_flash(layout) else None
 
 
 def torch_has_flash(layout: CacheLayout) -> bool:

@@ -149,7 +149,9 @@ def few_rows(
     if use == "torch" or device.type not in ("cpu", "cuda"):
         return nullcontext()
     entries = read_table() if table is None else table
-    return _on_cpu(device, entries) if device.type == "cpu" else _on_cuda(device, entries)
+    if device.type == "cpu":
+        return _on_cpu(device, entries)
+    return _on_cuda(device, entries) if device.type == "cuda" else nullcontext()
 
 
 def _on_cpu(device: torch.device, entries: list[Entry]) -> AbstractContextManager:

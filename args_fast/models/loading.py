@@ -1,23 +1,42 @@
 """Models and tokenizers from paths or hub ids, safely: safetensors only, no remote code."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as MULTIMODAL,
+)
 from transformers.utils import cached_file
 
-from args_fast.errors import ConfigError, PairMismatchError, RewardHeadError
+from args_fast.errors import ConfigError, LoadError, PairMismatchError, RewardHeadError
+from args_fast.models import checkpoint, pretrained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+PROBE = "Tokenizers that differ: naïve 12,345 tests\n\n\tdef f(x): return x  # 你好"
+SCORE, BIAS = "score.weight", "score.bias"
+# What heads other than a language model's are called, and the language model's.
+HEAD = re.compile(
+    r"(^|\.)(score|classifier|classification_head|v_head|value_head|reward_head|rm_head|scalar_head"
+    r"|regression_head|summary|qa_outputs)\."
+)
+VALUE_HEAD = re.compile(r"(^|\.)(v_head|value_head)\.")
+LM_HEADS = ("lm_head.", "embed_out.", "output_layer.", "cls.")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -53,44 +72,110 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch
 
 
 def load_lm(path: str | Path, device: torch.device, dtype: Any, **options: Any) -> PreTrainedModel:
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, **options
-    )
-    return model.to(device).eval()
+    """Raises LoadError where the checkpoint is not a whole language model, for which transformers
+    would make up what is missing with random weights."""
+    name = checkpoint.find(path)
+    config = pretrained.load_config(name, options)
+    tensors = checkpoint.shapes(name)
+    heads = [key for key in tensors if HEAD.search(key)]
+    if "CausalLM" in str(config.architectures):
+        heads = [key for key in heads if not VALUE_HEAD.search(key)]  # what PPO leaves on a policy
+    if heads and not any(key.startswith(LM_HEADS) for key in tensors):
+        raise LoadError(
+            f"{path} is a reward model or another classifier (it has {heads[0]}), not a language "
+            "model: pass it as the reward model, and a causal language model in its place"
+        )
+    kind: Any = AutoModelForCausalLM
+    if type(config) in MULTIMODAL and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = AutoModelForImageTextToText
+    model, report = pretrained.load(kind, name, "language model", dtype, options)
+    if report.missing:
+        raise LoadError(
+            f"the language model {path} lacks {pretrained.listed(report.missing)}: they would be "
+            "random. Use a checkpoint saved by the *ForCausalLM it was trained as; where "
+            "the output layer is the embedding, config.json has tie_word_embeddings: true"
+        )
+    pretrained.check_unused(model, report.unexpected, f"the language model {path}")
+    return pretrained.finish(model, device, f"the language model {path}")
 
 
 def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) -> PreTrainedModel:
-    """Raises RewardHeadError where the checkpoint does not hold a head with one output, for which
-    transformers would make one up with random weights."""
-    trusted = {"trust_remote_code": options.get("trust_remote_code", False)}
-    labels = AutoConfig.from_pretrained(path, **trusted).num_labels
-    if labels != 1:
-        raise RewardHeadError(
-            f"the reward model {path} has num_labels = {labels}; a reward is one number, so it "
-            "must be 1. Use a model trained with num_labels=1; a language model has no reward head."
-        )
-    loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    """The number of outputs is what the head in the file has: many configurations do not say it.
+
+    Raises:
+        RewardHeadError: the checkpoint does not hold a head with one output, for which transformers
+            would make one up with random weights.
+        LoadError: it cannot be loaded, or lacks other weights.
+    """
+    name = checkpoint.find(path)
+    outputs = pretrained.load_config(name, options).num_labels
+    tensors = checkpoint.shapes(name)
+    if len(head_shape := tensors.get(SCORE, ())) == 2:
+        outputs = head_shape[0]
+    if outputs != 1:
+        raise RewardHeadError(_not_one_output(str(path), outputs, tensors))
+    model, report = pretrained.load(
+        AutoModelForSequenceClassification,
+        name,
+        "reward model",
+        dtype,
+        options | {"num_labels": 1},
     )
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
+    if report.missing:
         raise RewardHeadError(
-            f"the reward model {path} lacks the weights {', '.join(missing[:5])}: they would be "
+            f"the reward model {path} lacks {pretrained.listed(report.missing)}: they would be "
             "random. Use a checkpoint saved by the *ForSequenceClassification it was trained as."
+            + _other_heads(tensors)
         )
-    return model.to(device).eval()
+    unexpected = report.unexpected
+    if BIAS in unexpected and isinstance(head := getattr(model, "score", None), nn.Linear):
+        # What *ForTokenClassification has; its reward is the same head's, read at the last token.
+        head.bias = nn.Parameter(checkpoint.read(name, BIAS).to(head.weight.dtype))
+        unexpected = [key for key in unexpected if key != BIAS]
+    pretrained.check_unused(model, unexpected, f"the reward model {path}")
+    return pretrained.finish(model, device, f"the reward model {path}")
 
 
 def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; None where the model comes without one."""
-    found = (
-        cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        for name in TOKENIZER_FILES
+    """The tokenizer next to a model; None where the model comes without one. Raises LoadError."""
+    name = checkpoint.find(path)
+    files = (
+        cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        for file in TOKENIZER_FILES
     )
-    if not any(found):
+    if not any(files):
         return None
-    return AutoTokenizer.from_pretrained(path, **options)
+
+    def load() -> PreTrainedTokenizerBase:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer.decode(tokenizer(PROBE).input_ids)  # some faults show only in use
+        return tokenizer
+
+    return pretrained.translated(load, name, "tokenizer")
+
+
+def _not_one_output(path: str, outputs: int | None, tensors: dict[str, tuple[int, ...]]) -> str:
+    if SCORE in tensors:
+        return (
+            f"the head of the reward model {path} has {outputs} outputs (labels); a reward is one "
+            "number. Use a model trained with num_labels=1, or give args_fast.reference.decode a "
+            "function that makes one number of them."
+        )
+    return (
+        f"the reward model {path} has no reward head ({SCORE}), and num_labels = {outputs}. Use a "
+        "model trained with num_labels=1; a language model has no reward head."
+        + _other_heads(tensors)
+    )
+
+
+def _other_heads(tensors: dict[str, tuple[int, ...]]) -> str:
+    others = [f"{key} {list(shape)}" for key, shape in tensors.items() if HEAD.search(key)]
+    if not others or SCORE in tensors:
+        return ""
+    return (
+        f" It has {', '.join(others[:3])}: if that is a linear reward head, rename its weight to "
+        f"{SCORE} (safetensors.torch.load_file, save_file) and set num_labels to 1 in config.json."
+    )
 
 
 def check_tokenizers(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -> None:
@@ -98,15 +183,17 @@ def check_tokenizers(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -
     The reward model may know more tokens (a padding token, say)."""
     ours, theirs = lm.get_vocab(), rm.get_vocab()
     differing = [token for token, id in ours.items() if theirs.get(token) != id]
-    if not differing:
-        probe = "Tokenizers that differ: naïve 12,345 tests\n\n\tdef f(x): return x  # 你好"
-        if lm.encode(probe, add_special_tokens=False) == rm.encode(probe, add_special_tokens=False):
-            return
+    split = [tokenizer.encode(PROBE, add_special_tokens=False) for tokenizer in (lm, rm)]
+    if not differing and split[0] == split[1]:
+        return
     examples = (
         ", ".join(repr(token) for token in differing[:3]) or "none, but they split text apart"
     )
     raise PairMismatchError(
         "the language model and the reward model have different tokenizers: "
         f"{len(differing)} of {len(ours)} tokens have another id or none ({examples}). The reward "
-        "model has to score the language model's tokens; use a pair trained with one tokenizer."
+        "model has to score the language model's tokens; use a pair trained with one tokenizer. If "
+        "the tokens that differ never occur in your texts, load both models with transformers and "
+        "pass them as objects: ArgsDecoder(lm, rm, tokenizer=tokenizer). For a reward model that "
+        "reads text, args_fast.reference.decode takes a function that scores token ids."
     )

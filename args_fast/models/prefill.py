@@ -1,4 +1,4 @@
-"""The rows of a prompt: T new tokens of one sequence behind those that are stored."""
+"""The rows of a prompt: T new tokens of one sequence after those that are stored."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from args_fast.models.flash import torch_has_flash
 
 
 class Prefill:
-    """T rows of one sequence behind ``start`` stored ones (an AttentionContext).
+    """T rows of one sequence after ``start`` stored ones (an AttentionContext).
 
     Each layer is attended to by the first of these that computes what it asks for: flash-attn,
     torch's own attention (no window in effect, softcap or sinks), the engine's op, which takes all
@@ -107,14 +107,14 @@ class Prefill:
         if groups > 1 and query.is_cuda and not torch_has_flash(self.cache.layout):
             # Of torch's kernels only flash knows groups: the others hold all scores in memory.
             key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-        one = self.rows == 1  # it sees everything, and needs no mask
-        mask = self._lower_right(query) if self.start and not one else None
+        single = self.rows == 1  # it sees everything, and needs no mask
+        mask = self._lower_right(query) if self.start and not single else None
         out = scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
-            is_causal=mask is None and not one,
+            is_causal=mask is None and not single,
             scale=options.scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )

@@ -5,26 +5,34 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from args_fast.errors import UnsupportedModelError
+from args_fast.errors import ArgsError, UnsupportedModelError
 from args_fast.kvcache.storage import CacheLayout
 from args_fast.models.attention import CONTEXT, AttentionOptions, driven
+from args_fast.models.limits import WINDOWS, Limits, limits
 
-# Names under which configurations keep an attention window.
-WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
+LANGUAGE_MODEL = "language model"
+ELSEWHERE = "use another architecture, or args_fast.reference.decode."
 
 
 @dataclass(frozen=True)
 class Traits:
-    """layout: what a token occupies; plain_up_to: the longest text over which torch's own causal
-    attention is the model's; sinks: whether a layer has them; options: what each layer asks of its
-    attention."""
+    """What the engine has to know of a model.
+
+    Attributes:
+        layout: what a token occupies.
+        plain_up_to: the longest text over which torch's own causal attention is the model's.
+        sinks: whether a layer has attention sinks.
+        options: what each layer asks of its attention, in their order.
+        limits: how long texts may be.
+    """
 
     layout: CacheLayout
     plain_up_to: float
     sinks: bool
     options: tuple[AttentionOptions, ...]
+    limits: Limits
 
 
 @dataclass
@@ -33,6 +41,7 @@ class _Recorder:
 
     calls: dict[int, tuple[Tensor, Tensor, AttentionOptions]] = field(default_factory=dict)
     repeated: bool = False
+    gives_states: bool = False
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
@@ -50,14 +59,7 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
     shape, or where its attention is not what reaches the engine.
     """
     name = f"the {role} ({type(model).__name__})"
-    if not isinstance(model, PreTrainedModel):
-        raise UnsupportedModelError(
-            f"{name} is not a transformers PreTrainedModel. Adapters have to be merged first "
-            "(`model.merge_and_unload()`), wrappers unwrapped."
-        )
-    config = model.config.get_text_config()
-    if model.config.is_encoder_decoder:
-        raise UnsupportedModelError(f"{name} is an encoder-decoder; use a decoder-only model.")
+    config = check_kind(model, role)
     if model._is_stateful:
         raise UnsupportedModelError(
             f"{name} carries a recurrent state, which cannot be branched as keys and values can; "
@@ -66,35 +68,100 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
     if not model._supports_attention_backend:
         raise UnsupportedModelError(
             f"{name} does not support transformers' attention interface, so the engine cannot "
-            "store its keys and values; use another architecture, or args_fast.reference.decode."
+            f"store its keys and values; {ELSEWHERE}"
         )
-
-    recorder = _Recorder()
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    try:
-        with torch.inference_mode(), driven(model):
-            model.base_model(
-                input_ids=token, position_ids=token, use_cache=False, **{CONTEXT: recorder}
-            )
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise UnsupportedModelError(
-            f"{name} does not run as a causal transformer driven by the engine "
-            f"({type(error).__name__}: {error}); use another architecture, or "
-            "args_fast.reference.decode."
-        ) from error
+    recorder = _run(model, name)
     _check_layers(recorder, config.num_hidden_layers, name)
     _check_windows(recorder, config, name)
+    if not recorder.gives_states:
+        raise UnsupportedModelError(
+            f"the base model of {name} does not give a hidden state for each token; {ELSEWHERE}"
+        )
 
     key = recorder.calls[0][0]
     options = tuple(recorder.calls[layer][2] for layer in sorted(recorder.calls))
     sinks = any(o.sinks is not None for o in options)
     special = sinks or any(o.softcap for o in options)
-    window = min((o.sliding_window for o in options if o.sliding_window), default=math.inf)
+    windows = {o.sliding_window for o in options if o.sliding_window}
     layout = CacheLayout(len(options), key.shape[1], key.shape[3], key.dtype, key.device)
-    return Traits(layout, 0 if special else window, sinks, options)
+    plain_up_to = 0 if special else min(windows, default=math.inf)
+    return Traits(layout, plain_up_to, sinks, options, limits(config, windows))
+
+
+def check_kind(model: PreTrainedModel, role: str) -> PretrainedConfig:
+    """The configuration of the model's text part.
+
+    Raises UnsupportedModelError where the object cannot be such a model, whatever its attention:
+    an adapter or a wrapper, an encoder-decoder, a language model without a head over the
+    vocabulary.
+    """
+    name = f"the {role} ({type(model).__name__})"
+    if not isinstance(model, PreTrainedModel) or _has_adapter(model):
+        raise UnsupportedModelError(
+            f"{name} is not a plain transformers PreTrainedModel. Merge an adapter into its base "
+            "first (`model = model.merge_and_unload()`, from peft), and unwrap a wrapper."
+        )
+    try:
+        config = model.config.get_text_config()
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{name} has more than one text model inside; pass the one that is meant."
+        ) from error
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{name} is an encoder-decoder; use a decoder-only model.")
+    if role == LANGUAGE_MODEL and model.get_output_embeddings() is None:
+        raise UnsupportedModelError(
+            f"{name} has no head over the vocabulary, so it is not a language model"
+            f"{_other_kind(model)}; load it with AutoModelForCausalLM from a checkpoint that was "
+            "trained as one."
+        )
+    return config
+
+
+def _has_adapter(model: PreTrainedModel) -> bool:
+    """Whether transformers has put a peft adapter into the model."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def _other_kind(model: PreTrainedModel) -> str:
+    if any(hasattr(model, name) for name in ("score", "classifier")):
+        return " but a classifier (are the language model and the reward model swapped?)"
+    return " but a base model" if model.base_model is model else ""
+
+
+def _run(model: PreTrainedModel, name: str) -> _Recorder:
+    recorder = _Recorder()
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    try:
+        with torch.inference_mode(), driven(model):
+            out = model.base_model(
+                input_ids=token, position_ids=token, use_cache=False, **{CONTEXT: recorder}
+            )
+            recorder.gives_states = hasattr(out, "last_hidden_state")
+    except ArgsError as error:
+        raise UnsupportedModelError(f"{name}: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UnsupportedModelError(
+                f"some weights of {name} are not in memory: they are offloaded, or were never "
+                "loaded. Load it without device_map or offloading, on one device."
+            ) from error
+        raise UnsupportedModelError(
+            f"{name} does not run as a causal transformer driven by the engine "
+            f"({type(error).__name__}: {error}); {ELSEWHERE}"
+        ) from error
+    return recorder
 
 
 def _check_layers(recorder: _Recorder, layers: int, name: str) -> None:
+    if not recorder.calls:
+        raise UnsupportedModelError(
+            f"no layer of {name} asked for the engine's attention: its layers do not follow its "
+            "own configuration (a body taken from another model does not). Load the model as a "
+            "whole, or use args_fast.reference.decode."
+        )
     if recorder.repeated or sorted(recorder.calls) != list(range(layers)):
         raise UnsupportedModelError(
             f"{name} has {layers} layers, but the engine's attention was asked by layers "

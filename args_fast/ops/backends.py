@@ -44,9 +44,9 @@ def offer(
     fused implementation of its own, before or after."""
     if unsupported is not None:
         LIMITS[backend, op] = unsupported
-    known = {**TABLE[device][op], backend: implementation}
-    order = dict.fromkeys((*ORDER[device], *known))
-    TABLE[device][op] = {name: known[name] for name in order if name in known}
+    offered = {**TABLE[device][op], backend: implementation}
+    order = dict.fromkeys((*ORDER[device], *offered))
+    TABLE[device][op] = {name: offered[name] for name in order if name in offered}
     for whole, parts in FUSED.items():
         has = [TABLE[device][part][backend] for part in parts if backend in TABLE[device][part]]
         if op in parts and len(has) == len(parts) and backend not in TABLE[device][whole]:

@@ -26,8 +26,8 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     norm = torch.logsumexp(logits, dim=1, keepdim=True)
     logprobs = logits.gather(1, ids) - norm
     broken = ~torch.isfinite(norm)
-    lowest = torch.arange(k, device=logits.device).expand_as(ids)
-    return logprobs.masked_fill(broken, torch.nan), torch.where(broken, lowest, ids)
+    ranks = torch.arange(k, device=logits.device).expand_as(ids)
+    return logprobs.masked_fill(broken, torch.nan), torch.where(broken, ranks, ids)
 
 
 def branch_attention(
@@ -143,11 +143,11 @@ def commit(
     sequence b is written, then every length grows by one.
     """
     page_size = k_pages.shape[2]
-    sequence = torch.arange(branch.shape[0], device=branch.device)
-    position = lengths.long()
-    page = page_table[sequence, position // page_size].long()
-    k_pages[:, page, position % page_size] = tail_k[:, sequence, branch]
-    v_pages[:, page, position % page_size] = tail_v[:, sequence, branch]
+    rows_of_batch = torch.arange(branch.shape[0], device=branch.device)
+    index = lengths.long()
+    page = page_table[rows_of_batch, index // page_size].long()
+    k_pages[:, page, index % page_size] = tail_k[:, rows_of_batch, branch]
+    v_pages[:, page, index % page_size] = tail_v[:, rows_of_batch, branch]
     lengths += 1
 
 

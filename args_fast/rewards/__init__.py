@@ -2,23 +2,36 @@
 
 from args_fast.rewards.base import Candidates, Choice, Judge, Reading, Reward
 from args_fast.rewards.classifier import Classifier
-from args_fast.rewards.host import HostReward, Text
+from args_fast.rewards.function import Function
+from args_fast.rewards.host import Exchange, HostReward
 from args_fast.rewards.lm_head import Head
+from args_fast.rewards.loading import load
+from args_fast.rewards.text import Text
+from args_fast.rewards.vocabulary import Autoregressive, Vocabulary
 
 KINDS: dict[str, type[Reward]] = {
+    "autoregressive": Autoregressive,
     "classifier": Classifier,
     "head": Head,
+    "function": Function,
+    "text": Text,
+    "vocabulary": Vocabulary,
 }
 
 __all__ = [
     "KINDS",
+    "Autoregressive",
     "Candidates",
     "Choice",
     "Classifier",
+    "Exchange",
+    "Function",
     "Head",
     "HostReward",
     "Judge",
     "Reading",
     "Reward",
     "Text",
+    "Vocabulary",
+    "load",
 ]

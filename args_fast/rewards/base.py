@@ -167,7 +167,7 @@ class Reward(ABC):
         """Store the K/V of ids start ... end - 1 in the pages of the text."""
 
     def close(self, request: Reading) -> None:  # noqa: B027
-        """A request gives its memory back; it may be opened again, further on."""
+        """A request gives its memory back; it may be opened again later, with more tokens."""
 
     @abstractmethod
     def judge(self, memory: BatchMemory, store: GroupCache | None) -> Judge:

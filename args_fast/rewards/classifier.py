@@ -7,12 +7,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from args_fast.errors import ConfigError, LengthError, PairMismatchError, RewardHeadError
+from args_fast.errors import (
+    ConfigError,
+    LengthError,
+    PairMismatchError,
+    PromptError,
+    RewardHeadError,
+)
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
 from args_fast.models.backbone import Backbone, check_eval
-from args_fast.models.proof import prove
+from args_fast.models.proof import prove, prove_reward
 from args_fast.rewards.base import Judge, Reading, Reward
 from args_fast.rewards.chains import ChainJudge, SiblingJudge
 from args_fast.rewards.heads import HeadLike, Labels, find_head
@@ -41,10 +47,14 @@ class Classifier(Reward):
         closing_ids: ids after every candidate, in place of those of the template.
         head: a dotted name of a module of the model, a module, or a safetensors file; None for the
             head that the model's class uses.
-        labels: of a head with several outputs, the one that is the reward, or the weight of each.
+        labels: of a head with several outputs, the one that is the reward, or the label weights.
+
+        known: [V] bool, which of the language model's ids mean anything to this model; the others
+            are not candidates. None for all.
 
     Raises:
-        RewardHeadError: there is no head, or it has several outputs and ``labels`` is None.
+        RewardHeadError: there is no head, or it has several outputs and ``labels`` is None; when
+            attached, the model's own forward gives something else than its head.
         UnsupportedModelError: the engine cannot drive the model.
         ConfigError: an argument is outside its range.
     """
@@ -59,6 +69,7 @@ class Classifier(Reward):
         closing_ids: Sequence[int] | None = None,
         head: HeadLike = None,
         labels: Labels = None,
+        known: Tensor | None = None,
     ) -> None:
         if isinstance(model, nn.Module):
             model.eval()  # dropout would make every reward a lottery
@@ -72,6 +83,7 @@ class Classifier(Reward):
             )
         self.name = name
         self.model = model
+        self._known = known
         self.backbone = Backbone(model, "reward model")
         self.device = self.backbone.device
         self.layout = self.backbone.layout
@@ -98,7 +110,10 @@ class Classifier(Reward):
                 f"the language model is on {lm.device} and the reward model on {self.device}; move "
                 "both to one device, or to two CUDA devices"
             )
-        if self.backbone.vocabulary < lm.vocabulary:
+        if self._known is not None:
+            padding = torch.zeros(max(0, lm.vocabulary - len(self._known)), dtype=torch.bool)
+            self._known = torch.cat([self._known, padding])[: lm.vocabulary]
+        elif self.backbone.vocabulary < lm.vocabulary:
             raise PairMismatchError(
                 f"the language model can choose among {lm.vocabulary} ids, but the reward model "
                 f"has embeddings for {self.backbone.vocabulary}; use a pair that shares one "
@@ -106,10 +121,16 @@ class Classifier(Reward):
                 "padding"
             )
         prove(self.backbone, logits=False)
+        if self.head.own and self.model.get_output_embeddings() is None:
+            rewards = lambda texts: [self._reward(text) for text in texts]  # noqa: E731
+            prove_reward(self.backbone, rewards, self.head.fold)
 
     def compile(self, mode: str) -> None:
         self.backbone.compile(mode)
         prove(self.backbone, logits=False)  # again, as compiled: a compiler can be wrong too
+
+    def known_ids(self) -> Tensor | None:
+        return None if self._known is None or bool(self._known.all()) else self._known
 
     def weights(self) -> Iterable[Tensor]:
         return self.model.parameters()
@@ -138,6 +159,12 @@ class Classifier(Reward):
     def check(self, request: Reading, new_tokens: int) -> None:
         check_eval(self.backbone)
         rendering = self.rendering(request)
+        unknown = [token for token in rendering.prefix if token >= self.backbone.vocabulary]
+        if unknown:
+            raise PromptError(
+                f"the prompt contains {unknown[0]}, which the reward model {self.name!r} does not "
+                f"know (it has {self.backbone.vocabulary} ids)"
+            )
         size = len(rendering.prefix) + new_tokens + len(rendering.closing)
         if size > self.backbone.max_length:
             room = int(self.backbone.max_length) - size + new_tokens
@@ -146,7 +173,8 @@ class Classifier(Reward):
                 f"the prompt has {len(rendering.prefix)} tokens and {new_tokens} new ones are "
                 f"asked for, {size} together"
                 f"{' with the closing ones' if rendering.closing else ''}; the reward model takes "
-                f"{self.backbone.max_length:.0f}. Shorten the prompt{fewer}."
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten the "
+                f"prompt{fewer}."
             )
 
     def text(self, request: Reading) -> list[int]:
@@ -166,7 +194,7 @@ class Classifier(Reward):
         if len(text) + len(rendering.closing) > self.backbone.max_length:
             raise LengthError(
                 f"the text has {len(text) + len(rendering.closing)} tokens; the reward model takes "
-                f"{self.backbone.max_length:.0f}. Shorten it."
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten it."
             )
         start = len(rendering.prefix)
         if not rendering.closing:  # the head at a token judges the text that ends there
@@ -174,6 +202,9 @@ class Classifier(Reward):
         ends = [i if token in request.end_tokens else i + 1 for i, token in enumerate(continuation)]
         texts = [[*text[: start + end], *rendering.closing] for end in ends]
         return [self.head.rewards(self._hidden(one_text)[-1]).item() for one_text in texts]
+
+    def _reward(self, ids: list[int]) -> float:
+        return self.head.rewards(self._hidden(ids)[-1]).item()
 
     def _hidden(self, ids: list[int]) -> Tensor:
         batch = torch.tensor([ids], device=self.device)

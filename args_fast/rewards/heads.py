@@ -91,7 +91,7 @@ def find_head(model: PreTrainedModel, head: HeadLike, labels: Labels) -> RewardH
     """
     module, own = _module(model, head)
     outputs = _outputs(module, model)
-    return RewardHead(module, _fold(model, outputs, labels), own)
+    return RewardHead(module, fold_labels(model, outputs, labels), own)
 
 
 def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
@@ -110,7 +110,7 @@ def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
     for name in NAMES:
         module = getattr(model, name, None)
         if isinstance(module, nn.Module):
-            return module, True
+            return module, name == "score"  # what forwards of transformers apply
     if model.get_output_embeddings() is not None:
         raise RewardHeadError(
             f"{type(model).__name__} is a language model without a reward head. For its log-"
@@ -171,14 +171,16 @@ def _outputs(module: nn.Module, model: PreTrainedModel) -> int:
     return out.shape[2]
 
 
-def _fold(model: PreTrainedModel, outputs: int, labels: Labels) -> dict[int, float] | None:
+def fold_labels(model: PreTrainedModel, outputs: int, labels: Labels) -> dict[int, float] | None:
+    """The weight of each of a model's outputs in the reward; None for the only one. Raises
+    RewardHeadError where there are several and ``labels`` is None, ConfigError."""
     if labels is None:
         if outputs == 1:
             return None
         names = ", ".join(f"{i} ({n})" for i, n in list(_names(model).items())[:8])
         raise RewardHeadError(
             f"the reward model's head has {outputs} outputs; a reward is one number. Say which: "
-            "rewards.Classifier(model, labels=1), or labels={1: 1.0, 0: -1.0} for a weighted sum"
+            "labels=1, or labels={1: 1.0, 0: -1.0} for a weighted sum"
             + (f". Its labels are {names}" if names else "")
         )
     if isinstance(labels, (int, str)):

@@ -26,7 +26,7 @@ class Head(Reward):
         head: a linear layer or an MLP, or a safetensors file with one weight matrix and a bias
             perhaps. It is moved to the language model's device and type.
         name: by which requests name it.
-        labels: of a head with several outputs, the one that is the reward, or the weight of each.
+        labels: of a head with several outputs, the one that is the reward, or the label weights.
     """
 
     reads_hidden = True

@@ -28,8 +28,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -
     PromptError where the template refuses the conversation.
     """
     whole = _apply(tokenizer, [*messages, {"role": "assistant", "content": SENTINEL}])
-    before, found, after = whole.partition(SENTINEL)
-    if not found:
+    before, sentinel, after = whole.partition(SENTINEL)
+    if not sentinel:
         raise PromptError(
             "the reward model's chat template does not write the assistant's last message; use "
             "template='plain', or another template"

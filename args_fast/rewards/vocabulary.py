@@ -2,12 +2,13 @@
 log-probabilities, or one reward per token of the vocabulary."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from args_fast.errors import PairMismatchError
+from args_fast.errors import LengthError, PairMismatchError, UnsupportedModelError
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
@@ -20,15 +21,22 @@ from args_fast.rewards.base import Candidates, Judge, Reading, Reward
 class Vocabulary(Reward):
     """A causal model whose output at a text's last token is the reward of each next token.
 
+    Reading one row of it, the text's last token, gives the rewards of all candidates.
+
     Args:
-        model: a causal model of transformers that shares the language model's ids.
-        name: by which requests name it.
+        model: a causal model of transformers that shares the language model's ids, with one value
+            for each token of the vocabulary at every position: a ``*ForTokenClassification``, say.
+        name: by which requests name it; the model's folder or class by default.
+
+    Raises:
+        UnsupportedModelError: the engine cannot drive the model, or its output is of another shape.
     """
 
-    def __init__(self, model: PreTrainedModel, *, name: str = "vocabulary") -> None:
+    def __init__(self, model: PreTrainedModel, *, name: str | None = None) -> None:
         if isinstance(model, nn.Module):
-            model.eval()
-        self.name = name
+            model.eval()  # dropout would make every reward a lottery
+        folder = Path(getattr(model, "name_or_path", None) or "").name
+        self.name = name or folder or type(model).__name__
         self.model = model
         self.backbone = Backbone(model, "reward model")
         self.device = self.backbone.device
@@ -40,14 +48,27 @@ class Vocabulary(Reward):
                 f"the language model is on {lm.device} and the reward model on {self.device}; move "
                 "both to one device, or to two CUDA devices"
             )
-        outputs = self.model.get_output_embeddings()
-        rows = self.backbone.vocabulary if outputs is None else outputs.weight.shape[0]
-        if rows < lm.vocabulary:
+        values = min(self._values_per_token(), self.backbone.vocabulary)
+        if values < lm.vocabulary:
             raise PairMismatchError(
-                f"the language model can choose among {lm.vocabulary} ids, but the reward model "
-                f"gives {rows} values; use a model with the same vocabulary"
+                f"the language model can choose among {lm.vocabulary} ids, but the reward "
+                f"{self.name!r} knows {values}; use a model with the same vocabulary"
             )
         prove(self.backbone, logits=True)
+
+    @torch.inference_mode()
+    def _values_per_token(self) -> int:
+        """How many values the model gives at each position of a text."""
+        text = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+        logits = getattr(self.model(input_ids=text, use_cache=False), "logits", None)
+        if logits is None or logits.dim() != 3 or logits.shape[:2] != (1, 2):
+            shape = "no logits" if logits is None else f"logits of shape {tuple(logits.shape)}"
+            raise UnsupportedModelError(
+                f"the reward {self.name!r} ({type(self.model).__name__}) gives {shape} for a text "
+                "of 2 tokens; it must give one value for each token of the vocabulary at every "
+                "position. For one value per text use rewards.Classifier"
+            )
+        return logits.shape[2]
 
     def check(self, request: Reading, new_tokens: int) -> None:
         check_eval(self.backbone)
@@ -62,7 +83,14 @@ class Vocabulary(Reward):
         assert store is not None
         return VocabularyJudge(self, memory, store)
 
+    @torch.inference_mode()
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
+        length = len(request.prompt) + len(continuation)
+        if length > self.backbone.max_length:
+            raise LengthError(
+                f"the text has {length} tokens; the reward {self.name!r} takes "
+                f"{self.backbone.max_length:.0f}. Shorten it."
+            )
         text = torch.tensor([[*request.prompt, *continuation]], device=self.device)
         logits = self.model(input_ids=text, use_cache=False).logits[0]
         start = len(request.prompt) - 1
@@ -82,10 +110,12 @@ class Vocabulary(Reward):
 
 
 class Autoregressive(Vocabulary):
-    """r([x, v]) = log p_r(v | x) of a second language model, over its whole vocabulary."""
+    """r([x, v]) = log p_r(v | x) of a second language model, over its whole vocabulary.
 
-    def __init__(self, model: PreTrainedModel, *, name: str = "autoregressive") -> None:
-        super().__init__(model, name=name)
+    Args:
+        model: a causal language model of transformers that shares the language model's ids.
+        name: by which requests name it; the model's folder or class by default.
+    """
 
     def of_logits(self, logits: Tensor) -> Tensor:
         return logits.float().log_softmax(dim=-1)

@@ -8,10 +8,10 @@ from test_help import words
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.cli import batch as subject
-from args_fast.cli.pair import encode_prompt
+from args_fast.cli.pair import as_prompt
 from args_fast.tiny_pair import LM, RM
 
-SHORT = ("--max-new-tokens", 6, "--device", "cpu")
+SHORT = ("--max-new-tokens", 6, "--device", "cpu", "--chat")
 PROMPTS = ["How do I grow mint?", "Suggest a short walk.", "Tell me of a lake."]
 
 
@@ -34,9 +34,9 @@ def records(path):
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def expected(pair, prompt, *, raw=False, **options):
-    ids = encode_prompt(pair, prompt, raw=raw)
-    (result,) = pair.generate(ids, DecodingConfig(**{"max_new_tokens": 6} | options))
+def expected(pair, prompt, *, chat=True, **options):
+    asked = as_prompt(prompt, chat=chat)
+    (result,) = pair.generate(asked, DecodingConfig(**{"max_new_tokens": 6} | options))
     return result
 
 
@@ -92,9 +92,52 @@ def test_scores_hold_a_number_for_each_token_and_null_for_what_is_not_known(
     assert second["rewards"] == [None] * 6  # w = 0
 
 
-def test_raw_leaves_prompts_as_they_are(cli, pair, source, output):
-    cli("batch", source, output, *SHORT, "--raw")
-    assert records(output)[0]["token_ids"] == expected(pair, PROMPTS[0], raw=True).token_ids
+def test_text_is_not_wrapped_unless_chat_is_asked_for(cli, pair, source, output):
+    result = cli("batch", source, output, *(x for x in SHORT if x != "--chat"))
+    assert records(output)[0]["token_ids"] == expected(pair, PROMPTS[0], chat=False).token_ids
+    assert "--chat" in result.stderr
+
+
+def test_options_of_a_line_may_be_any_of_the_config(cli, pair, source, output):
+    lines = [
+        {"prompt": PROMPTS[0], "return_candidates": True, "k": 3},
+        {"prompt": PROMPTS[0], "num_return_sequences": 2, "temperature": 3.0, "seed": 4},
+        {"prompt": PROMPTS[0], "temperature": 0, "stop": None},
+    ]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli("batch", source, output, *SHORT).exit_code == 0
+    _, sampled, plain = records(output)
+    samples = [expected(pair, PROMPTS[0], temperature=3.0, seed=seed) for seed in (4, 5)]
+    assert [x["token_ids"] for x in sampled["samples"]] == [x.token_ids for x in samples]
+    assert plain["token_ids"] == expected(pair, PROMPTS[0]).token_ids
+
+
+def test_messages_and_chat_are_one_prompt(cli, pair, source, output):
+    talk = [{"role": "user", "content": PROMPTS[0]}]
+    source.write_text(json.dumps({"messages": talk}) + "\n" + json.dumps({"prompt": talk}) + "\n")
+    cli("batch", source, output, *(x for x in SHORT if x != "--chat"))
+    first, second = records(output)
+    wanted = expected(pair, PROMPTS[0])
+    assert first["token_ids"] == second["token_ids"] == wanted.token_ids
+
+
+def test_a_template_that_refuses_one_prompt_is_one_error_record(cli, source, output, tmp_path):
+    for file in LM.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    template = (
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no bad words') }}"
+        "{% endif %}\n\nHuman: {{ m.content }}{% endfor %}\n\nAssistant:"
+    )
+    (tmp_path / "chat_template.jinja").write_text(template)
+    lines = [{"id": i, "prompt": "bad" if i == 1 else "good"} for i in range(3)]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    models = ("--lm", tmp_path, "--rm", RM)
+    assert cli("batch", source, output, *SHORT, *models).exit_code == 1
+    found = records(output)
+    assert [record["id"] for record in found] == [0, 1, 2]
+    assert ["error" in record for record in found] == [False, True, False]
+    assert "no bad words" in found[1]["error"]["message"]
+    assert found[1]["error"]["type"] == "PromptError"
 
 
 def test_unordered_holds_the_same_records(cli, source, output, tmp_path):
@@ -132,7 +175,7 @@ def test_a_line_overrides_an_option_and_an_option_the_file(cli, pair, source, ou
     config = tmp_path / "config.json"
     config.write_text('{"k": 3, "w": 7, "temperature": 0.7, "max_new_tokens": 4}')
     # 10 is --k's default, and yet it was given.
-    cli("batch", source, output, "--config", config, "--k", 10, "--device", "cpu")
+    cli("batch", source, output, "--config", config, "--k", 10, "--device", "cpu", "--chat")
     first, second, _ = records(output)
     wanted = expected(pair, PROMPTS[0], k=10, w=7, temperature=0.7, max_new_tokens=4)
     assert first["token_ids"] == wanted.token_ids
@@ -142,7 +185,11 @@ def test_a_line_overrides_an_option_and_an_option_the_file(cli, pair, source, ou
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [('{"kk": 3}', ('"kk", which is no option',)), ("{", ("not JSON",)), ('{"k": 0}', ("k is 0",))],
+    [
+        ('{"kk": 3}', ('"kk", which is not an option',)),
+        ("{", ("not JSON",)),
+        ('{"k": 0}', ("k is 0",)),
+    ],
 )
 def test_a_bad_config_file_is_refused(cli, source, output, tmp_path, text, words):
     config = tmp_path / "config.json"
@@ -154,7 +201,7 @@ def test_a_bad_config_file_is_refused(cli, source, output, tmp_path, text, words
 # ---- bad lines -----------------------------------------------------------------------------------
 
 
-def test_a_bad_line_is_an_error_record_and_the_rest_goes_on(cli, source, output):
+def test_a_bad_line_is_an_error_record_and_the_rest_is_decoded(cli, source, output):
     good = source.read_text()
     bad = [
         "nonsense",
@@ -183,15 +230,16 @@ def test_a_bad_line_is_an_error_record_and_the_rest_goes_on(cli, source, output)
 
 
 def test_a_finished_job_with_errors_still_says_so(cli, source, output):
-    source.write_text("nonsense\n")
+    with open(source, "a") as file:
+        file.write("nonsense\n")
     assert cli("batch", source, output, *SHORT).exit_code == 1
     assert cli("batch", source, output, *SHORT).exit_code == 1
 
 
-# ---- going on ------------------------------------------------------------------------------------
+# ---- resuming ------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_job_goes_on(cli, source, output, monkeypatch):
+def test_an_interrupted_job_resumes(cli, source, output, monkeypatch):
     whole = output.with_name("whole.jsonl")
     cli("batch", source, whole, *SHORT)
     complete = ArgsDecoder.complete
@@ -212,7 +260,7 @@ def test_an_interrupted_job_goes_on(cli, source, output, monkeypatch):
     result = cli("batch", source, output, *SHORT)
     assert result.exit_code == 0
     assert "a torn last line of 15 bytes was cut off" in result.stderr
-    assert "going on: 1 of 3 lines are done" in result.stderr
+    assert "resuming: 1 of 3 lines are done" in result.stderr
     assert output.read_bytes() == whole.read_bytes()
 
 
@@ -242,11 +290,69 @@ def test_other_options_are_another_job(cli, source, output, options, words, tmp_
     assert output.read_bytes() == before
 
 
-def test_restart_begins_anew(cli, source, output):
+def test_restart_starts_over(cli, source, output):
     cli("batch", source, output, *SHORT)
-    result = cli("batch", source, output, "--max-new-tokens", 3, "--device", "cpu", "--restart")
+    result = cli("batch", source, output, *SHORT, "--max-new-tokens", 3, "--restart")
     assert result.exit_code == 0
     assert [len(record["token_ids"]) for record in records(output)] == [3, 3, 3]
+
+
+def test_failed_lines_are_decoded_again(cli, source, output):
+    good = source.read_text().splitlines()
+    source.write_text("\n".join([good[0], json.dumps({"prompt": "x" * 9000}), *good[1:]]) + "\n")
+    result = cli("batch", source, output, *SHORT)
+    assert result.exit_code == 1
+    assert "--retry-errors" in result.stderr
+    before = records(output)
+    result = cli("batch", source, output, *SHORT, "--retry-errors")
+    assert result.exit_code == 1
+    assert "resuming: 3 of 4 lines are done" in result.stderr
+    assert "1 records in" in result.stderr
+    assert records(output) == before
+
+
+# ---- formats -------------------------------------------------------------------------------------
+
+
+HUMAN = "\n\nHuman: How do I grow mint?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.jsonl", json.dumps({"chosen": HUMAN + " In a pot.", "rejected": HUMAN + " No."}), ()),
+        ("a.json", json.dumps([{"instruction": PROMPTS[0], "dataset": "x"}]), ("--chat",)),
+        ("a.csv", "n,question\n7," + PROMPTS[0], ("--prompt-field", "question", "--chat")),
+        ("a.txt", PROMPTS[0] + "\r\n", ("--chat",)),
+        ("a", PROMPTS[0], ("--chat", "--format", "text")),
+    ],
+    ids=["hh", "alpacaeval", "csv", "text", "named"],
+)
+def test_formats_that_people_have(cli, pair, tmp_path, output, name, content, options):
+    (tmp_path / name).write_bytes(content.encode())
+    short = (x for x in SHORT if x != "--chat")
+    result = cli("batch", tmp_path / name, output, *short, *options)
+    assert result.exit_code == 0, result.stderr
+    (record,) = records(output)
+    assert record["token_ids"] == expected(pair, PROMPTS[0]).token_ids
+    assert f"{name} is read as" in result.stderr
+
+
+def test_a_file_in_no_format_stops_before_models_are_loaded(cli, source, output, monkeypatch):
+    monkeypatch.setattr(subject, "load_pair", lambda *arguments, **options: pytest.fail("loaded"))
+    source.write_text("Dear all,\nmany thanks.\n")
+    refused(cli("batch", source, output, *SHORT), "in none of the formats", "--format")
+    assert not output.exists()
+    refused(cli("batch", "-", output, *SHORT, piped="x\ty\n"), "in none of the formats")
+
+
+def test_other_keys_are_kept_where_that_is_asked_for(cli, source, output):
+    source.write_text(json.dumps({"prompt": "hi", "id": 1, "source": "web", "k": 2}) + "\n")
+    cli("batch", source, output, *SHORT, "--keep")
+    (record,) = records(output)
+    assert (record["id"], record["input"]) == (1, {"source": "web"})
+    cli("batch", source, output, *SHORT, "--restart")
+    assert "input" not in records(output)[0]
 
 
 # ---- pipes ---------------------------------------------------------------------------------------
@@ -289,10 +395,11 @@ def test_help_explains_and_shows_examples(cli):
     shown = words(cli("batch", "--help"))
     for option in (
         *("--lm", "--rm", "--k", "--w", "--temperature", "--seed", "--max-new-tokens", "--stop"),
-        *("--config", "--raw", "--unordered", "--scores", "--restart", "--ray", "--actors"),
-        *("--max-batch-size", "--dtype", "--device", "--json"),
+        *("--config", "--chat", "--unordered", "--scores", "--restart", "--ray", "--actors"),
+        *("--max-batch-size", "--dtype", "--device", "--json", "--eos"),
+        *("--format", "--prompt-field", "--keep", "--retry-errors"),
     ):
         assert option in shown
-    assert "args-fast batch in.jsonl out.jsonl --max-new-tokens 64" in shown
+    assert "args-fast batch in.jsonl out.jsonl --chat --max-new-tokens 64" in shown
     assert "pip install 'args-fast[ray]'" in shown
     assert "Exit code: 0 where all went well" in shown

@@ -6,15 +6,11 @@ import pty
 import subprocess
 import sys
 from math import log
-from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.cli.pair import encode_prompt
 from args_fast.models import compiled
 from args_fast.tiny_pair import HELDOUT, LM, RM
 
@@ -41,14 +37,14 @@ def python(*arguments, **options):
 
 
 def test_stdout_is_the_text_and_nothing_else(cli, pair, wrapped):
-    result = cli("generate", QUESTION, *SHORT)
+    result = cli("generate", "--chat", QUESTION, *SHORT)
     (expected,) = pair.generate(wrapped, DecodingConfig(max_new_tokens=12))
     assert result.exit_code == 0
     assert result.stdout == expected.text + "\n"
 
 
 def test_stderr_says_that_the_embedded_pair_is_used_and_sums_up(cli):
-    notes = cli("generate", QUESTION, *SHORT).stderr
+    notes = cli("generate", "--chat", QUESTION, *SHORT).stderr
     assert "no --lm/--rm given: using the embedded tiny pair (a demonstration, " in notes
     assert "M parameters)" in notes
     assert "12 tokens in" in notes
@@ -58,21 +54,22 @@ def test_stderr_says_that_the_embedded_pair_is_used_and_sums_up(cli):
 
 
 def test_named_models_need_no_note(cli):
-    result = cli("generate", QUESTION, "--lm", LM, "--rm", RM, *SHORT)
+    result = cli("generate", "--chat", QUESTION, "--lm", LM, "--rm", RM, *SHORT)
     assert result.exit_code == 0
     assert "embedded" not in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("-",)])
-def test_the_prompt_may_be_piped_in(cli_json, arguments):
-    piped = cli_json("generate", *arguments, *SHORT, piped=QUESTION + "\n")
-    typed = cli_json("generate", QUESTION, *SHORT)
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_the_prompt_may_be_piped_in(cli_json, arguments, end):
+    piped = cli_json("generate", "--chat", *arguments, *SHORT, piped=QUESTION + end)
+    typed = cli_json("generate", "--chat", QUESTION, *SHORT)
     assert piped["prompt"] == QUESTION
     assert piped["token_ids"] == typed["token_ids"]
 
 
 def test_json_holds_the_generation_and_how_it_came_about(cli_json, pair, wrapped):
-    record = cli_json("generate", QUESTION, "--k", 5, "--w", 2, "--stop", "zzz", *SHORT)
+    record = cli_json("generate", "--chat", QUESTION, "--k", 5, "--w", 2, "--stop", "zzz", *SHORT)
     config = DecodingConfig(k=5, w=2.0, max_new_tokens=12, stop=("zzz",))
     (expected,) = pair.generate(wrapped, config)
     assert {field: record[field] for field in ("token_ids", "text", "prompt_token_ids")} == {
@@ -94,20 +91,20 @@ def test_json_holds_the_generation_and_how_it_came_about(cli_json, pair, wrapped
 
 
 def test_json_of_an_unrewarded_decode_has_nulls_for_numbers_that_do_not_exist(cli_json):
-    record = cli_json("generate", QUESTION, "--w", 0, *SHORT)
+    record = cli_json("generate", "--chat", QUESTION, "--w", 0, *SHORT)
     assert record["rewards"] == [None] * 12
 
 
 def test_compiled_models_give_the_same_text(cli_json, monkeypatch):
     graphs = []
     monkeypatch.setattr(compiled, "BACKEND", lambda graph, _: graphs.append(graph) or graph)
-    asked = ("generate", QUESTION, *SHORT)
+    asked = ("generate", "--chat", QUESTION, *SHORT)
     assert cli_json(*asked, "--compile")["token_ids"] == cli_json(*asked)["token_ids"]
     assert len(graphs) == 2
 
 
 def test_the_reward_model_may_have_a_device_of_its_own(cli, cli_json):
-    asked = ("generate", QUESTION, *SHORT)
+    asked = ("generate", "--chat", QUESTION, *SHORT)
     assert cli_json(*asked, "--rm-device", "cpu")["token_ids"] == cli_json(*asked)["token_ids"]
     refused = cli(*asked, "--rm-device", "cuda:7")
     assert refused.exit_code != 0
@@ -117,16 +114,16 @@ def test_the_reward_model_may_have_a_device_of_its_own(cli, cli_json):
 def test_the_seed_decides_the_draw(cli_json):
     def draw(seed):
         sampled = ("--temperature", 3, "--w", 0.5, "--seed", seed)
-        return cli_json("generate", QUESTION, *sampled, *SHORT)["token_ids"]
+        return cli_json("generate", "--chat", QUESTION, *sampled, *SHORT)["token_ids"]
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
 
 
 def test_stop_may_be_repeated_and_the_first_to_come_cuts(cli, cli_json):
-    text = cli_json("generate", QUESTION, *SHORT)["text"]
+    text = cli_json("generate", "--chat", QUESTION, *SHORT)["text"]
     first, second = text.split()[1], text.split()[3]
-    result = cli("generate", QUESTION, "--stop", second, "--stop", first, *SHORT)
+    result = cli("generate", "--chat", QUESTION, "--stop", second, "--stop", first, *SHORT)
     assert result.stdout == text[: min(text.index(first), text.index(second))] + "\n"
     assert "ended by --stop" in result.stderr
 
@@ -134,43 +131,70 @@ def test_stop_may_be_repeated_and_the_first_to_come_cuts(cli, cli_json):
 # ---- how the prompt is read ----------------------------------------------------------------------
 
 
-def test_the_prompt_is_one_turn_of_the_chat_template(cli_json, pair, wrapped):
-    ids = cli_json("generate", QUESTION, *SHORT)["prompt_token_ids"]
-    assert pair.tokenizer.decode(ids) == wrapped
+def test_chat_makes_a_user_message_of_the_prompt(cli_json, pair, wrapped):
+    record = cli_json("generate", "--chat", QUESTION, *SHORT)
+    assert record["prompt_token_ids"] == pair.tokenizer(wrapped).input_ids
+    assert record["prompt"] == QUESTION
 
 
 def test_the_embedded_pair_is_asked_as_it_was_trained(pair):
     prompt = json.loads(HELDOUT.read_text().splitlines()[0])["prompt"]
     question = prompt.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:")
-    assert encode_prompt(pair, question, raw=False) == pair.tokenizer(prompt).input_ids
+    ids = pair.chat(question, DecodingConfig(max_new_tokens=1)).prompt_token_ids
+    assert ids == pair.tokenizer(prompt).input_ids
 
 
-def test_raw_leaves_the_prompt_as_typed(cli_json, pair):
-    ids = cli_json("generate", QUESTION, "--raw", *SHORT)["prompt_token_ids"]
-    assert ids == pair.tokenizer(QUESTION).input_ids
+@pytest.mark.parametrize("text", [QUESTION, "\n\nHuman: How do I grow mint?\n\nAssistant:"])
+def test_text_is_never_wrapped(cli_json, pair, text):
+    ids = cli_json("generate", text, *SHORT)["prompt_token_ids"]
+    assert ids == pair.tokenizer(text).input_ids
 
 
-def test_a_template_that_writes_the_first_token_gets_no_second_one():
-    core = Tokenizer(models.WordLevel({"<s>": 0, "[U]": 1, "hello": 2, "?": 3}, unk_token="?"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 0)]
+def test_bare_text_for_a_chat_model_gets_a_note_that_names_the_way(cli, wrapped):
+    (note,) = (x for x in cli("generate", QUESTION, *SHORT).stderr.splitlines() if "warning" in x)
+    assert "--chat" in note
+    for arguments in ((wrapped,), (QUESTION, "--chat")):
+        assert "warning" not in cli("generate", *arguments, *SHORT).stderr
+
+
+def test_raw_is_gone(cli):
+    result = cli("generate", "--chat", QUESTION, "--raw")
+    assert result.exit_code == 2
+    assert "--raw" in result.stderr
+
+
+def test_eos_on_the_command_line(cli, cli_json):
+    free = cli_json("generate", "--chat", QUESTION, *SHORT)["token_ids"]
+    record = cli_json("generate", "--chat", QUESTION, "--eos", 1, "--eos", free[4], *SHORT)
+    assert record["token_ids"] == free[: free.index(free[4]) + 1]
+    assert record["finish_reason"] == "eos"
+    assert record["config"]["eos_token_ids"] == [1, free[4]]
+    assert (
+        "ended by an end token"
+        in cli("generate", "--chat", QUESTION, "--eos", free[4], *SHORT).stderr
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        chat_template="{{ bos_token }} [U] {{ messages[0]['content'] }}",
-    )
-    decoder = SimpleNamespace(tokenizer=tokenizer)
-    assert encode_prompt(decoder, "hello", raw=False) == [0, 1, 2]
-    assert encode_prompt(decoder, "hello", raw=True) == [0, 2]
+
+
+def test_a_stop_string_that_is_a_special_token(cli_json, pair):
+    talk = "\n\nHuman: How do I teach my spaniel to sit?\n\nAssistant:"
+    asked = ("generate", talk, "--eos", 1, "--stop", "<|endoftext|>", "--max-new-tokens", 150)
+    record = cli_json(*asked)
+    assert record["finish_reason"] == "stop"
+    assert record["token_ids"][-1] == pair.tokenizer.eos_token_id
+    assert record["token_ids"].count(pair.tokenizer.eos_token_id) == 1
+
+
+def test_temperature_zero_is_the_argmax(cli_json):
+    record = cli_json("generate", "--chat", QUESTION, "--temperature", 0, *SHORT)
+    assert record["token_ids"] == cli_json("generate", "--chat", QUESTION, *SHORT)["token_ids"]
+    assert record["config"]["temperature"] is None
 
 
 # ---- greedy beside ARGS --------------------------------------------------------------------------
 
 
 def test_compare_greedy_measures_both_alike(cli_json, pair, wrapped):
-    record = cli_json("generate", QUESTION, "--compare-greedy", *SHORT)
+    record = cli_json("generate", "--chat", QUESTION, "--compare-greedy", *SHORT)
     (greedy,) = pair.generate(wrapped, DecodingConfig(w=0.0, max_new_tokens=12))
     (args,) = pair.generate(wrapped, DecodingConfig(max_new_tokens=12))
     assert record["greedy"]["token_ids"] == greedy.token_ids
@@ -189,7 +213,7 @@ def test_compare_greedy_measures_both_alike(cli_json, pair, wrapped):
 
 
 def test_compare_greedy_shows_both_texts_on_stdout(cli, pair, wrapped):
-    result = cli("generate", QUESTION, "--compare-greedy", *SHORT)
+    result = cli("generate", "--chat", QUESTION, "--compare-greedy", *SHORT)
     for config in (DecodingConfig(w=0.0, max_new_tokens=12), DecodingConfig(max_new_tokens=12)):
         (expected,) = pair.generate(wrapped, config)
         for word in expected.text.split():
@@ -208,7 +232,7 @@ def refused(result, *words):
     assert result.stdout == ""
     *notes, error = result.stderr.splitlines()
     assert error.startswith("error: ")
-    assert all("embedded tiny pair" in note for note in notes)
+    assert all("embedded tiny pair" in note or "warning" in note for note in notes)
     for word in words:
         assert word in error
 
@@ -229,7 +253,7 @@ def test_a_k_out_of_range_is_refused(cli, k):
     ("options", "words"),
     [
         (("--w", "nan"), ("w is nan", "finite")),
-        (("--temperature", 0), ("temperature is 0.0", "above 0")),
+        (("--temperature", -1), ("temperature is -1.0", "above 0")),
         (("--max-new-tokens", 4000), ("4000 new ones", "language model takes", "at most")),
         (("--device", "abacus"), ("device is 'abacus'", "cpu")),
         (("--lm", "/no/such", "--rm", RM), ("there is no folder /no/such", "hub id")),
@@ -242,7 +266,7 @@ def test_what_cannot_work_is_said_in_one_line(cli, options, words):
 
 
 def test_a_folder_without_a_model_is_refused(cli, tmp_path):
-    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "holds no config.json")
+    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "has no config.json")
 
 
 def test_a_model_that_transformers_does_not_know_is_refused(cli, tmp_path):
@@ -255,7 +279,7 @@ def test_weights_that_are_cut_off_are_refused(cli, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "cannot load the models")
+    refused(cli("generate", QUESTION, "--lm", tmp_path, "--rm", RM), "damaged or cut off")
 
 
 def test_a_hub_that_does_not_answer_is_said_in_one_line_after_one_try(cli, monkeypatch):
@@ -265,9 +289,9 @@ def test_a_hub_that_does_not_answer_is_said_in_one_line_after_one_try(cli, monke
         tries.append(name)
         raise OSError("We couldn't connect.\nCheck your internet connection.")
 
-    monkeypatch.setattr("transformers.utils.cached_file", unreachable)
+    monkeypatch.setattr("args_fast.models.checkpoint.cached_file", unreachable)
     result = cli("generate", QUESTION, "--lm", "org/lm", "--rm", "org/rm")
-    refused(result, "org/lm is no folder here", "couldn't connect. Check your internet")
+    refused(result, "org/lm is not a folder here", "couldn't connect. Check your internet")
     assert tries == ["org/lm"]
 
 
@@ -276,9 +300,14 @@ def test_a_backend_that_does_not_exist_is_refused(cli, monkeypatch):
     refused(cli("generate", QUESTION), "abacus", "args-fast doctor")
 
 
-@pytest.mark.parametrize("piped", ["", "\n"])
+@pytest.mark.parametrize("piped", ["", "\n", "\r\n"])
 def test_an_empty_pipe_is_refused(cli, piped):
     refused(cli("generate", piped=piped), "standard input is empty", "args-fast generate")
+
+
+@pytest.mark.parametrize("more", [(), ("--chat",)])
+def test_an_empty_argument_is_refused(cli, more):
+    refused(cli("generate", "", *more), "the prompt is empty", "args-fast generate")
 
 
 @pytest.mark.parametrize("arguments", [("generate",), ("generate", "\udcff")])
@@ -298,7 +327,7 @@ def test_a_terminal_without_a_prompt_is_told_what_to_do():
     assert result.returncode == 2
     assert result.stdout == ""
     assert "there is no prompt" in result.stderr
-    assert 'args-fast generate "How do I grow basil?"' in result.stderr
+    assert 'args-fast generate --chat "How do I grow basil?"' in result.stderr
 
 
 def test_running_out_of_memory_is_said_in_one_line(cli, monkeypatch):
@@ -326,12 +355,65 @@ def test_interrupting_ends_quietly_with_130(cli, monkeypatch):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("closed", "words"),
+    [("<&-", "standard input is closed"), (">&-", "standard output is closed")],
+)
+def test_a_closed_stream_is_said_in_one_line(closed, words):
+    asked = QUESTION if closed == ">&-" else ""
+    command = f'"$0" -m args_fast generate {asked and repr(asked)} --max-new-tokens 3 {closed}'
+    result = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2
+    (error,) = result.stderr.splitlines()
+    assert error.startswith(f"error: {words}")
+
+
+INTERRUPTED = """
+import builtins, os, signal, sys
+load = builtins.__import__
+def interrupted(name, *more):
+    if name == {module}:
+        builtins.__import__ = load
+        {act}
+    return load(name, *more)
+builtins.__import__ = interrupted
+sys.argv = ["args-fast", "generate", "hi"]
+from args_fast.__main__ import main
+main()
+"""
+KILL = "os.kill(os.getpid(), signal.SIGINT)"
+SWALLOWED = f"""try:
+            {KILL}
+        except KeyboardInterrupt:
+            pass
+        raise ImportError("could not import")"""
+
+
+@pytest.mark.parametrize("module", ["typer", "torch", "transformers"])
+@pytest.mark.parametrize("act", [KILL, SWALLOWED], ids=["raised", "swallowed"])
+def test_interrupting_an_import_ends_quietly_with_130(module, act):
+    program = INTERRUPTED.replace("{act}", act).replace("{module}", repr(module))
+    result = python("-c", program, capture_output=True, text=True)
+    assert result.returncode == 130
+    assert result.stderr.strip() == ""
+
+
 # ---- as a program --------------------------------------------------------------------------------
 
 
 def test_as_a_program_it_reads_a_pipe_and_prints_nothing_but_the_text(pair, wrapped):
     result = python(
-        *("-m", "args_fast", "generate", *SHORT), input=QUESTION, capture_output=True, text=True
+        *("-m", "args_fast", "generate", "--chat", *SHORT),
+        input=QUESTION,
+        capture_output=True,
+        text=True,
     )
     (expected,) = pair.generate(wrapped, DecodingConfig(max_new_tokens=12))
     assert result.returncode == 0

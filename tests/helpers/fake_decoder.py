@@ -36,28 +36,26 @@ class FakeDecoder:
                 return
             if self.pause:
                 time.sleep(self.pause)
-            index, (ids, config) = under_way.pop(self.choose(under_way))
-            yield index, answer(ids, config)
+            index, (prompt, config) = under_way.pop(self.choose(under_way))
+            for sample in config.samples():
+                yield index, answer(prompt, sample)
 
     def choose(self, under_way):
         return self.random.randrange(len(under_way))
 
 
-def answer(ids, config):
+def answer(prompt, config):
     if config.k == REFUSED_K:
         return ConfigError(f"k is {REFUSED_K}")
+    ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
     n = config.max_new_tokens
     tokens = [(sum(ids) * 31 + config.seed + i) % 997 for i in range(n)]
     floats = [token / 7 for token in tokens]
     return Generation(tokens, f"answer ü {tokens}", floats, floats, floats, "length", ids)
 
 
-def encode(prompt):
-    return list(prompt.encode())
-
-
-def run_job(source, output, settings=SETTINGS, decoder=None, *, restart=False):
+def run_job(source, output, settings=SETTINGS, decoder=None, **options):
     """The whole job, and how many records it wrote."""
     decoder = decoder or FakeDecoder()
-    with opened(str(source), str(output), settings, restart=restart) as job:
-        return sum(1 for _ in job.write(decode_lines(decoder, job.lines(), settings, encode)))
+    with opened(str(source), str(output), settings, **options) as job:
+        return sum(1 for _ in job.write(decode_lines(decoder, job.lines(), job.settings)))

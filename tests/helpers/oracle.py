@@ -1,6 +1,8 @@
 """A second naive decoder: no code of the package, and it tells how close its choices were."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -57,8 +59,14 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=()):
 
 
 def reward(rm, text):
-    """r of one text, by a model or by a function of its ids."""
+    """What a model's own forward gives for the text alone, where nothing counts as padding; or what
+    a function of its ids gives."""
     if not isinstance(rm, torch.nn.Module):
         return rm(text)
-    hidden = rm.base_model(torch.tensor([text])).last_hidden_state
-    return rm.score(hidden[0, -1]).double().item()
+    configs = [rm.config, *(getattr(rm.config, part, None) for part in rm.config.sub_configs)]
+    with ExitStack() as stack:
+        for config in filter(lambda c: hasattr(c, "pad_token_id"), configs):
+            stack.enter_context(patch.object(config, "pad_token_id", None))
+        output = rm(torch.tensor([text]), attention_mask=torch.ones(1, len(text), dtype=torch.long))
+    # [1, 1]; or a value for every token [1, T, 1], of which the last is the whole text's
+    return output["logits"].reshape(-1)[-1].double().item()

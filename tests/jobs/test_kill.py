@@ -113,7 +113,7 @@ def test_the_command_is_killed_with_the_true_pair(tmp_path):
             file.write("bad\n" if i == 7 else json.dumps({"prompt": prompt} | options) + "\n")
     log = open(tmp_path / "log", "wb")  # noqa: SIM115
 
-    options = ("--raw", "--device", "cpu", "--max-batch-size", "2")
+    options = ("--device", "cpu", "--max-batch-size", "2")
 
     def start():
         command = (sys.executable, "-m", "args_fast", "batch", source, output, *options)

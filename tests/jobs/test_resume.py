@@ -1,20 +1,23 @@
-"""A job that was interrupted goes on, one that is another's does not."""
+"""A job that was interrupted is resumed, one that is another's is not."""
 
+import contextlib
 import json
 import os
 import subprocess
 from dataclasses import replace
 
 import pytest
-from fake_decoder import SETTINGS, FakeDecoder, encode, run_job
+from fake_decoder import SETTINGS, FakeDecoder, run_job
 from hypothesis import given
 from hypothesis import strategies as st
 
 from args_fast import DecodingConfig
-from args_fast.errors import JobError
+from args_fast.errors import JobError, NonFiniteError
 from args_fast.jobs.job import decode_lines, opened
 from args_fast.jobs.journal import Journal, LineSet
+from args_fast.jobs.layouts import Reading
 from args_fast.jobs.ownership import sidecar, survey
+from args_fast.jobs.sources import Source
 
 LINES = 14
 UNORDERED = replace(SETTINGS, ordered=False)
@@ -107,7 +110,7 @@ def test_a_finished_job_has_nothing_to_do(source, whole):
 def test_each_record_is_in_the_file_when_the_next_is_awaited(source, tmp_path):
     output = tmp_path / "out.jsonl"
     with opened(str(source), str(output), SETTINGS) as job:
-        records = decode_lines(FakeDecoder(), job.lines(), SETTINGS, encode)
+        records = decode_lines(FakeDecoder(), job.lines(), job.settings)
         for tally in job.write(records):
             assert output.read_bytes().count(b"\n") == tally.written
 
@@ -118,7 +121,8 @@ def test_each_record_is_in_the_file_when_the_next_is_awaited(source, tmp_path):
         ({"lm": "other"}, 'lm was "lm" and is "other"'),
         ({"rm": "other"}, "rm was"),
         ({"dtype": "bfloat16"}, "dtype was"),
-        ({"raw": True}, "raw was false and is true"),
+        ({"reading": Reading(keep=True)}, "reading.keep was false and is true"),
+        ({"reading": Reading(chat=True)}, "reading.chat was"),
         ({"ordered": False}, "ordered was"),
         ({"scores": True}, "scores was"),
         ({"defaults": DecodingConfig(k=3, max_new_tokens=5)}, "defaults.k was 10 and is 3"),
@@ -178,7 +182,151 @@ def test_a_sidecar_that_says_nothing_is_an_error(source, tmp_path):
             run_job(source, output)
 
 
-def test_an_empty_output_belongs_to_anybody(source, whole, tmp_path):
+# ---- trying errors again -------------------------------------------------------------------------
+
+
+class Flaky(FakeDecoder):
+    """Refuses the requests whose seed is among the bad ones."""
+
+    def __init__(self, bad, **more):
+        super().__init__(**more)
+        self.bad = bad
+
+    def complete(self, requests):
+        seeds = []
+
+        def watched():
+            for prompt, config in requests:
+                seeds.append(config.seed)
+                yield prompt, config
+
+        for index, result in super().complete(watched()):
+            yield index, NonFiniteError("NaN") if seeds[index] in self.bad else result
+
+
+BOTH = pytest.mark.parametrize("settings", [SETTINGS, UNORDERED], ids=["ordered", "unordered"])
+
+
+def same(output, whole, settings):
+    """Whether two outputs hold the same records, in the same order where that is asked for."""
+    found, wanted = output.read_bytes().splitlines(), whole.splitlines()
+    return found == wanted if settings.ordered else sorted(found) == sorted(wanted)
+
+
+@BOTH
+@given(bad=st.sets(st.integers(1, LINES)), still=st.sets(st.integers(1, LINES)), seed=st.integers())
+def test_errors_are_tried_again_until_there_are_none(source, whole, settings, bad, still, seed):
+    output = source.with_name("retried.jsonl")
+    output.unlink(missing_ok=True)
+    run_job(source, output, settings, Flaky(bad, seed=seed))
+    lines = [json.loads(line)["line"] for line in output.read_bytes().splitlines()]
+    failed = {json.loads(x)["line"] for x in output.read_bytes().splitlines() if b'"error"' in x}
+    assert run_job(source, output, settings) == 0  # not unless it is asked for
+    written = run_job(source, output, settings, Flaky(still, seed=seed), retry_errors=True)
+    assert written == len(failed)
+    assert [json.loads(line)["line"] for line in output.read_bytes().splitlines()] == lines
+    for _ in range(2):
+        run_job(source, output, settings, FakeDecoder(seed=seed), retry_errors=True)
+        assert same(output, whole, settings)
+
+
+@BOTH
+@given(at=st.integers(0, 30), seed=st.integers(0, 9), after=st.booleans())
+def test_a_retry_that_is_killed_is_resumed(source, whole, settings, at, seed, after):
+    output = source.with_name("killed.jsonl")
+    output.unlink(missing_ok=True)
+    every = set(range(1, LINES + 1))
+    run_job(source, output, settings, Flaky(every - {2, 7}, seed=seed))
+    if after:  # some lines have no record at all yet
+        whole_lines = output.read_bytes().splitlines(keepends=True)
+        output.write_bytes(b"".join(whole_lines[:8]))
+    written = 0
+    with (
+        contextlib.suppress(RuntimeError),
+        opened(str(source), str(output), settings, retry_errors=True) as job,
+    ):
+        records = decode_lines(FakeDecoder(seed=seed), job.lines(), job.settings)
+        for tally in job.write(records):
+            written = tally.written
+            if written >= at:
+                raise RuntimeError("killed")
+    again = run_job(source, output, settings, FakeDecoder(seed=seed), retry_errors=True)
+    assert same(output, whole, settings)
+    errors = whole.count(b'"error"')
+    assert again <= LINES - written + errors
+    assert not output.with_name(output.name + ".new").exists()
+
+
+@BOTH
+def test_without_a_retry_a_killed_one_is_put_in_order_too(source, whole, tmp_path, settings):
+    output = tmp_path / "out.jsonl"
+    run_job(source, output, settings, Flaky({4}))
+    with (
+        contextlib.suppress(RuntimeError),
+        opened(str(source), str(output), settings, retry_errors=True) as job,
+    ):
+        for _ in job.write(decode_lines(FakeDecoder(), job.lines(), job.settings)):
+            pass
+        raise RuntimeError("killed before it was settled")
+    assert len(output.read_bytes().splitlines()) > whole.count(b"\n")
+    assert run_job(source, output, settings) == 0
+    assert same(output, whole, settings)
+
+
+def test_a_settled_output_keeps_its_mode_and_its_name(source, tmp_path):
+    output = tmp_path / "out.jsonl"
+    (tmp_path / "elsewhere").mkdir()
+    output.symlink_to(tmp_path / "elsewhere" / "real.jsonl")
+    run_job(source, output, SETTINGS, Flaky({4}))
+    output.chmod(0o640)
+    run_job(source, output, retry_errors=True)
+    assert output.is_symlink()
+    assert output.stat().st_mode & 0o777 == 0o640
+
+
+def test_an_output_that_was_replaced_while_it_was_opened_is_in_use(tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+
+    def replaced(*arguments):
+        output.unlink()
+        output.touch()
+
+    monkeypatch.setattr("args_fast.jobs.journal.fcntl.flock", replaced)
+    with pytest.raises(JobError, match="another process"):
+        Journal(output, ordered=True)
+
+
+# ---- jobs of earlier versions --------------------------------------------------------------------
+
+
+def earlier(output, **settings):
+    """Make the file next to an output say what version 0.1.0 wrote."""
+    note = sidecar(output)
+    job = json.loads(note.read_text())
+    del job["reading"], job["defaults"]["return_candidates"]
+    note.write_text(json.dumps(job | settings))
+
+
+def test_a_job_of_an_earlier_version_that_wrapped_nothing_is_resumed(source, whole, tmp_path):
+    output = tmp_path / "out.jsonl"
+    uninterrupted(source, output)
+    earlier(output, raw=True)
+    os.truncate(output, 300)
+    run_job(source, output)
+    assert output.read_bytes() == whole
+
+
+def test_a_job_of_an_earlier_version_that_wrapped_prompts_is_refused_by_name(source, tmp_path):
+    output = tmp_path / "out.jsonl"
+    before = uninterrupted(source, output)
+    earlier(output, raw=False)
+    with pytest.raises(JobError, match="earlier version") as error:
+        run_job(source, output)
+    assert "--chat" in str(error.value)
+    assert output.read_bytes() == before
+
+
+def test_an_empty_output_belongs_to_any_job(source, whole, tmp_path):
     output = tmp_path / "out.jsonl"
     uninterrupted(source, output, replace(SETTINGS, lm="other"))
     os.truncate(output, 0)
@@ -186,12 +334,12 @@ def test_an_empty_output_belongs_to_anybody(source, whole, tmp_path):
     assert output.read_bytes() == whole
 
 
-def test_a_damaged_record_with_others_behind_it_is_an_error(source, tmp_path):
+def test_a_damaged_record_with_others_after_it_is_an_error(source, tmp_path):
     output = tmp_path / "out.jsonl"
     before = uninterrupted(source, output).splitlines(keepends=True)
     damaged = b"".join([before[0], b'{"lin' + before[1], *before[2:]])
     output.write_bytes(damaged)
-    with pytest.raises(JobError, match=r"line 2 of .* is no record"):
+    with pytest.raises(JobError, match=r"line 2 of .* is not a record"):
         run_job(source, output)
     assert output.read_bytes() == damaged
 
@@ -223,14 +371,14 @@ def test_two_processes_do_not_write_to_one_output(source, tmp_path):
     run_job(source, output)
 
 
-def test_the_input_is_no_output(source):
+def test_the_input_is_not_an_output(source):
     before = source.read_bytes()
     with pytest.raises(JobError, match="is the input too"):
         run_job(source, source, restart=True)
     assert source.read_bytes() == before
 
 
-def test_a_named_pipe_is_read_once_and_not_gone_on_with(source, whole, tmp_path):
+def test_a_named_pipe_is_read_once_and_not_resumed(source, whole, tmp_path):
     pipe, output = tmp_path / "pipe", tmp_path / "out.jsonl"
     uninterrupted(source, output)
     os.mkfifo(pipe)
@@ -240,7 +388,7 @@ def test_a_named_pipe_is_read_once_and_not_gone_on_with(source, whole, tmp_path)
         if restart:
             assert run_job(pipe, output, restart=True) == whole.count(b"\n")
         else:
-            with pytest.raises(JobError, match="piped in cannot be gone on with"):
+            with pytest.raises(JobError, match="piped in cannot be resumed"):
                 run_job(pipe, output)
         writer.wait(30)
     assert output.read_bytes() == whole
@@ -272,6 +420,6 @@ def test_a_line_set_is_a_set(lines):
 def test_a_survey_counts_the_lines_that_are_not_blank(tmp_path_factory, content, ended):
     path = tmp_path_factory.getbasetemp() / "survey"
     path.write_bytes(b"\n".join(content) + (b"\n" if ended else b""))
-    known = survey(path)
+    known = survey(path, Source(Reading(), True, "", iter))
     assert known.lines == sum(1 for line in content if line.strip())
     assert known.bytes == path.stat().st_size

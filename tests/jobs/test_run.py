@@ -56,10 +56,20 @@ def test_every_entry_has_its_own_outcome_once(kinds, slots, window, seed):
     assert [origin for origin, _ in outcomes] == [origin for origin, _ in entries]
     for kind, (origin, result) in zip(kinds, outcomes, strict=True):
         if kind == "good":
-            assert result == answer([origin.line], CONFIG)
+            assert result == [answer([origin.line], CONFIG)]
         else:
             assert isinstance(result, ArgsError)
             assert str(result) == (f"line {origin.line}" if kind == "bad" else f"k is {REFUSED_K}")
+
+
+@given(st.lists(st.integers(1, 3), max_size=20), st.integers(1, 9), st.integers(0, 99))
+def test_samples_of_one_line_are_one_outcome(counts, slots, seed):
+    configs = [DecodingConfig(max_new_tokens=2, num_return_sequences=n) for n in counts]
+    entries = [(Origin(i, {}), ([i], config)) for i, config in enumerate(configs, 1)]
+    outcomes = list(in_order(as_completed(FakeDecoder(slots, seed), iter(entries), 5)))
+    assert [origin.line for origin, _ in outcomes] == list(range(1, len(counts) + 1))
+    for (origin, samples), config in zip(outcomes, configs, strict=True):
+        assert samples == [answer([origin.line], each) for each in config.samples()]
 
 
 @pytest.mark.parametrize("bad_from", [10**9, 2], ids=["good", "bad"])
@@ -81,7 +91,7 @@ def test_one_slow_line_lets_no_more_than_the_window_wait(bad_from):
     assert slots < most <= window
 
 
-def test_without_a_window_a_slow_line_holds_up_nobody():
+def test_without_a_window_a_slow_line_holds_up_no_other():
     source = Watched(entry(i) for i in range(1, 201))
     places = [place for place, _ in as_completed(SlowFirst(4), source)]
     assert places == [*range(1, 200), 0]

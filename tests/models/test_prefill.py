@@ -193,13 +193,13 @@ def package(monkeypatch):
     """Puts a module in the place of flash_attn, on a GPU that has what it needs."""
 
     def put(module):
-        flash._found.cache_clear()
+        flash._varlen.cache_clear()
         monkeypatch.setattr(flash, "find_spec", lambda name: module)
         monkeypatch.setitem(sys.modules, "flash_attn", module)
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     yield put
-    flash._found.cache_clear()
+    flash._varlen.cache_clear()
 
 
 def test_flash_attn_is_used_where_it_is_and_takes_the_rows(monkeypatch, package):

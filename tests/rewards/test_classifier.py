@@ -10,7 +10,8 @@ from refusals import refuses
 from safetensors.torch import save_file
 from tiny_models import CONFIGS, decoder, language_model, reward_model, tokens
 from traffic import assert_as_alone, run, scheduler, sequence
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, OPTForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
 from vocabularies import byte_level
 
 from args_fast import ArgsDecoder, DecodingConfig
@@ -196,7 +197,13 @@ def test_a_head_that_is_an_mlp():
 
 @pytest.mark.parametrize("name", ["v_head", "value_head", "reward_head"])
 def test_a_head_under_another_usual_name(name):
+    class Renamed(OPTForSequenceClassification):
+        def forward(self, input_ids, **options):
+            hidden = self.model(input_ids).last_hidden_state
+            return SequenceClassifierOutput(logits=getattr(self, name)(hidden)[:, -1])
+
     model = copy.deepcopy(reward_model("opt"))
+    model.__class__ = Renamed
     setattr(model, name, model.score)
     del model.score
     head = getattr(model, name)

@@ -1,0 +1,32 @@
+"""Similarity to a given text as a reward, by sentence-transformers:
+
+pip install sentence-transformers
+python examples/rewards/similarity.py all-MiniLM-L6-v2 "Use the shade of a tree."
+"""
+
+import sys
+
+from sentence_transformers import SentenceTransformer
+
+from args_fast.rewards import Function
+
+
+class Similarity:
+    """The cosine between the embeddings of the response and of a text."""
+
+    def __init__(self, encoder: SentenceTransformer, text: str) -> None:
+        self.encoder = encoder
+        self.target = encoder.encode([text], normalize_embeddings=True)[0]
+
+    def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
+        embeddings = self.encoder.encode(
+            responses, normalize_embeddings=True, show_progress_bar=False
+        )
+        return (embeddings @ self.target).tolist()
+
+
+if __name__ == "__main__":
+    from show import show
+
+    path, text = sys.argv[1:]
+    show(Function(Similarity(SentenceTransformer(path), text)), w=10.0)
