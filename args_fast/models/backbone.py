@@ -36,6 +36,7 @@ class Backbone:
             states.
         role: "language model" or "reward model", for messages.
         fused: run the layers of a tail as one op, where the model is known and the op is built.
+            The attribute of this name can be set at any time.
 
     Raises:
         UnsupportedModelError: the model cannot be driven; the message says why.
@@ -56,20 +57,21 @@ class Backbone:
         self._linear = few_rows(self.device)
         self._tail_hidden: Forward = partial(_hidden, model)
         self._tail_logits: Forward = partial(_logits, model)
-        self._fused = fused_layers(model, traits.options) if fused else None
+        self.fused = fused
+        self._layers = fused_layers(model, traits.options)
 
     def compile(self, mode: str) -> None:
         """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
         one length. CompileError comes with the first forward pass where that cannot be done."""
         name = f"the {self.role} ({type(self.model).__name__})"
-        self._fused = None
+        self.drop_fused_layers()
         self._tail_hidden = Compiled(partial(_hidden, self.model), name, mode)
         self._tail_logits = Compiled(partial(_logits, self.model), name, mode)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
-        if isinstance(context, Branches) and (fused := self._applicable()):
-            return fused.hidden(ids, positions, context)
+        if isinstance(context, Branches) and (layers := self.fused_layers()):
+            return layers.hidden(ids, positions, context)
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_hidden(ids, positions, context)
@@ -78,15 +80,21 @@ class Backbone:
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward where it does
         more than multiply with its output layer."""
-        if isinstance(context, Branches) and self._applicable() and self.has_plain_head:
+        if isinstance(context, Branches) and self.fused_layers() and self.has_plain_head:
             return self.head(self.hidden(ids, positions, context))
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_logits(ids, positions, context)
             return _logits(self.model, ids, positions, context)
 
-    def _applicable(self) -> FusedLayers | None:
-        return self._fused if self._fused is not None and self._fused.applies else None
+    def fused_layers(self) -> FusedLayers | None:
+        """What runs the layers of a tail; None where the model's own modules do."""
+        layers = self._layers
+        return layers if self.fused and layers is not None and layers.applies else None
+
+    def drop_fused_layers(self) -> None:
+        """Run the layers of a tail through the model's modules from now on."""
+        self._layers = None
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> logits [..., V], where ``has_plain_head``."""
@@ -109,7 +117,7 @@ class Backbone:
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the last hidden state [B, N, H] and the logits [B, N, V], in one
         pass."""
-        if isinstance(context, Branches) and self._applicable() and self.has_plain_head:
+        if isinstance(context, Branches) and self.fused_layers() and self.has_plain_head:
             hidden = self.hidden(ids, positions, context)
             return hidden, self.head(hidden)
         with self._head_input() as states, driven(self.model), self._linear:

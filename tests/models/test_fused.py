@@ -6,9 +6,13 @@ import functools
 import pytest
 import torch
 import transformers as t
+from refusals import refuses
 from tiny_models import CONFIGS, IDS, LENGTH, VOCABULARY, language_model, reward_model
 
+from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.errors import ConfigError
 from args_fast.kvcache.storage import PagedCache
+from args_fast.models import fused
 from args_fast.models.backbone import Backbone
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
@@ -108,12 +112,12 @@ def run(backbone, method="hidden", lengths=(9, 0, 33), N=5, mask=None, **more):
 
 
 def assert_as_modules(name, kind, method, mask=None):
-    fused = Backbone(model(name, kind), "model")
+    op = Backbone(model(name, kind), "model")
     modules = Backbone(model(name, kind), "model", fused=False)
-    assert fused._applicable() is not None
-    assert modules._applicable() is None
+    assert op.fused_layers() is not None
+    assert modules.fused_layers() is None
     for got, wanted in zip(
-        run(fused, method, mask=mask), run(modules, method, mask=mask), strict=True
+        run(op, method, mask=mask), run(modules, method, mask=mask), strict=True
     ):
         torch.testing.assert_close(got, wanted, atol=2e-5, rtol=2e-5)
 
@@ -138,12 +142,12 @@ def test_a_chain_gives_what_the_modules_give(name):
 
 
 def test_hidden_states_and_logits_come_in_one_pass():
-    fused = Backbone(model("llama"), "model")
-    tail = branches(fused, [9], 2)
+    op = Backbone(model("llama"), "model")
+    tail = branches(op, [9], 2)
     with torch.inference_mode():
-        hidden, logits = fused.hidden_and_logits(ids(1, 2), tail.positions(), tail)
-    assert torch.equal(hidden, run(fused, "hidden", (9,), 2)[0])
-    assert torch.equal(logits, run(fused, "logits", (9,), 2)[0])
+        hidden, logits = op.hidden_and_logits(ids(1, 2), tail.positions(), tail)
+    assert torch.equal(hidden, run(op, "hidden", (9,), 2)[0])
+    assert torch.equal(logits, run(op, "logits", (9,), 2)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -151,10 +155,10 @@ def test_hidden_states_and_logits_come_in_one_pass():
 def test_in_16_bits_it_errs_no_more_than_the_modules(name, dtype):
     errors = {}
     exact = Backbone(copy.deepcopy(model(name)).to(dtype).double(), "model")
-    assert exact._applicable() is None  # float64
-    for fused in (True, False):
-        backbone = Backbone(copy.deepcopy(model(name)).to(dtype), "model", fused=fused)
-        assert (backbone._applicable() is not None) == fused
+    assert exact.fused_layers() is None  # float64
+    for whole in (True, False):
+        backbone = Backbone(copy.deepcopy(model(name)).to(dtype), "model", fused=whole)
+        assert (backbone.fused_layers() is not None) == whole
         total = 0.0
         for seed in range(4):
             case = {"lengths": (16, 3), "N": 10, "seed": seed, "stored": dtype}
@@ -162,7 +166,7 @@ def test_in_16_bits_it_errs_no_more_than_the_modules(name, dtype):
                 wanted = run(exact, "logits", **case)[0]
             got = run(backbone, "logits", **case)[0].double()
             total += ((got - wanted).norm() / wanted.norm()).item()
-        errors[fused] = total
+        errors[whole] = total
     assert errors[True] <= errors[False]
 
 
@@ -274,7 +278,7 @@ def test_a_hook_is_called(path, kind):
     run(backbone, "logits")
     assert len(calls) == 1
     hook.remove()
-    assert backbone._applicable() is not None
+    assert backbone.fused_layers() is not None
 
 
 def test_a_hook_on_an_embedding_is_called_and_the_op_still_runs():
@@ -282,7 +286,7 @@ def test_a_hook_on_an_embedding_is_called_and_the_op_still_runs():
     backbone = Backbone(lm, "language model")
     calls = []
     lm.get_input_embeddings().register_forward_hook(lambda module, *args: calls.append(module))
-    assert backbone._applicable() is not None
+    assert backbone.fused_layers() is not None
     run(backbone)
     assert len(calls) == 1
 
@@ -290,13 +294,49 @@ def test_a_hook_on_an_embedding_is_called_and_the_op_still_runs():
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_another_backend_leaves_it_to_the_modules(backend):
     with use_backend(backend):
-        assert Backbone(language_model(), "language model")._applicable() is None
+        assert Backbone(language_model(), "language model").fused_layers() is None
+
+
+def pair(**options):
+    return ArgsDecoder(copy.deepcopy(language_model()), copy.deepcopy(reward_model()), **options)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_option_of_the_engine(asked):
+    decoder = pair(fused_layers=asked)
+    reward = decoder.engine.panel.rewards["reward"]
+    assert (decoder.engine.lm.fused_layers() is not None) == asked
+    assert (reward.backbone.fused_layers() is not None) == asked
+    ArgsDecoder(copy.deepcopy(language_model()), reward)
+    assert reward.backbone.fused_layers() is not None
+
+
+def test_option_that_is_not_true_or_false_is_refused():
+    with refuses(ConfigError, "fused_layers is 1; it must be True or False"):
+        pair(fused_layers=1)
+
+
+def test_layers_that_disagree_with_the_model_are_not_used(monkeypatch):
+    right = fused.decoder_layers()
+
+    def wrong(hidden, *others):
+        right(hidden, *others)
+        hidden[..., 0] += 1
+
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="fused_layers is not"):
+        patched.setattr(fused, "decoder_layers", lambda: wrong)
+        decoder = pair()
+    assert decoder.engine.lm.fused_layers() is None
+    assert decoder.engine.panel.rewards["reward"].backbone.fused_layers() is None
+    config = DecodingConfig(k=5, max_new_tokens=6)
+    wanted = pair(fused_layers=False).generate([[5, 6, 7]], config)
+    assert decoder.generate([[5, 6, 7]], config) == wanted
 
 
 def test_compiled_models_run_through_their_modules():
     backbone = Backbone(language_model(), "language model")
     backbone.compile("default")
-    assert backbone._applicable() is None
+    assert backbone.fused_layers() is None
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
