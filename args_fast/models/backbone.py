@@ -137,6 +137,8 @@ class Backbone:
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids after the ``start`` that are stored: once, whatever k is."""
+        if (layers := self.fused_layers()) and layers.reads_prompts:
+            return layers.prefill(cache, ids, pages, start)
         chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
         for offset in range(0, len(ids), chunk):
             piece = send([ids[offset : offset + chunk]], torch.int64, self.device)

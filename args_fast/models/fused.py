@@ -1,7 +1,7 @@
 """The decoder layers of a model as one op (``args_fast.ops.decoder_layers``), instead of some
 thirty ops a layer through its modules.
 
-Only on the CPU, for the rows of a tail, and for models that ``args_fast.models.families`` knows in
+Only on the CPU, for the rows of a tail and of most prompts, and for models that ``args_fast.models.families`` knows in
 every detail. The weights are the model's own. The embeddings, and whatever turns a position into
 numbers, are its own modules.
 """
@@ -13,12 +13,18 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers import PreTrainedModel
 
+from args_fast.kvcache.storage import PagedCache
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
 from args_fast.models.families.base import Layers, product
 from args_fast.ops.decoder_layers import decoder_layers
 from args_fast.ops.linear import cpu_linear
+from args_fast.ops.schemas import LAYER_WEIGHTS
+
+# Rows of a prompt that go through the layers together: the more, the less often the weights are read,
+# and the longer is the part of the attention that is not over pages.
+PROMPT_ROWS = 64
 
 # Hooks on every module of the process; they run in modules only.
 _GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
@@ -84,6 +90,33 @@ class FusedLayers:
         hidden = hidden.to(embedded.dtype)
         return hidden if layers.project is None else product(layers.project, hidden)
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether prompts go through the op too: not in bfloat16, of which torch's products of many
+        rows are faster than the op's."""
+        return self._layers.weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
+
+    @torch.no_grad()
+    def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int) -> None:
+        """Store the keys and values of ids after the ``start`` that are stored."""
+        table = torch.tensor([pages], dtype=torch.int32)
+        stop = start + len(ids)
+        for first in range(start, stop, PROMPT_ROWS):
+            index = torch.arange(first, min(stop, first + PROMPT_ROWS))
+            rows = len(index)
+            branches = Branches(
+                cache,
+                table,
+                torch.tensor([first], dtype=torch.int32),
+                *_rows_of(cache, rows),
+                torch.ones(rows, rows, dtype=torch.bool).tril(),
+            )
+            self.hidden(torch.tensor([ids[first - start :][:rows]]), index[None], branches)
+            slots = table[0].long()[index // cache.page_size] * cache.page_size
+            slots += index % cache.page_size
+            cache.k_pages.flatten(1, 2).index_copy_(1, slots, branches.k[:, 0])
+            cache.v_pages.flatten(1, 2).index_copy_(1, slots, branches.v[:, 0])
+
     def _current_weights(self) -> list[Tensor]:
         """The op's weights; views of a parameter are made again where its memory has changed."""
         pointers = [parameter.data_ptr() for parameter in self._layers.parameters]
@@ -103,6 +136,13 @@ def fused_layers(model: PreTrainedModel, options: Sequence[AttentionOptions]) ->
         return None
     layers = layers_of(model, options)
     return None if isinstance(layers, str) else FusedLayers(model, layers)
+
+
+def _rows_of(cache: PagedCache, rows: int) -> tuple[Tensor, Tensor]:
+    """Room for keys and values of the rows of one text, [L, 1, rows, Hkv, D] each."""
+    layout = cache.layout
+    shape = layout.layers, 1, rows, layout.kv_heads, layout.head_size
+    return torch.empty(shape, dtype=layout.dtype), torch.empty(shape, dtype=layout.dtype)
 
 
 def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:

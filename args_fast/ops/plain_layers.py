@@ -48,7 +48,7 @@ def decoder_layers(
     hidden [B, N, H] f32: the rows before the first layer, and afterwards those after the last one,
     or after the final norm where there is one. weights: for each layer the tensors that
     LAYER_WEIGHTS names, in its order; matrices are [out, in], and a tensor without elements stands
-    for one that the layer does not have. tail_k, tail_v [L, B, N, Hkv, D] are written; k_pages,
+    for one that the layer does not have; a matrix of int8 is multiplied with its rows' scales. tail_k, tail_v [L, B, N, Hkv, D] are written; k_pages,
     v_pages [L, pages, page_size, Hkv, D]; page_table, prefix_lengths and tail_mask as in
     ``branch_attention``. cos, sin [B, N, R] f32, R <= D even: each head's first R elements are
     rotated, half against half. scales, windows [L]: of each layer's attention. norm: "rms" or
@@ -110,8 +110,10 @@ def _normed(kind: str, eps: float, x: Tensor, weight: Tensor | None, bias: Tenso
 
 
 def _linear(layer: Layer, name: str, x: Tensor) -> Tensor:
-    weight = layer[name]
+    weight, scale = layer[name], layer[f"{name}_scale"]
     assert weight is not None
+    if scale is not None:
+        weight = weight * scale[:, None]
     return F.linear(x, weight, layer[f"{name}_bias"])
 
 

@@ -37,12 +37,16 @@ SCHEMAS = {
     ),
 }
 
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
 # The tensors of a decoder layer in the order in which decoder_layers takes them. Matrices are
-# [out, in]; an empty tensor stands for what a layer does not have.
+# [out, in]; an empty tensor stands for what a layer does not have. Matrices of int8 have a scale
+# [out] f32.
 LAYER_WEIGHTS = (
     *("norm1", "norm1_bias", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm"),
     *("o", "o_bias", "norm2", "norm2_bias", "gate", "gate_bias", "up", "up_bias"),
     *("down", "down_bias"),
+    *(f"{name}_scale" for name in MATRICES),
 )
 
 # hidden [B, N, H] f32; weights: LAYER_WEIGHTS of each layer; tail_k, tail_v [L, B, N, Hkv, D];
@@ -56,8 +60,8 @@ DECODER_LAYERS = (
     "-> ()"
 )
 
-# x [..., K]; weight [N, K]; bias [N] -> [..., N], all of one type
-LINEAR = "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+# x [..., K]; weight [N, K]; bias [N] -> [..., N], all of one type; or weight i8 and scale [N] f32
+LINEAR = "(Tensor x, Tensor weight, Tensor? bias, Tensor? scale=None) -> Tensor"
 
 # Ops that are others one after the other: whoever has the parts has the whole.
 FUSED = {"select_commit": ("select", "commit")}

@@ -11,7 +11,8 @@ namespace {
 // The tensors of a layer, in the order in which they come (args_fast/ops/schemas.py).
 enum Part {
   NORM1, NORM1_BIAS, Q, Q_BIAS, K, K_BIAS, V, V_BIAS, Q_NORM, K_NORM, O, O_BIAS,
-  NORM2, NORM2_BIAS, GATE, GATE_BIAS, UP, UP_BIAS, DOWN, DOWN_BIAS, PARTS
+  NORM2, NORM2_BIAS, GATE, GATE_BIAS, UP, UP_BIAS, DOWN, DOWN_BIAS,
+  Q_SCALE, K_SCALE, V_SCALE, O_SCALE, GATE_SCALE, UP_SCALE, DOWN_SCALE, PARTS
 };
 
 // Takes the tensors of all layers apart. A tensor without elements stands for one that is not there.
@@ -25,16 +26,26 @@ class Weights {
     return {vector(weight, size), vector(bias, size)};
   }
 
-  // [rows, columns] of the first layer's kind: with contiguous rows, or contiguous columns.
+  // [rows, columns], stored as those of the first layer are.
   Matrix matrix(
-      const Tensor& weight, const Tensor& bias, int64_t rows, int64_t columns, bool by_columns) {
+      const Tensor& weight, const Tensor& scale, const Tensor& bias, int64_t rows, int64_t columns,
+      Storage storage) {
     if (weight.numel() == 0) return {};
+    const bool by_columns = storage == Storage::columns, integers = storage == Storage::int8;
     check_shape(weight, {rows, columns}, "the weight of a layer");
-    check_type(weight, type_, "the weight of a layer");
+    check_type(weight, integers ? ScalarType::Char : type_, "the weight of a layer");
+    const float* factors = nullptr;
+    if (integers) {
+      check_shape(scale, {rows}, "the scale of a weight");
+      check_type(scale, ScalarType::Float, "the scale of a weight");
+      check_rows(scale, "the scale of a weight");
+      factors = static_cast<const float*>(scale.data_ptr());
+    }
     STD_TORCH_CHECK(
         weight.stride(by_columns ? 0 : 1) == 1 || weight.size(by_columns ? 0 : 1) == 1,
         "args_fast: the weights of all layers must be contiguous along the same dimension");
-    return {weight.data_ptr(), vector(bias, rows), rows, weight.stride(by_columns ? 1 : 0)};
+    return {
+        weight.data_ptr(), factors, vector(bias, rows), rows, weight.stride(by_columns ? 1 : 0)};
   }
 
  private:
@@ -66,21 +77,22 @@ DecoderLayer layer_of(
     Weights& weights, int64_t l, const DecoderLayers& a, double scale, int64_t window) {
   const auto at = [&](Part part) -> const Tensor& { return weights.at(l, part); };
   const int64_t D = a.attention.D, Hq = a.attention.Hq, Hkv = a.attention.Hkv;
-  const auto matrix = [&](Part weight, Part bias, int64_t rows, int64_t columns) {
-    return weights.matrix(at(weight), at(bias), rows, columns, a.columns);
+  const auto matrix = [&](Part weight, Part scale, int64_t rows, int64_t columns) {
+    const Tensor& bias = at(static_cast<Part>(weight + 1));
+    return weights.matrix(at(weight), at(scale), bias, rows, columns, a.storage);
   };
   DecoderLayer layer{};
   layer.norm1 = weights.norm(at(NORM1), at(NORM1_BIAS), a.H);
   layer.norm2 = weights.norm(at(NORM2), at(NORM2_BIAS), a.H);
   layer.q_norm = weights.norm(at(Q_NORM), Tensor(), D);
   layer.k_norm = weights.norm(at(K_NORM), Tensor(), D);
-  layer.q = matrix(Q, Q_BIAS, Hq * D, a.H);
-  layer.k = matrix(K, K_BIAS, Hkv * D, a.H);
-  layer.v = matrix(V, V_BIAS, Hkv * D, a.H);
-  layer.o = matrix(O, O_BIAS, a.H, Hq * D);
-  layer.gate = matrix(GATE, GATE_BIAS, a.F, a.H);
-  layer.up = matrix(UP, UP_BIAS, a.F, a.H);
-  layer.down = matrix(DOWN, DOWN_BIAS, a.H, a.F);
+  layer.q = matrix(Q, Q_SCALE, Hq * D, a.H);
+  layer.k = matrix(K, K_SCALE, Hkv * D, a.H);
+  layer.v = matrix(V, V_SCALE, Hkv * D, a.H);
+  layer.o = matrix(O, O_SCALE, a.H, Hq * D);
+  layer.gate = matrix(GATE, GATE_SCALE, a.F, a.H);
+  layer.up = matrix(UP, UP_SCALE, a.F, a.H);
+  layer.down = matrix(DOWN, DOWN_SCALE, a.H, a.F);
   for (const Matrix* needed : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.up, &layer.down})
     STD_TORCH_CHECK(
         needed->weight != nullptr, "args_fast: only gates, norms and biases can be left out");
@@ -122,7 +134,8 @@ void decoder_layers(
       "args_fast: query heads must be a multiple of kv heads");
   a.attention.Hq = q.size(0) / D;
   a.F = up.size(0);
-  a.columns = a.H > 1 && q.stride(1) != 1;
+  if (q.scalar_type() == ScalarType::Char) a.storage = Storage::int8;
+  else a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
   a.layer_stride = {tail_k.stride(0), tail_v.stride(0), k_pages.stride(0), v_pages.stride(0)};
   STD_TORCH_CHECK(norm == "rms" || norm == "layer", "args_fast: there is no norm ", norm);
   a.rms = norm == "rms";

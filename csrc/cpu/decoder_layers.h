@@ -23,9 +23,12 @@ struct RowsOf<BFloat16> {
   typedef OfBFloat16 Product;
 };
 
-template <typename T, bool COLUMNS>
+template <typename T, Storage STORAGE>
 class LayersOf {
-  typedef std::conditional_t<COLUMNS, Widened<T>, typename RowsOf<T>::Product> P;
+  static constexpr bool COLUMNS = STORAGE == Storage::columns, INTEGERS = STORAGE == Storage::int8;
+  typedef std::conditional_t<INTEGERS, int8_t, T> Weight;
+  typedef std::conditional_t<
+      STORAGE == Storage::rows, typename RowsOf<T>::Product, Widened<Weight>> P;
 
  public:
   LayersOf(const DecoderLayers& a, int64_t threads)
@@ -135,10 +138,12 @@ class LayersOf {
     const T* bias = static_cast<const T*>(matrix.bias);
     const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
       float* place = to + m * width + n;
-      for (int64_t i = 0; i < count; ++i)
-        put(place[i], bias == nullptr ? sums[i] : sums[i] + to_float(bias[n + i]));
+      for (int64_t i = 0; i < count; ++i) {
+        const float product = INTEGERS ? sums[i] * matrix.scale[n + i] : sums[i];
+        put(place[i], bias == nullptr ? product : product + to_float(bias[n + i]));
+      }
     };
-    const T* weight = static_cast<const T*>(matrix.weight);
+    const Weight* weight = static_cast<const Weight*>(matrix.weight);
     if constexpr (COLUMNS)
       x.times_columns(weight, matrix.stride, begin, end, emit);
     else
@@ -247,16 +252,20 @@ class LayersOf {
   float *q_, *mixed_, *k_, *v_, *inner_, *factor_;
 };
 
-template <typename T, bool COLUMNS>
+template <typename T, Storage STORAGE>
 void layers_of(const DecoderLayers& a) {
   const int64_t threads = torch::stable::get_num_threads();
-  const LayersOf<T, COLUMNS> layers(a, threads);
+  const LayersOf<T, STORAGE> layers(a, threads);
   Team::run(threads, [&](Team::Member& member) { layers.run(member); });
 }
 
 template <typename T>
 void layers_of_type(const DecoderLayers& a) {
-  return a.columns ? layers_of<T, true>(a) : layers_of<T, false>(a);
+  switch (a.storage) {
+    case Storage::rows: return layers_of<T, Storage::rows>(a);
+    case Storage::columns: return layers_of<T, Storage::columns>(a);
+    case Storage::int8: return layers_of<T, Storage::int8>(a);
+  }
 }
 
 void decoder_layers(const DecoderLayers& a) {

@@ -33,8 +33,16 @@ struct Norm {
   const void* bias;    // null: none
 };
 
+// How the matrices of a model lie.
+enum class Storage : int32_t {
+  rows,     // [N, K], of the type of everything else
+  columns,  // [K, N], likewise
+  int8,     // [N, K] integers, and a scale for each row
+};
+
 struct Matrix {
-  const void* weight;  // [rows, K], or [K, rows] in a model of columns; null: none
+  const void* weight;  // null: none
+  const float* scale;  // [rows], of integers
   const void* bias;    // [rows], or null
   int64_t rows, stride;
 };
@@ -48,7 +56,7 @@ struct DecoderLayer {
 
 struct DecoderLayers {
   // Of the first layer; its query, result, scale and window are not used. Its tail is written. All
-  // weights are of its type.
+  // weights but integers are of its type.
   Attention attention;
   struct {
     int64_t tail_k, tail_v, k_pages, v_pages;
@@ -58,16 +66,18 @@ struct DecoderLayers {
   const float* cos;            // [B, N, rotary], or null: no rotary positions
   const float* sin;
   int64_t L, H, F, rotary;
-  bool rms, pre_norm, columns, has_final_norm;
+  Storage storage;
+  bool rms, pre_norm, has_final_norm;
   Norm final_norm;
   float eps;
   Activation activation;
 };
 
 struct Linear {
-  Type type;           // of all
+  Type type;           // of all but integers
   const void* x;       // [M, K]
   const void* weight;  // [N, K]
+  const float* scale;  // [N], where the weights are integers of 8 bits; else null
   const void* bias;    // [N], or null
   void* out;           // [M, N], contiguous
   int64_t M, N, K, x_stride, weight_stride;

@@ -1,7 +1,8 @@
 // linear: out[m, n] = sum over k of x[m, k] * weight[n, k], plus bias[n], for few rows of x.
 //
 // x [M, K], weight [N, K] with contiguous rows, read where they lie; out [M, N]. All are float32,
-// bfloat16 or float16, and sums are float32. Rows of x are taken in blocks of at most 64, which are
+// bfloat16 or float16, and sums are float32. Weights may also be integers of 8 bits, of which those of
+// row n stand for scale[n] times their value; x is then multiplied as floats. Rows of x are taken in blocks of at most 64, which are
 // packed once per thread. A block meets WIDTH weight rows at a time, R of them in a tile with a few rows
 // of x whose sums stay in registers. Each pair (m, n) has one vector of partial sums, to which products
 // are added in the order of k, and whose lanes are added in the same order for all: a row's bits depend
@@ -16,8 +17,10 @@ constexpr int64_t TILE_STEPS = 64;  // most steps along k before the next tile o
 // Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for
 // memory alone, which is fastest in one stream that the processor foresees by itself.
 constexpr int64_t MOST_WEIGHT_ROWS = 4;
+// Integers come so fast that one sum would wait for itself.
+template <typename P>
 constexpr int64_t weight_rows(int64_t M) {
-  if (WIDTH == 16) return M == 1 ? 1 : MOST_WEIGHT_ROWS;
+  if (WIDTH == 16) return M == 1 && sizeof(typename P::Weight) > 1 ? 1 : MOST_WEIGHT_ROWS;
   return M <= 2 ? MOST_WEIGHT_ROWS : 2;
 }
 
@@ -105,7 +108,7 @@ template <typename P, typename Emit>
 void product(
     const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t begin,
     int64_t end, const Emit& emit) {
-  const int64_t R = weight_rows(x.tile_rows(0));
+  const int64_t R = weight_rows<P>(x.tile_rows(0));
   Vector sums[BLOCK_ROWS * WIDTH];
   for (int64_t n = begin; n < end; n += WIDTH) {
     const int64_t count = std::min(WIDTH, end - n);
@@ -202,17 +205,24 @@ void linear_of(const Linear& a) {
         static_cast<const typename P::Weight*>(a.weight), a.weight_stride, first * SHARE,
         std::min(last * SHARE, a.N), [&](int64_t m, int64_t n, const float* sums, int64_t count) {
           T* out = static_cast<T*>(a.out) + m * a.N + n;
-          for (int64_t i = 0; i < count; ++i)
-            from_float(bias ? sums[i] + to_float(bias[n + i]) : sums[i], out[i]);
+          for (int64_t i = 0; i < count; ++i) {
+            const float product = a.scale ? sums[i] * a.scale[n + i] : sums[i];
+            from_float(bias ? product + to_float(bias[n + i]) : product, out[i]);
+          }
         });
   });
 }
 
+template <typename P, typename T>
+void linear_of_type(const Linear& a) {
+  return a.scale ? linear_of<Widened<int8_t>, T>(a) : linear_of<P, T>(a);
+}
+
 void linear(const Linear& a) {
   switch (a.type) {
-    case Type::f32: return linear_of<Widened<float>, float>(a);
-    case Type::bf16: return linear_of<OfBFloat16, BFloat16>(a);
-    case Type::f16: return linear_of<Widened<Half>, Half>(a);
+    case Type::f32: return linear_of_type<Widened<float>, float>(a);
+    case Type::bf16: return linear_of_type<OfBFloat16, BFloat16>(a);
+    case Type::f16: return linear_of_type<Widened<Half>, Half>(a);
   }
 }
 

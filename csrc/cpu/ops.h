@@ -32,7 +32,8 @@ void decoder_layers(
     const std::vector<int64_t>& windows, std::string norm, double eps, std::string activation,
     bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias);
 
-Tensor linear(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias);
+Tensor linear(
+    const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> scale);
 
 std::tuple<Tensor, Tensor, Tensor> select(
     const Tensor& hidden, const Tensor& head_weight, std::optional<Tensor> head_bias,

@@ -50,6 +50,8 @@ SHAPES = {
     "opt": OPT,
     "opt-350m": OPT | {"pre_norm": False, "final": False},
     "gpt2": OPT | {"columns": True, "activation": "gelu_tanh"},
+    "llama in int8": LLAMA | {"int8": True},
+    "opt in int8": OPT | {"int8": True},
 }
 
 
@@ -201,16 +203,25 @@ REFUSED = {
     "a longer row": weight("o", lambda x: torch.cat([x, x], dim=1)),
     "a weight of another type": weight("up", lambda x: x.half()),
     "a turned weight": weight("down", lambda x: x.T.contiguous().T),
+    "a weight of integers among others": weight("up", lambda x: x.char()),
     "a shorter norm": weight("norm2", lambda x: x[:5]),
     "a norm of heads as long as hidden": weight("q_norm", lambda x: torch.ones(24)),
 }
 
 
-@pytest.mark.parametrize("why", REFUSED)
-def test_wrong_arguments_raise_before_anything_is_written(why):
-    case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA), strict=True))
+REFUSED_IN_INT8 = {
+    "a weight of no integers": weight("up", lambda x: x.float()),
+    "no scale": weight("down_scale", lambda x: x[:0]),
+    "a scale in 16 bits": weight("q_scale", lambda x: x.half()),
+    "a scale with gaps": weight("v_scale", lambda x: x[:, None].expand(-1, 2).contiguous()[:, 0]),
+}
+
+
+@pytest.mark.parametrize(("int8", "why"), [(False, w) for w in REFUSED] + [(True, w) for w in REFUSED_IN_INT8])
+def test_wrong_arguments_raise_before_anything_is_written(int8, why):
+    case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA, int8=int8), strict=True))
     run(decoder_layers(), list(case.values()))  # right as they are
-    for name, change in REFUSED[why].items():
+    for name, change in (REFUSED_IN_INT8 if int8 else REFUSED)[why].items():
         case[name] = change(case[name])
     before = case["hidden"].clone(), case["tail_v"].clone()
     with pytest.raises(RuntimeError, match="args_fast: "):

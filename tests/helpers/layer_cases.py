@@ -4,12 +4,13 @@ import torch
 from hypothesis import strategies as st
 from op_cases import DTYPES, attention_case, chain, random, siblings, tree
 
-from args_fast.ops.schemas import LAYER_WEIGHTS
+from args_fast.models.int8 import quantized
+from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES
 
 ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
 
 
-def layer_weights(H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, dtype, seed):
+def layer_weights(H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, int8, dtype, seed):
     """One layer's tensors, in order; matrices so scaled that values stay of one size."""
     shapes = {
         "q": (Hq * D, H),
@@ -28,11 +29,16 @@ def layer_weights(H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns
             weight = weight.T.contiguous().T if columns and weight.dim() == 2 else weight
         elif name.startswith("norm"):
             weight = random(H, seed=kind) if norms else torch.empty(0)
+        elif name.endswith("_scale"):
+            weight = torch.empty(0)
         elif name.endswith("_norm"):
             weight = random(D, seed=kind) if head_norms else torch.empty(0)
         else:
             weight = random(shapes[matrix][0], seed=kind) if biases else torch.empty(0)
         found[name] = weight.to(dtype)
+    for name in MATRICES if int8 else ():
+        if found[name].numel():
+            found[name], found[f"{name}_scale"] = quantized(found[name])
     return [found[name] for name in LAYER_WEIGHTS]
 
 
@@ -57,6 +63,7 @@ def layers_case(
     norms=True,
     head_norms=False,
     columns=False,
+    int8=False,
     mask=None,
     page_size=16,
     dtype=torch.float32,
@@ -69,6 +76,7 @@ def layers_case(
         "norms": norms,
         "head_norms": head_norms,
         "columns": columns,
+        "int8": int8,
         "dtype": dtype,
     }
     weights, per_layer = [], []
@@ -130,7 +138,7 @@ def layers_cases(draw):
         biases=draw(st.booleans()),
         norms=draw(st.booleans()),
         head_norms=draw(st.booleans()),
-        columns=draw(st.booleans()),
+        **draw(st.sampled_from([{}, {"columns": True}, {"int8": True}])),
         mask=draw(st.sampled_from([siblings(N), chain(N), tree(N, seed)])),
         page_size=draw(st.sampled_from([1, 16, 33])),
         dtype=draw(st.sampled_from(DTYPES)),

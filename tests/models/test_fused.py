@@ -16,6 +16,7 @@ from args_fast.models import fused
 from args_fast.models.backbone import Backbone
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
+from args_fast.models.int8 import Int8Linear, quantize_linears
 from args_fast.models.probe import probe
 from args_fast.ops import cpp, use_backend
 
@@ -191,6 +192,50 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(name, dtype):
                 assert torch.equal(part.k, tail.k[:, b : b + 1, first:last])
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("llama", "lm"), ("qwen3", "rm"), ("opt", "rm"), ("opt with norms after", "lm")],
+)
+def test_weights_of_8_bits_give_what_their_modules_give(name, kind):
+    quantized = copy.deepcopy(model(name, kind))
+    quantize_linears(quantized.base_model)
+    assert any(type(module) is Int8Linear for module in quantized.modules())
+    results = []
+    for whole in (True, False):
+        backbone = Backbone(quantized, "model", fused=whole)
+        assert (backbone.fused_layers() is not None) == whole
+        results.append(run(backbone))
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", [*sorted(KNOWN), "opt with norms after"])
+@pytest.mark.parametrize("pieces", [(9,), (17, 60), (16, 1, 53), (70,)])
+def test_a_prompt_is_stored_as_the_modules_store_it(name, pieces):
+    text, pages = ids(sum(pieces)).tolist(), [3, 1, 5, 2, 4]
+    caches = []
+    for whole in (True, False):
+        backbone = Backbone(model(name), "model", fused=whole)
+        cache, start = PagedCache(backbone.layout, 5), 0
+        for pages_of in (cache.k_pages, cache.v_pages):
+            pages_of.fill_(7.0)
+        for piece in pieces:
+            with torch.inference_mode():
+                backbone.prefill(cache, text[start : start + piece], pages, start)
+            start += piece
+        caches.append(cache)
+    for got, wanted in zip(*((c.k_pages, c.v_pages) for c in caches), strict=True):
+        torch.testing.assert_close(got, wanted, atol=2e-5, rtol=2e-5)
+
+
+def test_prompts_of_bfloat16_are_left_to_the_modules():
+    for dtype, reads in ((torch.float32, True), (torch.bfloat16, False), (torch.float16, True)):
+        lm = copy.deepcopy(model("llama")).to(dtype)
+        assert Backbone(lm, "model").fused_layers().reads_prompts == reads
+        quantize_linears(lm)
+        assert Backbone(lm, "model").fused_layers().reads_prompts
+
+
 # ---- which models --------------------------------------------------------------------------------
 
 
@@ -252,6 +297,7 @@ STRANGE = {
     "a quantized weight": replaced("model.layers.0.mlp.down_proj", quantized),
     "a weight of another type": replaced("model.layers.0.mlp.down_proj", lambda m: m.half()),
     "float64": lambda lm: lm.double(),
+    "one weight of 8 bits": lambda lm: quantize_linears(lm.model.layers[1]),
     "another part": lambda lm: lm.model.layers[0].add_module("adapter", torch.nn.Linear(2, 2)),
 }
 

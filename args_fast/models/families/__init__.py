@@ -2,7 +2,7 @@
 
 A model is taken apart only if every module of it is exactly what is expected: its class, its parts
 and their types, the activation, the type and the place of its weights. A subclass, an adapter, a
-quantized weight, a module with another forward: each makes the model one that is not known, and it
+weight quantized by others, a module with another forward: each makes the model one that is not known, and it
 is driven through its modules. A family is a file here, a line of FAMILIES, and a line of
 tests/models/test_fused.py.
 """
@@ -32,6 +32,7 @@ def layers_of(model: PreTrainedModel, options: Sequence[AttentionOptions]) -> La
             raise Unknown("its attention has a softcap or sinks")
         for family in FAMILIES:
             if (layers := family.layers(base, options)) is not None:
+                layers.weights()  # raises where they are of several types
                 return layers
         return f"{type(base).__name__} is not one of the models that are known"
     except Unknown as reason:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from args_fast.models.int8 import Int8Linear
 from args_fast.ops.linear import cpu_linear
-from args_fast.ops.schemas import LAYER_WEIGHTS
+from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = {
@@ -27,7 +28,7 @@ class Layers:
     """The layers of one model, as the op takes them.
 
     Attributes:
-        parameters: those that ``weights`` is made of.
+        parameters: those, and the buffers, that ``weights`` is made of.
         weights: LAYER_WEIGHTS of each layer, the parameters or views of them; called again when a
             parameter has moved.
         scales, windows: of each layer's attention.
@@ -39,7 +40,7 @@ class Layers:
         called: the modules that are called; hooks on these run.
     """
 
-    parameters: list[nn.Parameter]
+    parameters: list[Tensor]
     weights: Callable[[], list[Tensor]]
     scales: list[float]
     windows: list[int]
@@ -50,7 +51,7 @@ class Layers:
     final_norm: nn.Module | None
     embed: Callable[[Tensor, Tensor], Tensor]
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
-    project: nn.Linear | None
+    project: nn.Module | None
     called: list[nn.Module]
 
 
@@ -87,6 +88,15 @@ def expect(module: nn.Module, kind: type | tuple[str, str], parts: Sequence[str]
         raise Unknown(f"a {type(module).__name__} has the parts {', '.join(sorted(has))}")
 
 
+def expect_linear(module: nn.Module) -> None:
+    """The module is a linear layer, of plain weights or of integers."""
+    expect(module, Int8Linear if type(module) is Int8Linear else nn.Linear)
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
 def activation_of(module: nn.Module) -> str:
     name = ACTIVATIONS.get(type(module).__name__)
     if name is None or not type(module).__module__.startswith(("torch.nn", "transformers.")):
@@ -97,7 +107,7 @@ def activation_of(module: nn.Module) -> str:
 def common(values: Sequence[Any], name: str) -> Any:
     """The value that all have."""
     if len(set(values)) != 1:
-        raise Unknown(f"its layers have different {name}: {sorted(set(values))}")
+        raise Unknown(f"its layers have different {name}: {sorted(map(str, set(values)))}")
     return values[0]
 
 
@@ -105,15 +115,21 @@ def in_order(layers: Sequence[dict[str, Tensor | None]]) -> list[Tensor]:
     """The op's list of weights, with empty tensors for those that are not there."""
     some = next(w for layer in layers for w in layer.values() if w is not None)
     empty = some.new_empty(0)
+    matrices = [layer[name] for layer in layers for name in MATRICES if name in layer]
+    common([matrix.dtype for matrix in matrices if matrix is not None], "types of weights")
     weights = [layer.get(name) for layer in layers for name in LAYER_WEIGHTS]
     return [empty if weight is None else weight.detach() for weight in weights]
 
 
-def parts_of(name: str, module: nn.Linear) -> dict[str, Tensor | None]:
-    return {name: module.weight, f"{name}_bias": module.bias}
+def parts_of(name: str, module: Any) -> dict[str, Tensor | None]:
+    parts = {name: module.weight, f"{name}_bias": module.bias}
+    return parts | {f"{name}_scale": module.scale} if type(module) is Int8Linear else parts
 
 
-def product(module: nn.Linear, x: Tensor) -> Tensor:
-    """What the module computes, by the kernel that gives a row the same bits in any batch."""
+def product(module: nn.Module, x: Tensor) -> Tensor:
+    """What a linear layer computes, by the kernel that gives a row the same bits in any batch."""
+    if isinstance(module, Int8Linear):
+        return module(x)
     assert cpu_linear is not None
+    assert isinstance(module, nn.Linear)
     return cpu_linear(x, module.weight, module.bias)

@@ -12,9 +12,11 @@ from args_fast.models.families.base import (
     activation_of,
     common,
     expect,
+    expect_linear,
     in_order,
     is_class,
     parts_of,
+    tensors_of,
 )
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -33,7 +35,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     head_norms = ("q_norm", "k_norm") if name == "qwen3" else ()
     norms = _check(base, name, head_norms)
     return Layers(
-        parameters=list(base.layers.parameters()),
+        parameters=tensors_of(base.layers),
         weights=lambda: in_order([_weights(layer, head_norms) for layer in base.layers]),
         scales=[asked.scale for asked in options],
         windows=[asked.sliding_window for asked in options],
@@ -61,9 +63,9 @@ def _check(base: Any, name: str, head_norms: Sequence[str]) -> list[Any]:
         expect(layer.self_attn, (name, f"{prefix}Attention"), (*PROJECTIONS, *head_norms))
         expect(layer.mlp, (name, f"{prefix}MLP"), (*GATED, "act_fn"))
         for part in PROJECTIONS:
-            expect(getattr(layer.self_attn, part), nn.Linear)
+            expect_linear(getattr(layer.self_attn, part))
         for part in GATED:
-            expect(getattr(layer.mlp, part), nn.Linear)
+            expect_linear(getattr(layer.mlp, part))
         norms += [getattr(layer, part) for part in NORMS]
         norms += [getattr(layer.self_attn, part) for part in head_norms]
     for norm in norms:

@@ -11,15 +11,17 @@ from args_fast.models.families.base import (
     activation_of,
     common,
     expect,
+    expect_linear,
     in_order,
     is_class,
     parts_of,
     product,
+    tensors_of,
 )
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 NORMS = ("self_attn_layer_norm", "final_layer_norm")
-OPTIONAL = {"final_layer_norm": nn.LayerNorm, "project_in": nn.Linear, "project_out": nn.Linear}
+OPTIONAL = ("final_layer_norm", "project_in", "project_out")
 
 
 def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
@@ -36,7 +38,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         return tokens + decoder.embed_positions(None, 0, position_ids=positions)
 
     return Layers(
-        parameters=list(decoder.layers.parameters()),
+        parameters=tensors_of(decoder.layers),
         weights=lambda: in_order([_weights(layer) for layer in decoder.layers]),
         scales=[  # the queries are scaled before their attention is asked
             asked.scale * layer.self_attn.scaling
@@ -64,7 +66,10 @@ def _check(base: Any) -> list[Any]:
     expect(decoder.embed_tokens, nn.Embedding)
     expect(decoder.embed_positions, ("opt", "OPTLearnedPositionalEmbedding"))
     for part in parts:
-        expect(getattr(decoder, part), OPTIONAL[part])
+        if part == "final_layer_norm":
+            expect(decoder.final_layer_norm, nn.LayerNorm)
+        else:
+            expect_linear(getattr(decoder, part))
     norms = [decoder.final_layer_norm] if "final_layer_norm" in parts else []
     for layer in decoder.layers:
         expect(
@@ -74,7 +79,7 @@ def _check(base: Any) -> list[Any]:
         )
         expect(layer.self_attn, ("opt", "OPTAttention"), PROJECTIONS)
         for linear in (*(getattr(layer.self_attn, p) for p in PROJECTIONS), layer.fc1, layer.fc2):
-            expect(linear, nn.Linear)
+            expect_linear(linear)
         for part in NORMS:
             expect(getattr(layer, part), nn.LayerNorm)
             norms.append(getattr(layer, part))
