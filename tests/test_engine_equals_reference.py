@@ -56,7 +56,9 @@ class Case:
 
     def expected(self):
         """The oracle's decodes without an end, and the end tokens."""
-        decodes = oracles(dataclasses.replace(self, backend=None, order="cpu", fused=True, ends_at=None))
+        decodes = oracles(
+            dataclasses.replace(self, backend=None, order="cpu", fused=True, ends_at=None)
+        )
         return decodes, [] if self.ends_at is None else [decodes[0].tokens[self.ends_at]]
 
     def decodes(self, eos=()):

@@ -58,7 +58,7 @@ class Backbone:
         self._tail_hidden: Forward = partial(_hidden, model)
         self._tail_logits: Forward = partial(_logits, model)
         self.fused = fused
-        self._layers = fused_layers(model, traits.options)
+        self._options = traits.options
 
     def compile(self, mode: str) -> None:
         """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
@@ -87,10 +87,14 @@ class Backbone:
                 return self._tail_logits(ids, positions, context)
             return _logits(self.model, ids, positions, context)
 
+    @cached_property
+    def _layers(self) -> FusedLayers | None:  # when first used: a model may be quantized before
+        return fused_layers(self.model, self._options)
+
     def fused_layers(self) -> FusedLayers | None:
         """What runs the layers of a tail; None where the model's own modules do."""
-        layers = self._layers
-        return layers if self.fused and layers is not None and layers.applies else None
+        layers = self._layers if self.fused else None
+        return layers if layers is not None and layers.applies else None
 
     def drop_fused_layers(self) -> None:
         """Run the layers of a tail through the model's modules from now on."""

@@ -217,7 +217,9 @@ REFUSED_IN_INT8 = {
 }
 
 
-@pytest.mark.parametrize(("int8", "why"), [(False, w) for w in REFUSED] + [(True, w) for w in REFUSED_IN_INT8])
+@pytest.mark.parametrize(
+    ("int8", "why"), [(False, w) for w in REFUSED] + [(True, w) for w in REFUSED_IN_INT8]
+)
 def test_wrong_arguments_raise_before_anything_is_written(int8, why):
     case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA, int8=int8), strict=True))
     run(decoder_layers(), list(case.values()))  # right as they are

@@ -10,7 +10,9 @@ from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES
 ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
 
 
-def layer_weights(H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, int8, dtype, seed):
+def layer_weights(
+    H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, int8, dtype, seed
+):
     """One layer's tensors, in order; matrices so scaled that values stay of one size."""
     shapes = {
         "q": (Hq * D, H),

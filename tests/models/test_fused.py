@@ -18,6 +18,7 @@ from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
 from args_fast.models.int8 import Int8Linear, quantize_linears
 from args_fast.models.probe import probe
+from args_fast.models.proof import prove
 from args_fast.ops import cpp, use_backend
 
 pytestmark = pytest.mark.skipif(cpp.status() != "built", reason=f"C++ ops: {cpp.status()}")
@@ -226,6 +227,14 @@ def test_a_prompt_is_stored_as_the_modules_store_it(name, pieces):
         caches.append(cache)
     for got, wanted in zip(*((c.k_pages, c.v_pages) for c in caches), strict=True):
         torch.testing.assert_close(got, wanted, atol=2e-5, rtol=2e-5)
+
+
+def test_weights_quantized_after_the_model_was_probed_are_the_ones_that_are_used():
+    rm = copy.deepcopy(model("opt", "rm"))
+    backbone = Backbone(rm, "reward model")
+    quantize_linears(rm.base_model)
+    prove(backbone, logits=False)
+    assert backbone.fused_layers() is not None
 
 
 def test_prompts_of_bfloat16_are_left_to_the_modules():
