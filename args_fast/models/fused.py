@@ -1,9 +1,9 @@
 """The decoder layers of a model as one op (``args_fast.ops.decoder_layers``), instead of some
 thirty ops a layer through its modules.
 
-Only on the CPU, for the rows of a tail and of most prompts, and for models that ``args_fast.models.families`` knows in
-every detail. The weights are the model's own. The embeddings, and whatever turns a position into
-numbers, are its own modules.
+Only on the CPU, for the rows of a tail and of most prompts, and for models that
+``args_fast.models.families`` knows in every detail. The weights are the model's own. The embeddings,
+and whatever turns a position into numbers, are its own modules.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,8 @@ from args_fast.ops.decoder_layers import decoder_layers
 from args_fast.ops.linear import cpu_linear
 from args_fast.ops.schemas import LAYER_WEIGHTS
 
-# Rows of a prompt that go through the layers together: the more, the less often the weights are read,
-# and the longer is the part of the attention that is not over pages.
+# Rows of a prompt that go through the layers together: with more of them the weights are read less
+# often, and more of the attention is over the rows themselves, which is slower than over pages.
 PROMPT_ROWS = 64
 
 # Hooks on every module of the process; they run in modules only.

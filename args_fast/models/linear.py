@@ -106,7 +106,7 @@ class FewRows(TorchFunctionMode):
             return False
         rows = x.numel() // K
         return (
-            1 <= rows
+            rows > 0
             and (rows <= ROWS or (self.cpu_linear is not None and x.dtype == torch.float32))
             and x.dtype == weight.dtype
             and x.dtype in DTYPES

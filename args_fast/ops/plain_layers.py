@@ -48,8 +48,9 @@ def decoder_layers(
     hidden [B, N, H] f32: the rows before the first layer, and afterwards those after the last one,
     or after the final norm where there is one. weights: for each layer the tensors that
     LAYER_WEIGHTS names, in its order; matrices are [out, in], and a tensor without elements stands
-    for one that the layer does not have; a matrix of int8 is multiplied with its rows' scales. tail_k, tail_v [L, B, N, Hkv, D] are written; k_pages,
-    v_pages [L, pages, page_size, Hkv, D]; page_table, prefix_lengths and tail_mask as in
+    for one that the layer does not have; a matrix of int8 is multiplied with its rows' scales.
+    tail_k, tail_v [L, B, N, Hkv, D] are written; k_pages, v_pages
+    [L, pages, page_size, Hkv, D]; page_table, prefix_lengths and tail_mask as in
     ``branch_attention``. cos, sin [B, N, R] f32, R <= D even: each head's first R elements are
     rotated, half against half. scales, windows [L]: of each layer's attention. norm: "rms" or
     "layer"; activation: a key of ACTIVATIONS. pre_norm: norms stand before the attention and the

@@ -378,9 +378,10 @@ def test_layers_that_disagree_with_the_model_are_not_used(monkeypatch):
         right(hidden, *others)
         hidden[..., 0] += 1
 
-    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="fused_layers is not"):
+    with monkeypatch.context() as patched:
         patched.setattr(fused, "decoder_layers", lambda: wrong)
-        decoder = pair()
+        with pytest.warns(UserWarning, match="fused_layers is not used: the language model"):
+            decoder = pair()
     assert decoder.engine.lm.fused_layers() is None
     assert decoder.engine.panel.rewards["reward"].backbone.fused_layers() is None
     config = DecodingConfig(k=5, max_new_tokens=6)

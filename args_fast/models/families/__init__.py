@@ -2,9 +2,9 @@
 
 A model is taken apart only if every module of it is exactly what is expected: its class, its parts
 and their types, the activation, the type and the place of its weights. A subclass, an adapter, a
-weight quantized by others, a module with another forward: each makes the model one that is not known, and it
-is driven through its modules. A family is a file here, a line of FAMILIES, and a line of
-tests/models/test_fused.py.
+weight that others quantized, a module with another forward: each makes the model one that is not
+known, and it is driven through its modules. A family is a file here, a line of FAMILIES, and a line
+of tests/models/test_fused.py.
 """
 
 from collections.abc import Sequence
