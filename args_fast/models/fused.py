@@ -2,7 +2,7 @@
 thirty ops a layer through its modules.
 
 Only on the CPU, for the rows of a tail and of most prompts, and for models that
-``args_fast.models.families`` knows in every detail. The weights are the model's own. The embeddings,
+``args_fast.models.families`` knows in every detail. The weights are the model's own. Embeddings,
 and whatever turns a position into numbers, are its own modules.
 """
 
