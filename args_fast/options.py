@@ -36,7 +36,7 @@ class EngineOptions:
     max_batch_size: int = _option(
         64,
         "Requests decoded together at most; of longer lists others join as some end.",
-        flag="--batch-size",
+        flag="--max-batch-size",
     )
     memory_fraction: float = _option(
         0.9,

@@ -183,6 +183,7 @@ def judge(
 
 def _embedded_run(limit: int | None) -> Path:
     """Greedy decoding and ARGS by the embedded pair, decoded or found in judge-results."""
+    from args_fast.cli.models import Models
     from args_fast.cli.pair import load_pair
     from args_fast.eval import methods
     from args_fast.eval.plan import Plan, Settings
@@ -195,7 +196,7 @@ def _embedded_run(limit: int | None) -> Path:
     plan = Plan(settings, (methods.parse("greedy"), methods.parse("args-greedy")), timing_prompts=0)
 
     def open_pair(lm: str, rm: str) -> Any:
-        return load_pair(lm, rm, device="cpu", dtype="float32", trust_remote_code=False)[0]
+        return load_pair(Models(lm, rm, {"device": "cpu", "dtype": "float32"}))[0]
 
     with parts.progress() as report:
         evaluate(plan, folder, open_pair, report)

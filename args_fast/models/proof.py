@@ -55,6 +55,19 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
                 _compare(backbone, branched, whole, tokens)
 
 
+def prove_language_model(lm: Backbone, compile_mode: str | None, *, looks_ahead: bool) -> None:
+    """Prove what the engine will run: the module path, and what torch.compile makes of it."""
+    prove(lm, logits=True)
+    if compile_mode is None:
+        return
+    lm.compile(compile_mode)
+    # Again, as compiled: a compiler can be wrong too. These are the graphs that a single prompt
+    # will need, so none is made for this alone.
+    prove(lm, logits=True, branches=1)
+    if looks_ahead:
+        prove(lm, logits=True)
+
+
 def prove_reward(
     backbone: Backbone, rewards_of: Rewards, fold: Mapping[int, float] | None = None
 ) -> None:

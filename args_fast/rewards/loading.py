@@ -41,6 +41,7 @@ def load(
     tokenizer: PreTrainedTokenizerBase | None,
     device: torch.device,
     dtype: Any,
+    base: str | Path | None = None,
     **options: Any,
 ) -> Reward:
     """The reward at a path or hub id: a merged adapter, an encoder as Text, a decoder with a head
@@ -50,6 +51,7 @@ def load(
         path: a folder or hub id (safetensors only).
         tokenizer: the language model's; None takes the ids as they are.
         device, dtype: of the model.
+        base: of an adapter, in place of the base model that it names.
         options: of from_pretrained: ``trust_remote_code``.
 
     Raises:
@@ -57,7 +59,7 @@ def load(
     """
     name = Path(str(path)).name
     if Path(path).is_dir() and (Path(path) / "adapter_config.json").is_file():
-        model, own = _merged(Path(path), device, dtype, options)
+        model, own = _merged(Path(path), base, device, dtype, options)
     else:
         own = loading.load_tokenizer(path, **options)
         config = pretrained.load_config(checkpoint.find(path), options)
@@ -175,7 +177,7 @@ def _value_head(file: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def _merged(
-    path: Path, device: torch.device, dtype: Any, options: dict
+    path: Path, base: str | Path | None, device: torch.device, dtype: Any, options: dict
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """A LoRA adapter merged into its base, and the tokenizer next to either."""
     if find_spec("peft") is None:
@@ -186,7 +188,7 @@ def _merged(
     from peft import PeftModel
 
     config = json.loads((path / "adapter_config.json").read_text())
-    base = config.get("base_model_name_or_path")
+    base = base or config.get("base_model_name_or_path")
     tensors = _adapter_shapes(path)
     heads = [shape for key, shape in tensors.items() if re.search(r"\.(score|classifier)\.", key)]
     if not heads:
@@ -197,8 +199,8 @@ def _merged(
         )
     if not base:
         raise LoadError(
-            f"the adapter {path} does not name its base model; set base_model_name_or_path in "
-            "adapter_config.json"
+            f"the adapter {path} does not name its base model; pass base=, or set "
+            "base_model_name_or_path in adapter_config.json"
         )
     name = checkpoint.find(base)
     model, _ = pretrained.load(

@@ -55,7 +55,7 @@ class Text(HostReward):
         head: a dotted name of a module of the model, a module, or a safetensors file; None for what
             the model's class does itself.
         labels: of a model with several outputs, the index or name of the one that is the reward, or
-            the weight of each.
+            the weight of each label.
 
     Attributes:
         cached: whether texts share K/V; known after ``attach``.

@@ -78,14 +78,14 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
         ARGS_FAST_API_KEYS="a,b",
     )
     assert result.exit_code == 0, result.stderr
-    _, _, models, server, _, port = started[0]
+    models, server, _, port = started[0]
     assert (server.defaults.k, server.defaults.w) == (5, 0.5)
     assert (server.limit_n, server.max_waiting, server.max_body) == (3, 7, 2048)
     assert (server.max_model_len, server.drain_seconds, server.log_prompts) == (100, 1.0, True)
     assert server.api_keys == ("a", "b", "c")
     assert server.model_names == ("args-fast-tiny",)
     assert server.demonstration
-    engine = {f.name: models[f.name] for f in fields(EngineOptions) if f.metadata["flag"]}
+    engine = {f.name: models.options[f.name] for f in fields(EngineOptions) if f.metadata["flag"]}
     assert engine == {
         "max_batch_size": 4,
         "cache_bytes": 123456,
