@@ -58,6 +58,7 @@ test-long: $(INSTALLED)  ## scan of all architectures, fuzz, soak, stateful test
 	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
 		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
 		tests/test_engine_equals_reference.py
+	$(BIN)/python tests/soak/run.py --seconds 120
 
 test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some
 	$(BIN)/python tests/external/run.py $(CHECKS)

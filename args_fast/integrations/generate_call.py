@@ -1,0 +1,185 @@
+"""What ``generate`` hands to a decoding loop, checked and brought to the engine's terms."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PrefixConstrainedLogitsProcessor,
+    PreTrainedModel,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from args_fast.config import DecodingConfig
+from args_fast.errors import ConfigError, PromptError
+from args_fast.models.processors import for_request
+
+# Fields of a GenerationConfig that ask for another algorithm or another result, and the values,
+# besides None, that do not.
+OTHER_ALGORITHMS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0,),
+    "dola_layers": (),
+    "prompt_lookup_num_tokens": (),
+    "assistant_early_exit": (),
+    "use_mtp": (False,),
+    "constraints": (),
+    "force_words_ids": (),
+    "guidance_scale": (1,),
+    "watermarking_config": (),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+}
+# The same, where do_sample is True.
+OTHER_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "top_h": (),
+}
+CACHES = ("cache", "past_key_values")  # its name in newer and older versions of transformers
+WITHOUT_EFFECT = {"attention_mask", "position_ids", "use_cache", "logits_to_keep", *CACHES}
+
+
+def check(
+    generation: GenerationConfig, decoding: DecodingConfig, model_kwargs: dict[str, Any]
+) -> None:
+    """Raises ConfigError where ``generate`` was asked for something that the loop does not do."""
+    fields = OTHER_ALGORITHMS | (OTHER_SAMPLING if generation.do_sample else {})
+    for name, neutral in fields.items():
+        value = getattr(generation, name, None)
+        if value is not None and value not in neutral:
+            raise ConfigError(f"{name} is {value!r}, which reward_guided does not do; leave it out")
+    top_k = generation.top_k if generation.do_sample else None
+    if top_k and top_k < decoding.k:
+        raise ConfigError(
+            f"top_k of generate is {top_k} and k of reward_guided is {decoding.k}, which is the "
+            f"number of candidates; set k={top_k}, or top_k=None"
+        )
+    for name, value in model_kwargs.items():
+        if name not in WITHOUT_EFFECT and value is not None:
+            raise ConfigError(f"{name} is not supported by reward_guided; leave it out")
+        if name in CACHES and value is not None and value.get_seq_length():
+            raise ConfigError(
+                f"{name} holds tokens already, and the engine has a cache of its own; leave it out "
+                "and give the whole prompt"
+            )
+
+
+def prompts(input_ids: Tensor, model_kwargs: dict[str, Any]) -> list[list[int]]:
+    """The prompts without their padding.
+
+    Args:
+        input_ids: [B, T].
+        model_kwargs: of ``generate``, with ``attention_mask`` [B, T] where something is padded.
+
+    Raises:
+        PromptError: padding is not on the left, or positions are not those of the tokens.
+    """
+    mask = model_kwargs.get("attention_mask")
+    seen = torch.ones_like(input_ids) if mask is None else mask.to(input_ids.device)
+    if seen.shape != input_ids.shape or bool(
+        (seen.diff(dim=1) < 0).any() | (seen[:, -1] == 0).any()
+    ):
+        raise PromptError(
+            "attention_mask is not ones with zeros on their left only; pad on the left "
+            "(tokenizer.padding_side = 'left')"
+        )
+    positions = model_kwargs.get("position_ids")
+    if positions is not None:
+        own = seen.long().cumsum(1) - 1
+        if bool(((positions.to(own.device) != own) & (seen == 1)).any()):
+            raise PromptError("position_ids do not count the tokens of each prompt; leave them out")
+    return [row[kept.bool()].tolist() for row, kept in zip(input_ids, seen, strict=True)]
+
+
+def config(
+    decoding: DecodingConfig, generation: GenerationConfig, new_tokens: int
+) -> DecodingConfig:
+    """The options of every row but its seed. Raises ConfigError."""
+    sampling: dict[str, Any] = {}
+    if generation.do_sample:
+        sampling["temperature"] = 1.0 if generation.temperature is None else generation.temperature
+        sampling["top_p"] = None if generation.top_p in (None, 1) else generation.top_p
+        sampling["min_p"] = generation.min_p
+    wants_scores = bool(generation.return_dict_in_generate and generation.output_scores)
+    return replace(
+        decoding,
+        max_new_tokens=new_tokens,
+        eos_token_ids=(),
+        return_candidates=wants_scores,
+        **sampling,
+    )
+
+
+def end_tokens(criteria: StoppingCriteriaList) -> frozenset[int]:
+    """Ids that end a sequence, by its stopping criteria."""
+    tensors = [c.eos_token_id for c in criteria if hasattr(c, "eos_token_id")]
+    return frozenset(token for tensor in tensors for token in tensor.flatten().tolist())
+
+
+def without_warpers(
+    processors: LogitsProcessorList, generation: GenerationConfig
+) -> LogitsProcessorList:
+    """The processors without those that ``generate`` made for temperature, top_k, top_p and min_p,
+    which ARGS applies to its scores and candidates itself."""
+    if not generation.do_sample:
+        return processors
+    warpers = {
+        TemperatureLogitsWarper: ("temperature", generation.temperature),
+        TopKLogitsWarper: ("top_k", generation.top_k),
+        TopPLogitsWarper: ("top_p", generation.top_p),
+        MinPLogitsWarper: ("min_p", generation.min_p),
+    }
+    kept = LogitsProcessorList()
+    for processor in processors:
+        if type(processor) not in warpers:
+            kept.append(processor)
+            continue
+        name, value = warpers[type(processor)]
+        own = getattr(processor, name)
+        if own != value and name != "top_k":
+            raise ConfigError(
+                f"logits_processor has a {type(processor).__name__} of {own}, and {name} is "
+                f"{value}; give {name} alone"
+            )
+    return kept
+
+
+def processing(
+    model: PreTrainedModel, processors: LogitsProcessorList, padding: list[int], row: int
+) -> Callable[[list[int], Tensor], Tensor] | None:
+    """What processes the logits of one row; None where nothing does.
+
+    Args:
+        model: the language model.
+        processors: of ``generate``. They see one row at a time, [1, t], with its padding: some
+            count from the length of the padded prompt.
+        padding: ids on the left of the prompt.
+        row: index of the row.
+    """
+    own = LogitsProcessorList(_for_row(processor, row) for processor in processors)
+    process = for_request(model, own, padding, 1, frozenset())
+    if process is None:
+        return None
+    return lambda ids, logits: process([*padding, *ids], logits)
+
+
+def _for_row(processor: Any, row: int) -> Any:
+    if not isinstance(processor, PrefixConstrainedLogitsProcessor):
+        return processor
+    # It counts the rows that it sees, and is to know that this one is not the first.
+    alone: Any = copy.copy(processor)
+    allowed = alone._prefix_allowed_tokens_fn
+    alone._prefix_allowed_tokens_fn = lambda _, ids: allowed(row, ids)
+    return alone
