@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from args_fast import ops
 from args_fast.errors import ConfigError, RewardHeadError
+from args_fast.models import checkpoint
 
 # Under these names a reward model's head is looked for: transformers' own first.
 NAMES = ("score", "v_head", "value_head", "reward_head", "rm_head", "classifier", "summary")
@@ -125,28 +126,61 @@ def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
 
 
 def _from_file(model: PreTrainedModel, path: Path) -> nn.Linear:
-    """A linear head from a file with one weight matrix, and a bias perhaps."""
+    """A linear head from a file that holds nothing else."""
     if not path.is_file():
         raise RewardHeadError(f"head is {str(path)!r}, and there is no such file")
+    parameter = next(model.parameters())
+    head = linear_head(*read_head(path), str(path))
+    return head.to(device=parameter.device, dtype=parameter.dtype).eval()
+
+
+def read_head(path: Path) -> tuple[Tensor, Tensor | None]:
+    """The weight, and the bias if there is one, in a file of a head. Raises RewardHeadError."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise RewardHeadError(f"{path} cannot be read as safetensors: {error}") from error
-    weights = {name: x for name, x in tensors.items() if x.dim() == 2}
-    biases = {name: x for name, x in tensors.items() if x.dim() == 1}
+        raise RewardHeadError(
+            checkpoint.damage(path) or f"{path} cannot be read as safetensors: {error}"
+        ) from error
+    weights = [x for x in tensors.values() if x.dim() == 2]
+    biases = [x for x in tensors.values() if x.dim() == 1]
     if len(weights) != 1 or len(biases) > 1:
         raise RewardHeadError(
-            f"{path} holds {', '.join(sorted(tensors))}; a head's file has one weight matrix, and "
-            "at most one bias"
+            f"{path} holds {', '.join(sorted(tensors)) or 'nothing'}; a head's file has one weight "
+            "matrix, and at most one bias"
         )
-    (weight,) = weights.values()
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(biases))
+    return weights[0], biases[0] if biases else None
+
+
+def linear_head(weight: Tensor, bias: Tensor | None, name: str) -> nn.Linear:
+    """A head of these numbers.
+
+    Args:
+        weight: [outputs, H], or [H] for one output.
+        bias: [outputs], or None.
+        name: of what holds them, for the message.
+
+    Raises:
+        RewardHeadError: they are not the weight and the bias of one linear layer.
+    """
+    if weight.dim() == 1:
+        weight = weight[None]
+    if (
+        weight.dim() != 2
+        or not weight.numel()
+        or (bias is not None and bias.shape != weight.shape[:1])
+    ):
+        shapes = f"weight {list(weight.shape)}, bias {'none' if bias is None else list(bias.shape)}"
+        raise RewardHeadError(
+            f"the reward head in {name} is not a linear layer: {shapes}; it has a weight of "
+            "[outputs, hidden size] and a bias of [outputs], or none"
+        )
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         linear.weight.copy_(weight)
-        if biases:
-            linear.bias.copy_(next(iter(biases.values())))
-    parameter = next(model.parameters())
-    return linear.to(device=parameter.device, dtype=parameter.dtype).eval()
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear
 
 
 def _outputs(module: nn.Module, model: PreTrainedModel) -> int:
