@@ -2,6 +2,7 @@
 number."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from args_fast import ops
 from args_fast.errors import ConfigError, RewardHeadError
 from args_fast.models import checkpoint
+from args_fast.models.forward import own_reward
 
 # Under these names a reward model's head is looked for: transformers' own first.
 NAMES = ("score", "v_head", "value_head", "reward_head", "rm_head", "classifier", "summary")
@@ -30,7 +32,7 @@ class RewardHead:
     Attributes:
         module: gives the outputs of a hidden state.
         fold: the weight of each output in the reward; None for the only output.
-        own: whether the model's own forward uses this head, and it alone.
+        own: whether the model's own forward returns what this head gives, or should.
     """
 
     module: nn.Module
@@ -49,7 +51,7 @@ class RewardHead:
         bias = None if module.bias is None else module.bias.detach()
         if self.fold is None:
             return weight[0], bias
-        shares = torch.zeros(weight.shape[0], device=weight.device)
+        shares = torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device)
         for i, share in self.fold.items():
             shares[i] = share
         return shares @ weight.float(), None if bias is None else shares @ bias.float()[:, None]
@@ -65,8 +67,8 @@ class RewardHead:
         fused = self.fused(hidden)
         if fused is not None:
             rows = hidden.reshape(-1, 1, hidden.shape[-1])
-            zeros = torch.zeros(rows.shape[0], 1, device=rows.device)
-            ones = torch.ones(rows.shape[0], device=rows.device)
+            zeros = rows.new_zeros(rows.shape[0], 1, dtype=torch.float32)
+            ones = rows.new_ones(rows.shape[0], dtype=torch.float32)
             _, rewards, _ = ops.select(rows, *fused, zeros, ones, ones, zeros)
             return rewards.view(hidden.shape[:-1])
         if (linear := self.linear) is not None:
@@ -111,7 +113,7 @@ def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
     for name in NAMES:
         module = getattr(model, name, None)
         if isinstance(module, nn.Module):
-            return module, name == "score"  # what forwards of transformers apply
+            return module, name == "score" or _gives_reward(model)
     if model.get_output_embeddings() is not None:
         raise RewardHeadError(
             f"{type(model).__name__} is a language model without a reward head. For its log-"
@@ -123,6 +125,15 @@ def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
         f"the reward model ({type(model).__name__}) has no head under a usual name "
         f"({', '.join(NAMES)}); name it: rewards.Classifier(model, head='name of the module')"
     )
+
+
+def _gives_reward(model: PreTrainedModel) -> bool:
+    """Whether a model's own forward returns a reward, which its head alone may not be."""
+    for fold in (None, {0: 1.0}):  # of one output, of several
+        with suppress(RewardHeadError):
+            own_reward(model, [1, 2], fold)
+            return True
+    return False
 
 
 def _from_file(model: PreTrainedModel, path: Path) -> nn.Linear:

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from args_fast.errors import LoadError, PairMismatchError, RewardHeadError
+from args_fast.errors import LoadError, PairMismatchError, RewardHeadError, UnsupportedModelError
 from args_fast.models import checkpoint, loading, pretrained
 from args_fast.rewards import adapters
 from args_fast.rewards.base import Reward
@@ -42,7 +42,8 @@ def load(
     **options: Any,
 ) -> Reward:
     """The reward at a path or hub id: a merged adapter, an encoder as Text, a decoder with a head
-    as Classifier where its tokenizer gives the language model's ids their text, else as Text.
+    as Classifier where its tokenizer gives the language model's ids their text and the engine can
+    drive it, else as Text.
 
     Args:
         path: a folder or hub id (safetensors only).
@@ -76,8 +77,13 @@ def load(
     if known is None:
         logger.info("%s: another tokenizer; it reads text (rewards.Text)", path)
         return Text(model, own, name=name)
+    try:
+        reward = Classifier(model, own, known=known)
+    except UnsupportedModelError as error:
+        logger.info("%s: %s It reads text (rewards.Text)", path, error)
+        return Text(model, own, name=name)
     logger.info("%s: a decoder with a head (rewards.Classifier)", path)
-    return Classifier(model, own, known=known)
+    return reward
 
 
 def is_encoder(config: Any) -> bool:
@@ -100,10 +106,10 @@ def known_ids(
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.num_embeddings
     if ours == theirs:
-        return torch.ones(rows, dtype=torch.bool)
+        return torch.ones(rows, dtype=torch.bool, device="cpu")
     with_text = set(theirs.values())
     size = max(*ours.values(), rows - 1) + 1
-    return torch.tensor([id < rows and id in with_text for id in range(size)])
+    return torch.tensor([id < rows and id in with_text for id in range(size)], device="cpu")
 
 
 # ---- models --------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def judge(kind, name, length, *, unset=False, prompts=PROMPTS, steps=5):
 
 
 def deviation(lm, rm, prompt, result, config, known=None):
-    """The largest error of any logprob, reward or choice, by the models' own forwards.
+    """The largest error of any logprob, reward or choice, by the models' own forwards; relative,
+    of numbers above 1.
 
     Args:
         lm, rm: the models; ``rm`` may be a function of ids.
@@ -120,8 +121,9 @@ def deviation(lm, rm, prompt, result, config, known=None):
             max(0.0, last - own[token].item()),  # it was a candidate
             *(max(0.0, own[v].item() + config.w * rewards[v] - score) for v in sure),  # the best
         ]
+        size = max(1.0, abs(logprob), *(abs(config.w * r) for r in rewards.values()))
         # NaN is the largest of errors.
-        worst = max(worst, *(abs(error) if error == error else float("inf") for error in errors))
+        worst = max(worst, *(abs(e) / size if e == e else float("inf") for e in errors))
         text.append(token)
     return worst
 
