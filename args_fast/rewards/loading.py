@@ -136,13 +136,15 @@ def _decoder(path: Any, device: torch.device, dtype: Any, options: dict) -> PreT
     tensors = checkpoint.shapes(name)
     keys = [key for key in tensors if HEAD_KEY.match(key)]
     file = Path(name) / VALUE_HEAD_FILE
-    if "score.weight" in tensors or not (keys or file.is_file()):
-        return loading.load_rm(path, device, dtype, **options)
-    if len(keys) > 1:
+    heads = [key for key in (loading.SCORE,) if key in tensors] + keys
+    heads += [VALUE_HEAD_FILE] if file.is_file() else []
+    if len(heads) > 1:
         raise RewardHeadError(
-            f"the reward model {path} has several heads: {', '.join(keys)}. Say which: load it, "
+            f"the reward model {path} has several heads: {', '.join(heads)}. Say which: load it, "
             "and pass rewards.Classifier(model, head=...) in its place"
         )
+    if not heads or heads[0] == loading.SCORE:
+        return loading.load_rm(path, device, dtype, **options)
     if keys:
         bias_key = keys[0].removesuffix("weight") + "bias"
         bias = checkpoint.read(name, bias_key) if bias_key in tensors else None
