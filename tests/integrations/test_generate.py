@@ -120,7 +120,11 @@ def test_tokens_are_those_of_the_decoder(
     expected = [_ended(row, eos) for row in expected]
     longest = max(map(len, expected))
     guided = reward_guided(
-        rewards("classifier" if kind == "classifier" else "several"), k, w, seed=seed, weights=weights
+        rewards("classifier" if kind == "classifier" else "several"),
+        k,
+        w,
+        seed=seed,
+        weights=weights,
     )
     output = generate(
         prompts,
@@ -212,9 +216,7 @@ def test_scores(k, w, temperature):
     )
     results = decoder("classifier").generate(PROMPTS, config)
     for row, result in enumerate(results):
-        assert output.rewards[row].tolist() == pytest.approx(
-            result.rewards, abs=1e-4, nan_ok=True
-        )
+        assert output.rewards[row].tolist() == pytest.approx(result.rewards, abs=1e-4, nan_ok=True)
         for column, candidates in enumerate(result.candidates):
             scores = output.scores[column][row]
             assert int((scores > -torch.inf).sum()) == len(candidates) == k
