@@ -18,6 +18,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
+VISIT ?= A
 BENCH_PYTHON ?= $(BIN)/python
 
 # Threads that spin while they wait slow every other program on the cores, and each other.
@@ -96,8 +97,8 @@ bench-peers: $(INSTALLED)  ## llama.cpp, vLLM and transformers next to ours; ins
 	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)"
 
 # Installs nothing but this package, and that without an index: torch is what the machine has.
-gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU, in 8 minutes
-	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(FLAGS)
+gpu-check:  ## on a machine with a GPU: VISIT=A tests and the slowdown, B products, C the rest; 6 minutes each
+	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(VISIT) $(FLAGS)
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
 	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast.bench.sweep --set all --device cuda --budget $(BUDGET)
