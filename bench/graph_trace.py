@@ -4,9 +4,9 @@
 
 Decodes one prompt, lets torch.profiler trace some steps once their graphs are captured, and writes
 bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
-median time; the share of the time in which no kernel runs, one runs, and kernels of two streams
-run at once; and the gaps between a kernel and the next of its stream. --rehearse traces CPU ops of tiny
-models, to show that the program works.
+median time; the shares of the time in which no kernel runs, one runs, and kernels of two streams
+run at once; and the gaps between a kernel and the next of its stream. --rehearse traces CPU ops of
+tiny models, to show that the program works.
 """
 
 import argparse
