@@ -9,8 +9,8 @@ Each stands alone and begins with a build of the package with its C++ and CUDA o
 build/gpu-check: nothing is installed, and the torch that is there is used as it is. A stage has a
 time of its own and is ended when it is over; one that fails does not keep the others from running.
 The exit status is 1 if anything was wrong. Results are in bench/results/<device>/, and all that
-there is (logs too) in one archive, gpu-A.tar.gz in $OUT or --out: it is written again every few
-seconds, so it is there also after a kill.
+there is (logs too) in one archive, gpu-A.tar.gz in $OUT or --out: it is written again all the
+time, so it is there also after a kill.
 
 The same command again continues what was not finished. --stage NAME runs one stage alone.
 """
@@ -177,14 +177,16 @@ def sanitize(check: Check) -> list[Outcome]:
         return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not on this machine")]
     outcomes = []
     end = check.end
-    for kind, share in (("memcheck", 0.5), ("racecheck", 1.0)):
-        check.end = time.monotonic() + share * (end - time.monotonic())
+    runs = [(kind, op) for kind in ("memcheck", "racecheck") for op in (None, "linear")]
+    for number, (kind, op) in enumerate(runs):
+        check.end = time.monotonic() + (end - time.monotonic()) / (len(runs) - number)
         # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
         command += ["--target-processes", "application-only", *ops_command(check, "--check")]
-        command += ["--toy", "--results", str(check.work / kind)]
+        command += ["--toy", "--results", str(check.work / kind), *(["--op", op] if op else [])]
         # Without the allocator's pool every tensor has bounds of its own.
-        outcomes.append(check.run(kind, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
+        part = f"{kind} {op}" if op else kind
+        outcomes.append(check.run(part, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
     return outcomes
 
 
@@ -245,9 +247,9 @@ STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
 
 class Archive:
     """Logs and results of a visit in one file that is whole at any time: written next to it, then
-    moved there, every few seconds and at the end."""
+    moved there, twice a second and at the end."""
 
-    def __init__(self, file: Path, check: Check, every: float = 2.0) -> None:
+    def __init__(self, file: Path, check: Check, every: float = 0.5) -> None:
         self.file = file
         self._check = check
         self._every = every

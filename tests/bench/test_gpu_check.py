@@ -130,20 +130,28 @@ def check(work, *more, **environment):
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
 
 
+def packed(folder):
+    """The names of the files in the archive, if there is one."""
+    file = folder / "gpu-C.tar.gz"
+    if not file.exists():
+        return set()
+    with tarfile.open(file) as archive:
+        return {Path(name).name for name in archive.getnames()}
+
+
 def test_a_check_that_is_killed_leaves_nothing_running_and_is_gone_on_with(tmp_path):
     killed = check(tmp_path, "--stage", "ops")
     document = None
     while document is None and killed.poll() is None:
         time.sleep(0.01)
         document = next((tmp_path / "results").rglob("ops-toy-*.json"), None)
-    while not (tmp_path / "gpu-C.tar.gz").exists() and killed.poll() is None:
+    while document.name not in packed(tmp_path) and killed.poll() is None:
         time.sleep(0.01)
     killed.kill()
     killed.wait()
     time.sleep(0.2)
     before = json.loads(document.read_text())
-    with tarfile.open(tmp_path / "gpu-C.tar.gz") as archive:  # whole, whenever it was written
-        assert any(name.endswith(document.name) for name in archive.getnames())
+    assert document.name in packed(tmp_path)  # whole, whenever it was written
     time.sleep(0.5)
     assert json.loads(document.read_text()) == before  # no process writes any more
     assert 0 < len(before["cases"]) < len(ops_cases.cases(toy=True))
