@@ -86,6 +86,17 @@ SETS: dict[str, list[Case]] = {
 }
 # The most wanted first, so that a budget that ends too soon ends in the right place.
 SETS["all"] = [case for cases in SETS.values() for case in cases]
+# For a machine without a GPU; they are not among all.
+CPU = Case("opt-125m", "opt-125m", dtype="float32", new_tokens=33)
+SETS["cpu"] = [
+    CPU,
+    replace(CPU, dtype="bfloat16"),
+    replace(CPU, k=40),
+    replace(CPU, batch=4),
+    replace(CPU, batch=16),
+    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17),
+    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17, dtype="bfloat16"),
+]
 
 
 def tiny(case: Case) -> Case:
