@@ -3,6 +3,7 @@
 #   PYTHON=python3.12      the interpreter that the virtual environment is made from
 #   VENV=.venv             where the virtual environment is
 #   PIP_FLAGS="..."        further options for pip, such as an index of your own
+#   FLAGS="..."            further options of what bench-peers and gpu-check run
 #
 # gpu-bench also takes:
 #
@@ -94,7 +95,7 @@ bench-steps: $(INSTALLED)  ## one step and each of its ops, on this machine
 	$(BIN)/python -m pytest bench/test_step.py bench/test_ops.py --benchmark-only
 
 bench-peers: $(INSTALLED)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 20 minutes
-	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)"
+	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)" $(FLAGS)
 
 # Installs nothing but this package, and that without an index: torch is what the machine has.
 gpu-check:  ## on a machine with a GPU: VISIT=A tests and the slowdown, B products, C the rest; 6 minutes each

@@ -99,6 +99,17 @@ SETS["C"] = [
     replace(PAIR, batch=4, new_tokens=32),
     replace(PAIR, methods=(baselines.ARGS_COMPILED, baselines.GREEDY_COMPILED), new_tokens=32),
 ]
+# For a machine without a GPU; they are not among all.
+CPU = Case("opt-125m", "opt-125m", dtype="float32", new_tokens=33)
+SETS["cpu"] = [
+    CPU,
+    replace(CPU, dtype="bfloat16"),
+    replace(CPU, k=40),
+    replace(CPU, batch=4),
+    replace(CPU, batch=16),
+    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17),
+    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17, dtype="bfloat16"),
+]
 
 
 def tiny(case: Case) -> Case:
