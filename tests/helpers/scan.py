@@ -36,6 +36,7 @@ REASONS = {
     "more than once": "layers that run more than once",
     "keep a state of another kind": "layers without attention",
     "is an encoder-decoder": "encoder-decoder",
+    "is a bidirectional encoder": "it reads text in both directions",
     "mask of its own": "an attention mask of its own",
     "is not causal": "not causal",
     "does not pass to its attention": "a window that its attention is not given",
@@ -165,7 +166,10 @@ def page(data):
         "was wrong. An architecture that is not listed is proved at load like all others.",
         "",
         "`name+variant` is an architecture with a configuration that its defaults do not have. "
-        "Refused models can still be decoded with `args_fast.reference.decode`, slowly.",
+        "Refused models can still be decoded with `args_fast.reference.decode`, slowly. Reward "
+        "models were given as objects, without a tokenizer; most of those that are refused can be "
+        "used as `rewards.Text(model, tokenizer)`, which runs their own forward pass, and which "
+        "encoders are taken as by path.",
         "",
         "This page is written by `python tests/helpers/scan.py --write`.",
     ]
