@@ -1,5 +1,6 @@
 """``generate(custom_generate=reward_guided(...))`` returns ARGS' tokens, as ``generate`` does."""
 
+import copy
 import functools
 import inspect
 import threading
@@ -32,8 +33,9 @@ PAD = 0
 NEW = 8
 
 
+@functools.cache
 def language():
-    lm = language_model()
+    lm = copy.copy(language_model())  # whose configuration other tests rely on
     lm.generation_config = GenerationConfig(pad_token_id=PAD)
     return lm
 
@@ -120,7 +122,11 @@ def test_tokens_are_those_of_the_decoder(
     expected = [_ended(row, eos) for row in expected]
     longest = max(map(len, expected))
     guided = reward_guided(
-        rewards("classifier" if kind == "classifier" else "several"), k, w, seed=seed, weights=weights
+        rewards("classifier" if kind == "classifier" else "several"),
+        k,
+        w,
+        seed=seed,
+        weights=weights,
     )
     output = generate(
         prompts,
@@ -151,6 +157,8 @@ class Favour(LogitsProcessor):
 
 PROCESSED = [
     {"repetition_penalty": 1.7},
+    {"encoder_repetition_penalty": 1.7},
+    {"encoder_no_repeat_ngram_size": 1},
     {"no_repeat_ngram_size": 1},
     {"bad_words_ids": [[5], [7, 9]]},
     {"sequence_bias": [[[5], 2.5], [[7, 9], 4.0]]},
@@ -175,7 +183,9 @@ def test_one_candidate_is_generate(rules):
 @pytest.mark.parametrize("temperature", [None, 0.8])
 def test_processed_logits_are_the_candidates(temperature):
     processors = LogitsProcessorList([Favour()])
-    config = DecodingConfig(k=5, max_new_tokens=NEW, temperature=temperature, seed=3)
+    config = DecodingConfig(
+        k=5, max_new_tokens=NEW, temperature=temperature, seed=3, eos_token_ids=[2]
+    )
     (expected,) = ArgsDecoder(
         language_model(), reward_model(), logits_processor=processors
     ).generate(PROMPTS[0], config)
@@ -208,13 +218,17 @@ def test_scores(k, w, temperature):
     assert isinstance(output, RewardGuidedOutput)
     assert len(output.scores) == NEW
     config = DecodingConfig(
-        k=k, w=w, seed=4, max_new_tokens=NEW, temperature=temperature, return_candidates=True
+        k=k,
+        w=w,
+        seed=4,
+        max_new_tokens=NEW,
+        temperature=temperature,
+        return_candidates=True,
+        eos_token_ids=(),
     )
     results = decoder("classifier").generate(PROMPTS, config)
     for row, result in enumerate(results):
-        assert output.rewards[row].tolist() == pytest.approx(
-            result.rewards, abs=1e-4, nan_ok=True
-        )
+        assert output.rewards[row].tolist() == pytest.approx(result.rewards, abs=1e-4, nan_ok=True)
         for column, candidates in enumerate(result.candidates):
             scores = output.scores[column][row]
             assert int((scores > -torch.inf).sum()) == len(candidates) == k
@@ -408,7 +422,7 @@ def test_training_mode_is_refused():
     lm = language()
     lm.train()
     try:
-        with refuses(ConfigError, r"call lm.eval\(\)"):
+        with refuses(ConfigError, "call lm.eval()"):
             generate(PROMPTS, reward_guided(reward_model()))
     finally:
         lm.eval()
