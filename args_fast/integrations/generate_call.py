@@ -1,27 +1,14 @@
 """What ``generate`` hands to a decoding loop, checked and brought to the engine's terms."""
 
-import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    PrefixConstrainedLogitsProcessor,
-    PreTrainedModel,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from args_fast.config import DecodingConfig
 from args_fast.errors import ConfigError, PromptError
-from args_fast.models.processors import for_request
 
 # Fields of a GenerationConfig that ask for another algorithm or another result, and the values,
 # besides None, that do not.
@@ -126,60 +113,3 @@ def end_tokens(criteria: StoppingCriteriaList) -> frozenset[int]:
     """Ids that end a sequence, by its stopping criteria."""
     tensors = [c.eos_token_id for c in criteria if hasattr(c, "eos_token_id")]
     return frozenset(token for tensor in tensors for token in tensor.flatten().tolist())
-
-
-def without_warpers(
-    processors: LogitsProcessorList, generation: GenerationConfig
-) -> LogitsProcessorList:
-    """The processors without those that ``generate`` made for temperature, top_k, top_p and min_p,
-    which ARGS applies to its scores and candidates itself."""
-    if not generation.do_sample:
-        return processors
-    warpers = {
-        TemperatureLogitsWarper: ("temperature", generation.temperature),
-        TopKLogitsWarper: ("top_k", generation.top_k),
-        TopPLogitsWarper: ("top_p", generation.top_p),
-        MinPLogitsWarper: ("min_p", generation.min_p),
-    }
-    kept = LogitsProcessorList()
-    for processor in processors:
-        if type(processor) not in warpers:
-            kept.append(processor)
-            continue
-        name, value = warpers[type(processor)]
-        own = getattr(processor, name)
-        if own != value and name != "top_k":
-            raise ConfigError(
-                f"logits_processor has a {type(processor).__name__} of {own}, and {name} is "
-                f"{value}; give {name} alone"
-            )
-    return kept
-
-
-def processing(
-    model: PreTrainedModel, processors: LogitsProcessorList, padding: list[int], row: int
-) -> Callable[[list[int], Tensor], Tensor] | None:
-    """What processes the logits of one row; None where nothing does.
-
-    Args:
-        model: the language model.
-        processors: of ``generate``. They see one row at a time, [1, t], with its padding: some
-            count from the length of the padded prompt.
-        padding: ids on the left of the prompt.
-        row: index of the row.
-    """
-    own = LogitsProcessorList(_for_row(processor, row) for processor in processors)
-    process = for_request(model, own, padding, 1, frozenset())
-    if process is None:
-        return None
-    return lambda ids, logits: process([*padding, *ids], logits)
-
-
-def _for_row(processor: Any, row: int) -> Any:
-    if not isinstance(processor, PrefixConstrainedLogitsProcessor):
-        return processor
-    # It counts the rows that it sees, and is to know that this one is not the first.
-    alone: Any = copy.copy(processor)
-    allowed = alone._prefix_allowed_tokens_fn
-    alone._prefix_allowed_tokens_fn = lambda _, ids: allowed(row, ids)
-    return alone

@@ -26,7 +26,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from args_fast.config import DecodingConfig
 from args_fast.errors import ConfigError
-from args_fast.integrations import generate_call
+from args_fast.integrations import generate_call, row_processors
 from args_fast.integrations.columns import Columns
 from args_fast.integrations.engines import engine_of
 from args_fast.options import EngineOptions, accepts_engine_options
@@ -123,7 +123,7 @@ class RewardGuided:
             raise ConfigError(f"{name} is not supported by reward_guided; leave it out")
         generate_call.check(generation_config, self.config, model_kwargs)
         prompts = generate_call.prompts(input_ids, model_kwargs)
-        processors = generate_call.without_warpers(logits_processor, generation_config)
+        processors = row_processors.without_warpers(logits_processor, generation_config)
         decoder = engine_of(
             model, self.reward, self.tokenizer, self.options, processes_logits=bool(processors)
         )
@@ -134,7 +134,9 @@ class RewardGuided:
         for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             (request,) = decoder.requests(prompt, replace(config, seed=seed))
             padding = input_ids[row, : input_ids.shape[1] - len(prompt)].tolist()
-            request.process_logits = generate_call.processing(model, processors, padding, row)
+            request.process_logits = row_processors.processing(
+                model, processors, padding, row, len(prompts)
+            )
             request.end_tokens = generate_call.end_tokens(stopping_criteria)
             requests.append(request)
         columns = Columns(decoder.engine, requests, input_ids, generation_config)
@@ -143,7 +145,10 @@ class RewardGuided:
             return sequences
         logits = _logits(model, prompts, sequences) if generation_config.output_logits else None
         return RewardGuidedOutput(
-            sequences=sequences, scores=columns.scores, logits=logits, rewards=columns.rewards()
+            sequences=sequences,  # type: ignore[arg-type]
+            scores=columns.scores,  # type: ignore[arg-type]
+            logits=logits,  # type: ignore[arg-type]
+            rewards=columns.rewards(),
         )
 
     def _seeds(self, generation_config: GenerationConfig, rows: int) -> list[int]:
@@ -197,7 +202,7 @@ def generate(
 
 def _dropped_arguments() -> dict[str, Any]:
     """Arguments of the ``generate`` that calls. transformers feeds a streamer the prompt and does
-    not hand it to a callable, which would leave whoever reads it waiting; so it is looked up."""
+    not hand it to a callable, and its reader would wait for ever; so it is looked up."""
     code = inspect.unwrap(GenerationMixin.generate).__code__
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not code:

@@ -1,5 +1,6 @@
 """``generate(custom_generate=reward_guided(...))`` returns ARGS' tokens, as ``generate`` does."""
 
+import copy
 import functools
 import inspect
 import threading
@@ -32,8 +33,9 @@ PAD = 0
 NEW = 8
 
 
+@functools.cache
 def language():
-    lm = language_model()
+    lm = copy.copy(language_model())  # whose configuration other tests rely on
     lm.generation_config = GenerationConfig(pad_token_id=PAD)
     return lm
 
@@ -155,6 +157,8 @@ class Favour(LogitsProcessor):
 
 PROCESSED = [
     {"repetition_penalty": 1.7},
+    {"encoder_repetition_penalty": 1.7},
+    {"encoder_no_repeat_ngram_size": 1},
     {"no_repeat_ngram_size": 1},
     {"bad_words_ids": [[5], [7, 9]]},
     {"sequence_bias": [[[5], 2.5], [[7, 9], 4.0]]},
@@ -179,7 +183,9 @@ def test_one_candidate_is_generate(rules):
 @pytest.mark.parametrize("temperature", [None, 0.8])
 def test_processed_logits_are_the_candidates(temperature):
     processors = LogitsProcessorList([Favour()])
-    config = DecodingConfig(k=5, max_new_tokens=NEW, temperature=temperature, seed=3)
+    config = DecodingConfig(
+        k=5, max_new_tokens=NEW, temperature=temperature, seed=3, eos_token_ids=[2]
+    )
     (expected,) = ArgsDecoder(
         language_model(), reward_model(), logits_processor=processors
     ).generate(PROMPTS[0], config)
@@ -212,7 +218,13 @@ def test_scores(k, w, temperature):
     assert isinstance(output, RewardGuidedOutput)
     assert len(output.scores) == NEW
     config = DecodingConfig(
-        k=k, w=w, seed=4, max_new_tokens=NEW, temperature=temperature, return_candidates=True
+        k=k,
+        w=w,
+        seed=4,
+        max_new_tokens=NEW,
+        temperature=temperature,
+        return_candidates=True,
+        eos_token_ids=(),
     )
     results = decoder("classifier").generate(PROMPTS, config)
     for row, result in enumerate(results):
@@ -410,7 +422,7 @@ def test_training_mode_is_refused():
     lm = language()
     lm.train()
     try:
-        with refuses(ConfigError, r"call lm.eval\(\)"):
+        with refuses(ConfigError, "call lm.eval()"):
             generate(PROMPTS, reward_guided(reward_model()))
     finally:
         lm.eval()
