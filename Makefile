@@ -26,7 +26,7 @@ BENCH_PYTHON ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long docs test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-long docs dist test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,10 @@ bench-peers: $(INSTALLED)  ## llama.cpp, vLLM and transformers next to ours; ins
 	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)" $(FLAGS)
 
 # Installs nothing but this package, and that without an index: torch is what the machine has.
+dist: $(INSTALLED)  ## sdist and wheel, each installed in an environment of its own and tested
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) build
+	$(BIN)/python scripts/check_dist.py $(PIP_FLAGS)
+
 gpu-check:  ## on a machine with a GPU: VISIT=A tests and the slowdown, B products, C the rest; 6 minutes each
 	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(VISIT) $(FLAGS)
 
