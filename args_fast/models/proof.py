@@ -49,7 +49,9 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
             return _prove(backbone, logits, branches)
         except ProofError as error:
             backbone.drop_fused_layers()
+            _prove(backbone, logits, branches)
             warnings.warn(f"fused_layers is not used: {error}", stacklevel=2)
+            return
     _prove(backbone, logits, branches)
 
 
