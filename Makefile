@@ -24,7 +24,7 @@ BENCH_PYTHON ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-long test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts
 
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+test-long: lint  ## the scan of all models, the fuzz at full size, ten times the examples: hours
+	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) tests
 
 test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some
 	$(BIN)/python tests/external/run.py $(CHECKS)

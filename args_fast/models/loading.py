@@ -36,6 +36,10 @@ HEAD = re.compile(
     r"|regression_head|summary|qa_outputs)\."
 )
 VALUE_HEAD = re.compile(r"(^|\.)(v_head|value_head)\.")
+WAYS_WITHOUT_HEAD = (
+    "For the log-probabilities of a language model as rewards use rewards.Autoregressive(model); "
+    "for a head of its own rewards.Classifier(model, head=...)."
+)
 LM_HEADS = ("lm_head.", "embed_out.", "output_layer.", "cls.")
 
 
@@ -125,6 +129,7 @@ def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
         raise RewardHeadError(
             f"the reward model {path} lacks {pretrained.listed(report.missing)}: they would be "
             "random. Use a checkpoint saved by the *ForSequenceClassification it was trained as."
+            + (f" {WAYS_WITHOUT_HEAD}" if report.missing == [SCORE] else "")
             + _other_heads(tensors)
         )
     unexpected = report.unexpected
@@ -161,13 +166,12 @@ def _not_one_output(path: str, outputs: int | None, tensors: dict[str, tuple[int
     if SCORE in tensors:
         return (
             f"the head of the reward model {path} has {outputs} outputs (labels); a reward is one "
-            "number. Use a model trained with num_labels=1, or give args_fast.reference.decode a "
-            "function that makes one number of them."
+            "number. Load it with transformers and say which: rewards.Classifier(model, labels=1), "
+            "or labels={1: 1.0, 0: -1.0} for a weighted sum; or use one trained with num_labels=1"
         )
     return (
         f"the reward model {path} has no reward head ({SCORE}), and num_labels = {outputs}. Use a "
-        "model trained with num_labels=1; a language model has no reward head."
-        + _other_heads(tensors)
+        f"model trained with num_labels=1. {WAYS_WITHOUT_HEAD}" + _other_heads(tensors)
     )
 
 

@@ -6,11 +6,17 @@ import copy
 import oracle
 import pytest
 import torch
+from encoders import SIZES
 from refusals import refuses
 from safetensors.torch import save_file
 from tiny_models import CONFIGS, decoder, language_model, reward_model, tokens
 from traffic import assert_as_alone, run, scheduler, sequence
-from transformers import AutoModelForSequenceClassification, OPTForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    ModernBertDecoderConfig,
+    OPTForSequenceClassification,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from vocabularies import byte_level
 
@@ -209,6 +215,26 @@ def test_a_head_under_another_usual_name(name):
     head = getattr(model, name)
     pair = ArgsDecoder(language_model(), model)
     decode(pair, tokens(9), lambda ids: last(model, ids, head).item())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(
+            is_decoder=True, num_labels=1, **SIZES
+        ),  # reads the first token, through a pooler
+        ModernBertDecoderConfig(
+            bos_token_id=1, eos_token_id=2, num_labels=1, **SIZES
+        ),  # a layer before it
+    ],
+    ids=["bert", "modernbert-decoder"],
+)
+def test_a_forward_that_is_more_than_a_head_of_a_usual_name_is_refused(config):
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with refuses(RewardHeadError, "for a text of", "rewards.Text(model, tokenizer)"):
+        ArgsDecoder(language_model(), model)
+    assert model.config.pad_token_id == 0
 
 
 def test_a_head_from_a_file(tmp_path):
