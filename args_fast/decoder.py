@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,10 +18,10 @@ from args_fast.engine.lookahead import lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, PromptError
 from args_fast.generation import Generation, Token
-from args_fast.models import loading
+from args_fast.models import loading, processors
 from args_fast.models.autocast import without_autocast
 from args_fast.models.backbone import Backbone
-from args_fast.models.proof import prove
+from args_fast.models.proof import prove_language_model
 from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
 from args_fast.prompts import Conversation, Plain, Prompt, conversations
@@ -44,6 +45,10 @@ class ArgsDecoder:
             the language model's tokens, an object of ``args_fast.rewards``, or several of these by
             name. A model is on the language model's device, or on a CUDA device of its own.
         tokenizer: of the language model; None for ids in, ids out.
+        logits_processor: None for the paper's algorithm (rules of the language model's
+            generation_config are named in a warning and ignored); "model" to obey them, so that
+            k = 1 is ``lm.generate(do_sample=False)``; or a LogitsProcessorList of transformers,
+            for every request. Such a decoder runs one step at a time.
         options: how the engine uses the machine, as an ``EngineOptions`` or as its fields.
 
     Raises:
@@ -62,40 +67,39 @@ class ArgsDecoder:
         rm: RewardLike | Mapping[str, RewardLike],
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        logits_processor: processors.Choice = None,
         **options: Any,
     ) -> None:
         self.options = EngineOptions.take(options)
         self.tokenizer = tokenizer
         if isinstance(lm, torch.nn.Module):
             lm.eval()
-        backbone = Backbone(lm, "language model")
+        backbone = Backbone(lm, "language model", fused=self.options.fused_layers)
         self.device = backbone.device
         self._rewards = _named(rm)
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
+        logits_processor = processors.check(lm, logits_processor)
         devices = {reward.device for reward in self._rewards.values()}
         ahead = lookahead_rows(backbone, devices, self.options.lookahead)
-        _prove_language_model(backbone, self.options, ahead)
+        prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
                 reward.compile(self.options.compile_mode)
         readers = [backbone.layout, *(r.layout for r in self._rewards.values() if r.layout)]
         rows = self.options.max_batch_size
+        memory = self.options.memory_fraction, self.options.cache_bytes
         self.engine = Engine(
             backbone,
             self._rewards,
-            pages=pages_within(
-                readers,
-                backbone.max_length,
-                rows,
-                self.options.memory_fraction,
-                self.options.cache_bytes,
-            ),
+            pages=pages_within(readers, backbone.max_length, rows, *memory),
             rows=rows,
             graphs=self.options.cuda_graphs,
             lookahead=ahead,
+            eager=bool(logits_processor),
         )
-        self._encoder = Encoder(backbone, list(self._rewards), tokenizer)
+        processing = partial(processors.for_request, lm, logits_processor)
+        self._encoder = Encoder(backbone, list(self._rewards), tokenizer, processing)
 
     @classmethod
     @accepts_engine_options
@@ -111,6 +115,7 @@ class ArgsDecoder:
         rm_quantization: str | None = None,
         lm_device: str | torch.device | None = None,
         rm_device: str | torch.device | None = None,
+        logits_processor: processors.Choice = None,
         **options: Any,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
@@ -126,7 +131,7 @@ class ArgsDecoder:
             lm_quantization, rm_quantization: "int8" or "fp8" weights for the linear layers of that
                 model, through torchao; None for the weights as they are. The reward head stays.
             lm_device, rm_device: of one model, in place of ``device``: two GPUs, one model each.
-            options: as for the constructor.
+            logits_processor, options: as for the constructor.
 
         Raises:
             ConfigError, and what the constructor raises.
@@ -137,7 +142,7 @@ class ArgsDecoder:
         kind = loading.resolve_dtype(dtype, lm_on)
         quantization.check(lm_quantization, "lm_quantization", lm_on)
         quantization.check(rm_quantization, "rm_quantization", rm_on)
-        trust = {"trust_remote_code": trust_remote_code}
+        trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
@@ -150,7 +155,13 @@ class ArgsDecoder:
             if model is not None:
                 quantization.quantize(model.base_model, rm_quantization)
         named = rewards if isinstance(rm, Mapping) else rewards["reward"]
-        return cls(language_model, named, tokenizer=tokenizer, **options)
+        return cls(
+            language_model,
+            named,
+            tokenizer=tokenizer,
+            logits_processor=logits_processor,
+            **options,
+        )
 
     # ---- decoding ------------------------------------------------------------------------------
 
@@ -251,7 +262,7 @@ class ArgsDecoder:
 
         Yields:
             (index of the request, its generation), as they finish. Where a request has
-            ``num_return_sequences`` above one, so many come in a row, in the order of their seeds.
+            ``num_return_sequences`` above one, that many come together, in order of their seeds.
             A request that cannot be decoded gives the error that ``generate`` would raise, and the
             others continue.
         """
@@ -436,15 +447,3 @@ def _named(rm: RewardLike | Mapping[str, RewardLike]) -> dict[str, Reward]:
         return named
     reward = as_reward(rm)
     return {reward.name: reward}
-
-
-def _prove_language_model(lm: Backbone, options: EngineOptions, lookahead: float) -> None:
-    prove(lm, logits=True)
-    if options.compile_mode is None:
-        return
-    lm.compile(options.compile_mode)
-    # Again, as compiled: a compiler can be wrong too. These are the graphs that a single prompt
-    # will need, so none is made for this alone.
-    prove(lm, logits=True, branches=1)
-    if lookahead > 0:
-        prove(lm, logits=True)

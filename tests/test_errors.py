@@ -7,6 +7,7 @@ import torch
 import transformers as t
 from refusals import refuses
 from tiny_models import CONFIGS, LENGTH, VOCABULARY, decoder, language_model, reward_model, tokens
+from vocabularies import byte_level
 
 from args_fast import ArgsDecoder, ArgsError, DecodingConfig, errors, ops, reference
 from args_fast.errors import (
@@ -139,7 +140,7 @@ def test_a_prompt_that_cannot_be_decoded(idle, prompts, said):
 
 
 def test_an_empty_text():
-    pair = ArgsDecoder(language_model(), reward_model(), tokenizer=tokenizer())
+    pair = ArgsDecoder(language_model(), reward_model(), tokenizer=byte_level())
     with refuses(PromptError, "''", "at least one"):
         pair.generate("", CONFIG)
     with refuses(PromptError, "''", "at least one"):

@@ -35,8 +35,9 @@ class AdapterFolder:
     keys: frozenset[str]
 
 
-def read(path: Path) -> AdapterFolder:
-    """Raises LoadError, RewardHeadError."""
+def read(path: Path, base: str | Path | None = None) -> AdapterFolder:
+    """What the folder holds; ``base`` stands in place of the base model that it names. Raises
+    LoadError, RewardHeadError."""
     if find_spec("peft") is None:
         raise LoadError(
             f"{path} holds a LoRA adapter ({checkpoint.ADAPTER}), which needs peft: pip install "
@@ -51,13 +52,13 @@ def read(path: Path) -> AdapterFolder:
             f"{fields.get('modules_to_save')}): the head would be random. Train it with "
             "modules_to_save=['score'], or give the head: rewards.Classifier(model, head=...)"
         )
-    base = fields.get("base_model_name_or_path")
-    if not base or not isinstance(base, str):
+    base = base or fields.get("base_model_name_or_path")
+    if not base or not isinstance(base, (str, Path)):
         raise LoadError(
-            f"the adapter {path} does not name its base model; set base_model_name_or_path in "
-            f"{checkpoint.ADAPTER}"
+            f"the adapter {path} does not name its base model; pass base=, or set "
+            f"base_model_name_or_path in {checkpoint.ADAPTER}"
         )
-    return AdapterFolder(path, base, heads[0][0], frozenset(shapes))
+    return AdapterFolder(path, str(base), heads[0][0], frozenset(shapes))
 
 
 def merge(model: PreTrainedModel, adapter: AdapterFolder) -> PreTrainedModel:

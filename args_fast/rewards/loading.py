@@ -39,6 +39,7 @@ def load(
     tokenizer: PreTrainedTokenizerBase | None,
     device: torch.device,
     dtype: Any,
+    base: str | Path | None = None,
     **options: Any,
 ) -> Reward:
     """The reward at a path or hub id: a merged adapter, an encoder as Text, a decoder with a head
@@ -49,6 +50,7 @@ def load(
         path: a folder or hub id (safetensors only).
         tokenizer: the language model's; None takes the ids as they are.
         device, dtype: of the model.
+        base: of an adapter, in place of the base model that it names.
         options: of from_pretrained: ``trust_remote_code``.
 
     Raises:
@@ -56,7 +58,7 @@ def load(
     """
     name = Path(str(path)).name
     if Path(path).is_dir() and (Path(path) / checkpoint.ADAPTER).is_file():
-        model, own = _merged(Path(path), device, dtype, options)
+        model, own = _merged(Path(path), base, device, dtype, options)
     else:
         own = loading.load_tokenizer(path, **options)
         config = pretrained.load_config(checkpoint.find(path), options)
@@ -178,10 +180,10 @@ def _check_body(model: PreTrainedModel, report: pretrained.Report, name: str) ->
 
 
 def _merged(
-    path: Path, device: torch.device, dtype: Any, options: dict
+    path: Path, base: str | Path | None, device: torch.device, dtype: Any, options: dict
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """A LoRA adapter merged into its base, and the tokenizer next to either."""
-    adapter = adapters.read(path)
+    adapter = adapters.read(path, base)
     name = checkpoint.find(adapter.base)
     model, report = pretrained.load(
         AutoModelForSequenceClassification,
