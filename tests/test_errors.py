@@ -304,6 +304,19 @@ def test_a_reward_model_that_knows_more_tokens_is_fine():
     ArgsDecoder(language_model(), t.LlamaForSequenceClassification(config))
 
 
+@pytest.mark.parametrize("role", ["lm", "rm"])
+def test_models_in_float64(role):
+    models = {"lm": language_model(), "rm": reward_model()}
+    models[role] = copy.deepcopy(models[role]).double()
+    with refuses(UnsupportedModelError, "float64", "model.float()"):
+        ArgsDecoder(**models)
+
+
+def test_a_name_in_the_place_of_the_tokenizer():
+    with refuses(ConfigError, "'gpt2'", "AutoTokenizer.from_pretrained('gpt2')"):
+        ArgsDecoder(language_model(), reward_model(), tokenizer="gpt2")
+
+
 def test_models_on_two_devices():
     elsewhere = t.LlamaForSequenceClassification(CONFIGS["llama"]()).to("meta")
     with refuses(PairMismatchError, "cpu", "meta", "one device"):

@@ -405,6 +405,14 @@ def test_a_folder_that_does_not_exist(path, saved):
             ArgsDecoder.from_pretrained(*pair)
 
 
+@pytest.mark.parametrize("path", [None, 3, ""])
+def test_what_is_not_a_path(path, saved):
+    with refuses(LoadError, repr(path), "hub id"):
+        ArgsDecoder.from_pretrained(path, saved / "rm")
+    with refuses(LoadError, repr(path), "hub id"):
+        ArgsDecoder.from_pretrained(saved / "lm", path)
+
+
 def test_a_file_in_the_place_of_a_folder(saved):
     with refuses(LoadError, "is a file", "give the folder"):
         ArgsDecoder.from_pretrained(saved / "lm" / "model.safetensors", saved / "rm")

@@ -201,6 +201,27 @@ def test_a_head_that_is_an_mlp():
     decode(ArgsDecoder(language_model(), model), tokens(9), lambda ids: last(model, ids).item())
 
 
+class Int8Head(torch.nn.Module):
+    """Weights of 8 bits, and an input of two dimensions, as some kernels want it."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.scale = linear.weight.detach().abs().max() / 127
+        self.register_buffer("weight", (linear.weight.detach() / self.scale).round().to(torch.int8))
+
+    def forward(self, hidden):
+        rows = hidden.flatten(0, -2)
+        assert hidden.dim() >= 2
+        return (rows @ (self.weight.float() * self.scale).T).view(*hidden.shape[:-1], -1)
+
+
+def test_a_quantized_head():
+    model = copy.deepcopy(reward_model("opt"))
+    model.score = Int8Head(torch.nn.Linear(16, 1, bias=False))
+    pair = ArgsDecoder(language_model(), model)
+    decode(pair, tokens(9), lambda ids: oracle.reward(model, ids))
+
+
 @pytest.mark.parametrize("name", ["v_head", "value_head", "reward_head"])
 def test_a_head_under_another_usual_name(name):
     class Renamed(OPTForSequenceClassification):
