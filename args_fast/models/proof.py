@@ -52,8 +52,8 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
             _prove(backbone, logits, branches)
             warnings.warn(
                 f"fused_layers is not used for the {backbone.role} "
-                f"({type(backbone.model).__name__}): what it gives is not what the model gives. The "
-                "model's modules are right, and slower; please report the model's name.",
+                f"({type(backbone.model).__name__}): what it gives is not what the model gives. "
+                "The model's modules are right, and slower; please report the model's name.",
                 stacklevel=2,
             )
             return
