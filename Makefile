@@ -24,7 +24,7 @@ BENCH_PYTHON ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-long docs test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,7 +50,14 @@ demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts a
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
 
-test-long: $(INSTALLED)  ## two minutes of traffic on the server, each answer checked, two kills among it
+docs: $(INSTALLED)  ## the documentation as a site, in build/site
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --site-dir build/site
+
+test-long: $(INSTALLED)  ## scan of all architectures, fuzz, soak, stateful tests at full size: hours
+	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
+		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
+		tests/test_engine_equals_reference.py
 	$(BIN)/python tests/soak/run.py --seconds 120
 
 test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some

@@ -72,7 +72,7 @@ class ArgsDecoder:
         self.tokenizer = tokenizer
         if isinstance(lm, torch.nn.Module):
             lm.eval()
-        backbone = Backbone(lm, "language model")
+        backbone = Backbone(lm, "language model", fused=self.options.fused_layers)
         self.device = backbone.device
         self._rewards = _named(rm)
         for reward in self._rewards.values():

@@ -9,7 +9,11 @@ import asyncio
 from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig
 from args_fast.tiny_pair import LM, RM
 
-QUESTIONS = ["How do I grow basil?", "Suggest a short walk.", "What should I cook tonight?"]
+QUESTIONS = [
+    "How do I teach my spaniel to sit?",
+    "Suggest a short walk.",
+    "What should I cook tonight?",
+]
 
 
 async def ask(serving: AsyncArgsDecoder, number: int, question: str) -> None:

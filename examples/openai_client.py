@@ -15,7 +15,7 @@ model = client.models.list().data[0].id
 for w in (0, 1.5):
     answer = client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": "How do I keep basil alive indoors?"}],
+        messages=[{"role": "user", "content": "How can I clean the sofa with baking soda?"}],
         max_tokens=48,
         extra_body={"args": {"k": 10, "w": w}},
     )

@@ -11,7 +11,11 @@ from args_fast.tiny_pair import LM, RM
 
 decoder = ArgsDecoder.from_pretrained(LM, RM)
 config = DecodingConfig(k=10, w=1.5, max_new_tokens=32)
-for question in ("How do I grow basil?", "Suggest a short walk.", "Tell me about Mars."):
+for question in (
+    "How do I teach my spaniel to sit?",
+    "Suggest a short walk.",
+    "Tell me about Mars.",
+):
     began = time.perf_counter()
     engine = decoder.chat(question, config)
     middle = time.perf_counter()

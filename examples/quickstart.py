@@ -7,7 +7,7 @@ from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.tiny_pair import LM, RM
 
 decoder = ArgsDecoder.from_pretrained(LM, RM)
-messages = [{"role": "user", "content": "How do I keep basil alive indoors?"}]
+messages = [{"role": "user", "content": "How can I clean the sofa with baking soda?"}]
 
 greedy = decoder.chat(messages, DecodingConfig(k=1, max_new_tokens=48))
 guided = decoder.chat(messages, DecodingConfig(k=10, w=1.5, max_new_tokens=48))

@@ -19,5 +19,7 @@ def short_words(prompts: list[str], responses: list[str]) -> list[float]:
 lm, tokenizer = AutoModelForCausalLM.from_pretrained(LM), AutoTokenizer.from_pretrained(LM)
 decoder = ArgsDecoder(lm, Function(short_words), tokenizer=tokenizer)
 for w in (0.0, 2.0):
-    result = decoder.chat("How do I grow basil?", DecodingConfig(w=w, max_new_tokens=32))
+    result = decoder.chat(
+        "How do I teach my spaniel to sit?", DecodingConfig(w=w, max_new_tokens=32)
+    )
     print(f"w = {w}: {result.text}")

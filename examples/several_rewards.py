@@ -23,5 +23,5 @@ lm, tokenizer = AutoModelForCausalLM.from_pretrained(LM), AutoTokenizer.from_pre
 decoder = ArgsDecoder(lm, rewards, tokenizer=tokenizer)
 for weights in ({"helpful": 1.0}, {"helpful": 1.0, "brief": 0.5}, {"brief": 3.0}):
     config = DecodingConfig(reward=weights, max_new_tokens=32)
-    result = decoder.chat("How do I grow basil?", config)
+    result = decoder.chat("How do I teach my spaniel to sit?", config)
     print(f"{weights}: {result.text}")

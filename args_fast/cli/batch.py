@@ -33,7 +33,7 @@ EXAMPLES = """
 
 [dim]# one prompt a line; "id" is copied, any option may be set for one line[/]
 
-echo '{"id": "a", "prompt": "How do I grow basil?"}' > in.jsonl
+echo '{"id": "a", "prompt": "How do I teach my spaniel to sit?"}' > in.jsonl
 
 echo '{"id": "b", "prompt": "Suggest a short walk.", "w": 3, "stop": ["."]}' >> in.jsonl
 

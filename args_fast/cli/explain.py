@@ -11,13 +11,13 @@ from args_fast.cli.console import errors_in_a_line, fail, note, notes, read_prom
 from args_fast.cli.models import Models, with_models
 from args_fast.cli.pair import load_pair
 
-EXAMPLE = 'args-fast explain --chat "How do I grow basil?"'
+EXAMPLE = 'args-fast explain --chat "How do I teach my spaniel to sit?"'
 EXAMPLES = f"""
 [bold]Examples[/]
 
 {EXAMPLE}  [dim]# the embedded pair; open explain.html[/]
 
-args-fast explain --chat "How do I grow basil?" --w 4 --temperature 0.7 --out one.html
+args-fast explain --chat "How do I teach my spaniel to sit?" --w 4 --temperature 0.7 --out one.html
 
 args-fast explain --data text:prompts.txt --limit 3 --out pages/  [dim]# a page for each prompt[/]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from args_fast import ArgsDecoder, DecodingConfig, Token
     from args_fast.prompts import Prompt
 
-EXAMPLE = 'args-fast generate --chat "How do I grow basil?"'
+EXAMPLE = 'args-fast generate --chat "How do I teach my spaniel to sit?"'
 EXAMPLES = f"""
 [bold]Examples[/]
 

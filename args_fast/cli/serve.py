@@ -26,7 +26,7 @@ ARGS_FAST_API_KEYS=secret args-fast serve --lm org/lm --rm org/rm --host 0.0.0.0
 [dim]# ask it[/]
 
 curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
--d '{"prompt": "How do I grow basil?", "args": {"k": 10, "w": 1.5}}'
+-d '{"prompt": "How do I teach my spaniel to sit?", "args": {"k": 10, "w": 1.5}}'
 """
 
 

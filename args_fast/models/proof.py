@@ -5,6 +5,7 @@ does that the engine does not know of shows as a disagreement, and becomes an er
 tokens. It is repeated on both sides of each length from which on a model may do something else.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
@@ -32,6 +33,7 @@ Rewards = Callable[[list[list[int]]], list[float]]
 
 def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None:
     """Prefill twice, branch, commit, branch again; against the model's own pass over whole texts.
+    Where the fused layers disagree they are dropped, and the model's modules are proved.
 
     Args:
         backbone: the model to prove.
@@ -42,6 +44,16 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
         ProofError: they disagree.
         NonFiniteError: the model's own outputs are NaN.
     """
+    if backbone.fused_layers() is not None:
+        try:
+            return _prove(backbone, logits, branches)
+        except ProofError as error:
+            backbone.drop_fused_layers()
+            warnings.warn(f"fused_layers is not used: {error}", stacklevel=2)
+    _prove(backbone, logits, branches)
+
+
+def _prove(backbone: Backbone, logits: bool, branches: int) -> None:
     for tokens in _lengths(backbone):
         ids = _ids(backbone, tokens + STEPS, branches)
         pages = list(range(1, 1 + pages_for(tokens + STEPS)))

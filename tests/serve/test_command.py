@@ -74,7 +74,7 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
         *("--k", "5", "--w", "0.5", "--limit-n", "3", "--max-waiting", "7", "--max-body", "2048"),
         *("--api-key-file", str(keys), "--drain-seconds", "1", "--log-prompts"),
         *("--max-batch-size", "4", "--max-model-len", "100", "--cache-bytes", "123456"),
-        *("--no-cuda-graphs", "--memory-fraction", "0.5", "--compile"),
+        *("--no-cuda-graphs", "--memory-fraction", "0.5", "--compile", "--no-fused-layers"),
         ARGS_FAST_API_KEYS="a,b",
     )
     assert result.exit_code == 0, result.stderr
@@ -92,6 +92,7 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
         "cuda_graphs": False,
         "memory_fraction": 0.5,
         "torch_compile": True,
+        "fused_layers": False,
     }
     assert port == 8000
 
