@@ -143,8 +143,11 @@ def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase 
         cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         for file in TOKENIZER_FILES
     )
-    if not any(files):
-        return None
+    return tokenizer_in(name, **options) if any(files) else None
+
+
+def tokenizer_in(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id that has one. Raises LoadError."""
 
     def load() -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

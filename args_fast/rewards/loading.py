@@ -1,28 +1,26 @@
 """The reward that a folder or hub id holds: ``load`` takes the first kind that fits."""
 
 import copy
-import json
 import logging
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from args_fast.errors import LoadError, PairMismatchError, RewardHeadError
+from args_fast.errors import LoadError, PairMismatchError, RewardHeadError, UnsupportedModelError
 from args_fast.models import checkpoint, loading, pretrained
+from args_fast.rewards import adapters
 from args_fast.rewards.base import Reward
 from args_fast.rewards.classifier import Classifier
+from args_fast.rewards.heads import linear_head, read_head
 from args_fast.rewards.text import Text
 
 logger = logging.getLogger(__name__)
@@ -45,7 +43,8 @@ def load(
     **options: Any,
 ) -> Reward:
     """The reward at a path or hub id: a merged adapter, an encoder as Text, a decoder with a head
-    as Classifier where its tokenizer gives the language model's ids their text, else as Text.
+    as Classifier where its tokenizer gives the language model's ids their text and the engine can
+    drive it, else as Text.
 
     Args:
         path: a folder or hub id (safetensors only).
@@ -58,7 +57,7 @@ def load(
         RewardHeadError, LoadError, PairMismatchError: what was found and what to do.
     """
     name = Path(str(path)).name
-    if Path(path).is_dir() and (Path(path) / "adapter_config.json").is_file():
+    if Path(path).is_dir() and (Path(path) / checkpoint.ADAPTER).is_file():
         model, own = _merged(Path(path), base, device, dtype, options)
     else:
         own = loading.load_tokenizer(path, **options)
@@ -80,8 +79,13 @@ def load(
     if known is None:
         logger.info("%s: another tokenizer; it reads text (rewards.Text)", path)
         return Text(model, own, name=name)
+    try:
+        reward = Classifier(model, own, known=known)
+    except UnsupportedModelError as error:
+        logger.info("%s: %s It reads text (rewards.Text)", path, error)
+        return Text(model, own, name=name)
     logger.info("%s: a decoder with a head (rewards.Classifier)", path)
-    return Classifier(model, own, known=known)
+    return reward
 
 
 def is_encoder(config: Any) -> bool:
@@ -104,10 +108,10 @@ def known_ids(
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.num_embeddings
     if ours == theirs:
-        return torch.ones(rows, dtype=torch.bool)
+        return torch.ones(rows, dtype=torch.bool, device="cpu")
     with_text = set(theirs.values())
     size = max(*ours.values(), rows - 1) + 1
-    return torch.tensor([id < rows and id in with_text for id in range(size)])
+    return torch.tensor([id < rows and id in with_text for id in range(size)], device="cpu")
 
 
 # ---- models --------------------------------------------------------------------------------------
@@ -133,109 +137,71 @@ def _decoder(path: Any, device: torch.device, dtype: Any, options: dict) -> PreT
     name = checkpoint.find(path)
     tensors = checkpoint.shapes(name)
     keys = [key for key in tensors if HEAD_KEY.match(key)]
-    file = Path(str(path)) / VALUE_HEAD_FILE
-    if "score.weight" in tensors or not (keys or file.is_file()):
+    file = Path(name) / VALUE_HEAD_FILE
+    heads = [key for key in (loading.SCORE,) if key in tensors] + keys
+    heads += [VALUE_HEAD_FILE] if file.is_file() else []
+    if len(heads) > 1:
+        raise RewardHeadError(
+            f"the reward model {path} has several heads: {', '.join(heads)}. Say which: load it, "
+            "and pass rewards.Classifier(model, head=...) in its place"
+        )
+    if not heads or heads[0] == loading.SCORE:
         return loading.load_rm(path, device, dtype, **options)
     if keys:
-        weight, bias = checkpoint.read(name, keys[0]), None
         bias_key = keys[0].removesuffix("weight") + "bias"
-        if bias_key in tensors:
-            bias = checkpoint.read(name, bias_key)
+        bias = checkpoint.read(name, bias_key) if bias_key in tensors else None
+        score = linear_head(checkpoint.read(name, keys[0]), bias, str(path))
     else:
-        weight, bias = _value_head(file)
-    outputs = options | {"num_labels": weight.shape[0]}
+        score = linear_head(*read_head(file), str(file))
+    outputs = options | {"num_labels": score.out_features}
     model, report = pretrained.load(
         AutoModelForSequenceClassification, name, "reward model", dtype, outputs
     )
-    missing = [key for key in report.missing if not key.startswith("score.")]
-    if missing:
+    _check_body(model, report, f"the reward model {path}")
+    own = getattr(model, "score", None)
+    if not isinstance(own, nn.Linear) or own.in_features != score.in_features:
         raise RewardHeadError(
-            f"the reward model {path} lacks {pretrained.listed(missing)}: they would be random. "
-            "Use a checkpoint with all of its weights."
+            f"the reward head of {path} reads {score.in_features} numbers, and "
+            f"{type(model).__name__} does not give as many; use the head that was trained with it"
         )
-    score = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    with torch.no_grad():
-        score.weight.copy_(weight)
-        if bias is not None:
-            score.bias.copy_(bias)
     model.score = score.to(next(model.parameters()).dtype)
     return pretrained.finish(model, device, f"the reward model {path}")
 
 
-def _value_head(file: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
-    from safetensors.torch import load_file
-
-    tensors = load_file(file)
-    weights = [x for x in tensors.values() if x.dim() == 2]
-    biases = [x for x in tensors.values() if x.dim() == 1]
-    if len(weights) != 1 or len(biases) > 1:
-        raise RewardHeadError(
-            f"{file} holds {', '.join(sorted(tensors))}; a value head's file has one weight "
-            "matrix, and at most one bias"
+def _check_body(model: PreTrainedModel, report: pretrained.Report, name: str) -> None:
+    """Raises LoadError unless all weights but the head's are there, and used."""
+    missing = [key for key in report.missing if not key.startswith("score.")]
+    if missing:
+        raise LoadError(
+            f"{name} lacks {pretrained.listed(missing)}: they would be random. Use a checkpoint "
+            "with all of its weights"
         )
-    return weights[0], biases[0] if biases else None
+    pretrained.check_unused(model, report.unexpected, name)
 
 
 def _merged(
     path: Path, base: str | Path | None, device: torch.device, dtype: Any, options: dict
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """A LoRA adapter merged into its base, and the tokenizer next to either."""
-    if find_spec("peft") is None:
-        raise LoadError(
-            f"{path} holds a LoRA adapter (adapter_config.json), which needs peft: pip install "
-            "peft; or merge it into its base (merge_and_unload) and save the whole model"
-        )
-    from peft import PeftModel
-
-    config = json.loads((path / "adapter_config.json").read_text())
-    base = base or config.get("base_model_name_or_path")
-    tensors = _adapter_shapes(path)
-    heads = [shape for key, shape in tensors.items() if re.search(r"\.(score|classifier)\.", key)]
-    if not heads:
-        raise RewardHeadError(
-            f"the adapter {path} holds no trained reward head (its modules_to_save is "
-            f"{config.get('modules_to_save')}): the head would be random. Train it with "
-            "modules_to_save=['score'], or give the head: rewards.Classifier(model, head=...)"
-        )
-    if not base:
-        raise LoadError(
-            f"the adapter {path} does not name its base model; pass base=, or set "
-            "base_model_name_or_path in adapter_config.json"
-        )
-    name = checkpoint.find(base)
-    model, _ = pretrained.load(
+    adapter = adapters.read(path, base)
+    name = checkpoint.find(adapter.base)
+    model, report = pretrained.load(
         AutoModelForSequenceClassification,
         name,
         "base of the reward adapter",
         dtype,
-        options | {"num_labels": heads[0][0]},
+        options | {"num_labels": adapter.outputs},
     )
-    merged: Any = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
-    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", path, base)
+    _check_body(model, report, f"the base {adapter.base} of the reward adapter {path}")
+    merged = adapters.merge(model, adapter)
+    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", path, adapter.base)
     has_tokenizer = (path / "tokenizer_config.json").is_file()
     tokenizer = (
-        pretrained.translated(
-            lambda: AutoTokenizer.from_pretrained(path, **options), str(path), "tokenizer"
-        )
+        loading.tokenizer_in(str(path), **options)
         if has_tokenizer
-        else loading.load_tokenizer(base, **options)
+        else loading.load_tokenizer(adapter.base, **options)
     )
     return pretrained.finish(merged, device, f"the reward model {path}"), tokenizer
-
-
-def _adapter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    file = path / "adapter_model.safetensors"
-    if not file.is_file():
-        raise LoadError(
-            f"{path} has no adapter_model.safetensors; save the adapter with "
-            "save_pretrained(folder, safe_serialization=True)"
-        )
-    try:
-        with safe_open(file, "pt") as opened:
-            keys = opened.keys()
-            return {key: tuple(opened.get_slice(key).get_shape()) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise LoadError(f"{file} cannot be read: {error}") from error
 
 
 def as_reward(rm: Any) -> Reward:
