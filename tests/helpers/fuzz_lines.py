@@ -92,7 +92,8 @@ def _run(source, whole, layout):
     try:
         with opened(str(source), str(output), settings) as job:
             is_plain = job.source.is_plain
-            if job.settings.reading.format != layout:
+            found_layout = job.settings.reading.format
+            if found_layout != layout:
                 whole = []  # the first line that can be read is in another layout: all are read so
             for _ in job.write(decode_lines(decoder(), job.lines(), job.settings)):
                 pass
@@ -112,7 +113,9 @@ def _run(source, whole, layout):
                 return f"wrong: line {record['line']} is as it was: {record}"
             continue
         found = [sample["token_ids"] for sample in record.get("samples", [record])]
-        wanted = _alone(json.loads(line.decode("utf-8-sig"))) if line else None
+        if not line or found_layout not in ("jsonl", "messages"):
+            continue
+        wanted = _alone(json.loads(line.decode("utf-8-sig")))
         if wanted not in (None, found):
             return f"wrong: line {record['line']} gives {found}, alone {wanted}"
     return f"right: {sum('error' not in record for record in records)}"
