@@ -97,6 +97,7 @@ def test_there_are_no_other_errors():
         "LengthError",
         "LineError",
         "LoadError",
+        "MissingPackageError",
         "NonFiniteError",
         "PairMismatchError",
         "ProofError",
