@@ -57,7 +57,7 @@ def load(
         RewardHeadError, LoadError, PairMismatchError: what was found and what to do.
     """
     name = Path(str(path)).name
-    if Path(path).is_dir() and (Path(path) / checkpoint.ADAPTER).is_file():
+    if (Path(str(path)) / checkpoint.ADAPTER).is_file():
         model, own = _merged(Path(path), base, device, dtype, options)
     else:
         own = loading.load_tokenizer(path, **options)
