@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast import quantization
 from args_fast.config import DecodingConfig, configs_for
-from args_fast.encoding import Encoder
+from args_fast.encoding import Encoder, check_tokenizer
 from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
 from args_fast.engine.lookahead import lookahead_rows
@@ -71,11 +71,7 @@ class ArgsDecoder:
         **options: Any,
     ) -> None:
         self.options = EngineOptions.take(options)
-        if isinstance(tokenizer, (str, Path)):
-            raise ConfigError(
-                f"tokenizer is {str(tokenizer)!r}; it must be the tokenizer itself: "
-                f"AutoTokenizer.from_pretrained({str(tokenizer)!r})"
-            )
+        check_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         if isinstance(lm, torch.nn.Module):
             lm.eval()

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -42,6 +43,15 @@ class Encoded:
     ids: list[int]
     text: str | None
     messages: list[dict[str, Any]] | None
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raises ConfigError for a tokenizer's name in its place."""
+    if isinstance(tokenizer, (str, Path)):
+        raise ConfigError(
+            f"tokenizer is {str(tokenizer)!r}; it must be the tokenizer itself: "
+            f"AutoTokenizer.from_pretrained({str(tokenizer)!r})"
+        )
 
 
 class Encoder:

@@ -57,7 +57,7 @@ def load(
         RewardHeadError, LoadError, PairMismatchError: what was found and what to do.
     """
     name = Path(str(path)).name
-    if Path(path).is_dir() and (Path(path) / checkpoint.ADAPTER).is_file():
+    if (Path(str(path)) / checkpoint.ADAPTER).is_file():
         model, own = _merged(Path(path), base, device, dtype, options)
     else:
         own = loading.load_tokenizer(path, **options)
@@ -120,6 +120,7 @@ def known_ids(
 def _plain(path: Any, device: torch.device, dtype: Any, options: dict) -> PreTrainedModel:
     """A ``*ForSequenceClassification`` whose weights are all there."""
     name = checkpoint.find(path)
+    checkpoint.shapes(name)  # there are files, and they are whole
     model, report = pretrained.load(
         AutoModelForSequenceClassification, name, "reward model", dtype, options
     )
@@ -158,6 +159,8 @@ def _decoder(path: Any, device: torch.device, dtype: Any, options: dict) -> PreT
         AutoModelForSequenceClassification, name, "reward model", dtype, outputs
     )
     _check_body(model, report, f"the reward model {path}")
+    if keys and keys[0] in model.state_dict():  # the class has this head itself
+        return pretrained.finish(model, device, f"the reward model {path}")
     own = getattr(model, "score", None)
     if not isinstance(own, nn.Linear) or own.in_features != score.in_features:
         raise RewardHeadError(
@@ -185,6 +188,7 @@ def _merged(
     """A LoRA adapter merged into its base, and the tokenizer next to either."""
     adapter = adapters.read(path, base)
     name = checkpoint.find(adapter.base)
+    checkpoint.shapes(name)  # there are files, and they are whole
     model, report = pretrained.load(
         AutoModelForSequenceClassification,
         name,

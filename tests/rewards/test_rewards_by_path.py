@@ -132,6 +132,26 @@ def test_a_body_that_lacks_weights_is_refused(lm, tmp_path):
         ArgsDecoder.from_pretrained(lm, rm)
 
 
+def test_a_class_with_a_head_of_another_name_of_its_own(lm, tmp_path):
+    torch.manual_seed(4)
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48}
+    config = transformers.CTRLConfig(**sizes, n_positions=96, num_labels=1, initializer_range=0.3)
+    ctrl = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    assert taken_as(check(lm, save(ctrl, tmp_path / "rm"), ctrl)) is Classifier
+
+
+@pytest.mark.parametrize("part", ["encoder", "base"])
+def test_weights_in_another_format_name_the_way(lm, tmp_path, part, request):
+    if part == "encoder":
+        rm = damaged = save(encoder("bert"), tmp_path / "rm", wordpiece)
+    else:
+        rm, damaged = request.getfixturevalue("adapter")[0], tmp_path / "base"
+    torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
+    (damaged / "model.safetensors").unlink()
+    with refuses(LoadError, "pytorch_model.bin", "args-fast convert"):
+        ArgsDecoder.from_pretrained(lm, rm)
+
+
 # ---- adapters ------------------------------------------------------------------------------------
 
 
