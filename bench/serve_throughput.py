@@ -41,8 +41,8 @@ def decoder(given: argparse.Namespace) -> ArgsDecoder:
         return ArgsDecoder.from_pretrained(given.lm, given.rm)
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 2048, "vocab_size": 1536}
-    sizes |= {"num_hidden_layers": 12, "num_attention_heads": 12, "pad_token_id": 1}
-    config = LlamaConfig(**sizes, num_labels=1)
+    sizes |= {"num_hidden_layers": 12, "num_attention_heads": 12, "num_labels": 1}
+    config = LlamaConfig(**sizes, pad_token_id=1)
     tokenizer = AutoTokenizer.from_pretrained(LM)
     return ArgsDecoder(LlamaForCausalLM(config), LlamaReward(config), tokenizer=tokenizer)
 
