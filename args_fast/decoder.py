@@ -23,11 +23,11 @@ from args_fast.models.proof import prove
 from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
 from args_fast.prompts import Conversation, Plain, Prompt, conversations
-from args_fast.rewards import Classifier, Reward
-from args_fast.rewards.loading import as_reward
+from args_fast.rewards import Classifier, Mixture, Reward
 from args_fast.rewards.loading import load as load_reward
+from args_fast.rewards.mixture import NamedRewards
 
-RewardLike = PreTrainedModel | Reward
+RewardLike = PreTrainedModel | Reward | Mixture
 
 
 class ArgsDecoder:
@@ -68,7 +68,8 @@ class ArgsDecoder:
             lm.eval()
         backbone = Backbone(lm, "language model")
         self.device = backbone.device
-        self._rewards = _named(rm)
+        named = NamedRewards.of(rm)
+        self._rewards = named.rewards
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
         devices = {reward.device for reward in self._rewards.values()}
@@ -93,7 +94,7 @@ class ArgsDecoder:
             graphs=self.options.cuda_graphs,
             lookahead=ahead,
         )
-        self._encoder = Encoder(backbone, list(self._rewards), tokenizer)
+        self._encoder = Encoder(backbone, named, tokenizer)
 
     @classmethod
     @accepts_engine_options
@@ -421,19 +422,6 @@ class ArgsDecoder:
     def _cancel(self, requests: list[Request]) -> None:
         for request in requests:
             self.engine.cancel(request)
-
-
-def _named(rm: RewardLike | Mapping[str, RewardLike]) -> dict[str, Reward]:
-    """Rewards by name, from whatever stands for the reward."""
-    if isinstance(rm, Mapping):
-        named = {name: as_reward(one) for name, one in rm.items()}
-        if not named:
-            raise ConfigError("rm is an empty mapping; name at least one reward")
-        for name, reward in named.items():
-            reward.name = name
-        return named
-    reward = as_reward(rm)
-    return {reward.name: reward}
 
 
 def _prove_language_model(lm: Backbone, options: EngineOptions, lookahead: float) -> None:

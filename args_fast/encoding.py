@@ -17,6 +17,7 @@ from args_fast.engine.request import Request
 from args_fast.errors import ConfigError, PromptError
 from args_fast.models.backbone import Backbone
 from args_fast.prompts import Plain, Prompt
+from args_fast.rewards.mixture import NamedRewards
 from args_fast.text import TextStream, special_tokens
 
 BARE_TEXT = (
@@ -47,16 +48,16 @@ class Encoder:
 
     Args:
         lm: the language model.
-        rewards: the names of the rewards.
+        rewards: of the decoder, by name.
         tokenizer: the tokenizer of the language model; None for ids in, ids out.
     """
 
     def __init__(
-        self, lm: Backbone, rewards: Many[str], tokenizer: PreTrainedTokenizerBase | None
+        self, lm: Backbone, rewards: NamedRewards, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         self.tokenizer = tokenizer
         self._lm = lm
-        self._rewards = list(rewards)
+        self._rewards = rewards
         self._has_warned = False
 
     def split(self, prompts_: Prompt | Many[Prompt]) -> list[Plain]:
@@ -198,17 +199,7 @@ class Encoder:
 
     def _weights(self, config: DecodingConfig) -> dict[str, float]:
         """The weight of each reward that guides a request, by name. Raises ConfigError."""
-        if isinstance(config.reward, str):
-            weights = {config.reward: 1.0}
-        else:
-            weights = dict(config.reward or dict.fromkeys(self._rewards, 1.0))
-        unknown = sorted(set(weights) - set(self._rewards))
-        if unknown:
-            raise ConfigError(
-                f"reward names {unknown[0]!r}; this decoder's rewards are "
-                f"{', '.join(self._rewards)}"
-            )
-        weights = {name: float(weight) for name, weight in weights.items() if weight != 0}
+        weights = self._rewards.weights(config.reward)
         return weights if config.consults_reward else {}
 
     def _end_tokens(self, config: DecodingConfig) -> frozenset[int]:

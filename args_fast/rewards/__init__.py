@@ -6,6 +6,7 @@ from args_fast.rewards.function import Function
 from args_fast.rewards.host import Exchange, HostReward
 from args_fast.rewards.lm_head import Head
 from args_fast.rewards.loading import load
+from args_fast.rewards.mixture import Mixture
 from args_fast.rewards.text import Text
 from args_fast.rewards.vocabulary import Autoregressive, Vocabulary
 
@@ -29,6 +30,7 @@ __all__ = [
     "Head",
     "HostReward",
     "Judge",
+    "Mixture",
     "Reading",
     "Reward",
     "Text",
