@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from args_fast import quantization
 from args_fast.config import DecodingConfig, configs_for
 from args_fast.encoding import Encoder
+from args_fast.engine.agreement import choices_along
 from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
 from args_fast.engine.lookahead import lookahead_rows
@@ -298,6 +300,18 @@ class ArgsDecoder:
         config = DecodingConfig(k=2, max_new_tokens=len(continuation))
         (request,) = self._encoder.requests(prompt, config)
         return self.engine.rewards_along(request, continuation)
+
+    def agreement(self, prompt: Prompt, tokens: Sequence[int], config: DecodingConfig) -> float:
+        """The share of a text's tokens (ids) that ARGS itself would choose after those before them,
+        with this config (of one sample) but for ``every`` and ``certain``: how near such an
+        approximation comes. It costs about as much as decoding the text."""
+        tokens = self._encoder.check(tokens, "the text")
+        if not tokens:
+            raise PromptError("the text is empty; give at least one id")
+        new = max(len(tokens), config.max_new_tokens)
+        exact = replace(config, every=1, certain=None, max_new_tokens=new, num_return_sequences=1)
+        choices = choices_along(self.engine, lambda: self.single_request(prompt, exact), tokens)
+        return sum(a == b for a, b in zip(choices, tokens, strict=True)) / len(tokens)
 
     # ---- what it holds -------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ class Runner:
         lookahead: float,
     ) -> None:
         self.key = key
-        self._names = () if isinstance(key, str) else key
-        self.on_host = any(reward.on_host for reward in panel.named(key))
+        self._names = panel.reported(key)
+        self.on_host = panel.asks_host(key)
         self.steps = 1 if self.on_host else steps
         self.lookahead = lookahead if key else 0
         self.newest: Any = None  # the event at the end of everything that was launched, on CUDA

@@ -200,6 +200,7 @@ class Scheduler:
             # What a failed request computed may be broken.
             self.pools[group].release(text.pages, retain=request.status is not Status.FAILED)
             text.pages, text.cached_tokens, text.registered = [], 0, (0, 0)
+        request.lag = 0
 
     def _count(self, **more: int) -> None:
         now = {name: getattr(self.stats, name) + count for name, count in more.items()}
