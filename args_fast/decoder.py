@@ -19,15 +19,15 @@ from args_fast.engine.lookahead import lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, PromptError
 from args_fast.generation import Generation, Token
-from args_fast.models import loading
+from args_fast.models import adapters, loading
 from args_fast.models.backbone import Backbone
-from args_fast.models.proof import prove
+from args_fast.models.proof import prove_language_model
 from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
 from args_fast.prompts import Conversation, Plain, Prompt, conversations
 from args_fast.rewards import Classifier, Mixture, Reward
-from args_fast.rewards.loading import load as load_reward
 from args_fast.rewards.mixture import NamedRewards
+from args_fast.rewards.specs import load_rewards
 
 RewardLike = PreTrainedModel | Reward | Mixture
 
@@ -40,7 +40,7 @@ class ArgsDecoder:
     together. To serve many users from one event loop there is ``AsyncArgsDecoder``.
 
     Args:
-        lm: a causal language model of transformers.
+        lm: a causal language model of transformers; with an adapter in it, a merged copy is used.
         rm: the reward: a ``*ForSequenceClassification`` of transformers with one label that shares
             the language model's tokens, an object of ``args_fast.rewards``, or several of these by
             name. A model is on the language model's device, or on a CUDA device of its own.
@@ -67,6 +67,7 @@ class ArgsDecoder:
         self.options = EngineOptions.take(options)
         self.tokenizer = tokenizer
         if isinstance(lm, torch.nn.Module):
+            lm = adapters.merged_copy(lm) if adapters.has_adapter(lm) else lm
             lm.eval()
         backbone = Backbone(lm, "language model")
         self.device = backbone.device
@@ -76,7 +77,7 @@ class ArgsDecoder:
             reward.attach(backbone, tokenizer)
         devices = {reward.device for reward in self._rewards.values()}
         ahead = lookahead_rows(backbone, devices, self.options.lookahead)
-        _prove_language_model(backbone, self.options, ahead)
+        prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
                 reward.compile(self.options.compile_mode)
@@ -103,7 +104,7 @@ class ArgsDecoder:
     def from_pretrained(
         cls,
         lm: str | Path,
-        rm: str | Path | Mapping[str, str | Path],
+        rm: str | Path | RewardLike | Mapping[str, Any],
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -112,14 +113,17 @@ class ArgsDecoder:
         rm_quantization: str | None = None,
         lm_device: str | torch.device | None = None,
         rm_device: str | torch.device | None = None,
+        tokenizers: str = "alike",
         **options: Any,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
 
         Args:
-            lm, rm: the models; ``rm`` may be several by name. What ``rm`` is taken as follows from
-                what is there (``args_fast.rewards.load``): a decoder with a head and the language
-                model's tokens, a LoRA adapter, an encoder or a model with another tokenizer.
+            lm: the language model, or a LoRA adapter of one.
+            rm: a path, which is taken as what is there (``args_fast.rewards.load``); an object that
+                stands for a reward; or several of these by name, each of which may be ``{"path":
+                ..., "weight": ...}`` with options of ``rewards.load``, or ``{"function":
+                "module:name"}``.
             device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
             dtype: "auto" (the checkpoint's on CUDA, float32 on the CPU), "float32", "bfloat16",
                 "float16", or a torch.dtype.
@@ -127,6 +131,7 @@ class ArgsDecoder:
             lm_quantization, rm_quantization: "int8" or "fp8" weights for the linear layers of that
                 model, through torchao; None for the weights as they are. The reward head stays.
             lm_device, rm_device: of one model, in place of ``device``: two GPUs, one model each.
+            tokenizers: "strict" refuses a pair whose vocabularies are not identical.
             options: as for the constructor.
 
         Raises:
@@ -142,16 +147,16 @@ class ArgsDecoder:
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
-        rewards = {
-            name: load_reward(path, tokenizer=tokenizer, device=rm_on, dtype=kind, **trust)
-            for name, path in (rm.items() if isinstance(rm, Mapping) else [("reward", rm)])
-        }
-        for reward in rewards.values():
-            model = getattr(reward, "model", None)
-            if model is not None:
-                quantization.quantize(model.base_model, rm_quantization)
-        named = rewards if isinstance(rm, Mapping) else rewards["reward"]
-        return cls(language_model, named, tokenizer=tokenizer, **options)
+        reward = load_rewards(
+            rm,
+            lambda one: quantization.quantize(one.model.base_model, rm_quantization),
+            tokenizer=tokenizer,
+            device=rm_on,
+            dtype=kind,
+            tokenizers=tokenizers,
+            **trust,
+        )
+        return cls(language_model, reward, tokenizer=tokenizer, **options)
 
     # ---- decoding ------------------------------------------------------------------------------
 
@@ -436,15 +441,3 @@ class ArgsDecoder:
     def _cancel(self, requests: list[Request]) -> None:
         for request in requests:
             self.engine.cancel(request)
-
-
-def _prove_language_model(lm: Backbone, options: EngineOptions, lookahead: float) -> None:
-    prove(lm, logits=True)
-    if options.compile_mode is None:
-        return
-    lm.compile(options.compile_mode)
-    # Again, as compiled: a compiler can be wrong too. These are the graphs that a single prompt
-    # will need, so none is made for this alone.
-    prove(lm, logits=True, branches=1)
-    if lookahead > 0:
-        prove(lm, logits=True)

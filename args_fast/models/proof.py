@@ -212,3 +212,16 @@ def _difference(engine: Tensor, own: Tensor, allowed: float) -> str:
     if (scale * engine + shift - own).abs().max() <= allowed:
         return f"applies r * {scale:.4g} + {shift:.4g} after its head (a scale, a mean or a bias)"
     return "applies something after its head, or does not read it at the last token"
+
+
+def prove_language_model(lm: Backbone, compile_mode: str | None, *, looks_ahead: bool) -> None:
+    """Prove a language model as it is, then compile it where asked to, and prove it again: a
+    compiler can be wrong too. These are the graphs that a single prompt will need, so none is made
+    for this alone. Raises ProofError, CompileError."""
+    prove(lm, logits=True)
+    if compile_mode is None:
+        return
+    lm.compile(compile_mode)
+    prove(lm, logits=True, branches=1)
+    if looks_ahead:
+        prove(lm, logits=True)

@@ -1,5 +1,6 @@
 """What can stand as the reward r. One file per kind; README.md says how to add one."""
 
+from args_fast.rewards.adapter import Adapter
 from args_fast.rewards.base import Candidates, Choice, Judge, Reading, Reward
 from args_fast.rewards.classifier import Classifier
 from args_fast.rewards.function import Function
@@ -11,6 +12,7 @@ from args_fast.rewards.text import Text
 from args_fast.rewards.vocabulary import Autoregressive, Vocabulary
 
 KINDS: dict[str, type[Reward]] = {
+    "adapter": Adapter,
     "autoregressive": Autoregressive,
     "classifier": Classifier,
     "head": Head,
@@ -21,6 +23,7 @@ KINDS: dict[str, type[Reward]] = {
 
 __all__ = [
     "KINDS",
+    "Adapter",
     "Autoregressive",
     "Candidates",
     "Choice",

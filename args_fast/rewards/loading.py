@@ -1,28 +1,27 @@
 """The reward that a folder or hub id holds: ``load`` takes the first kind that fits."""
 
-import copy
-import json
 import logging
 import re
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from args_fast.errors import LoadError, PairMismatchError, RewardHeadError
-from args_fast.models import checkpoint, loading, pretrained
+from args_fast.errors import ConfigError, LoadError, PairMismatchError, RewardHeadError
+from args_fast.models import adapters, checkpoint, loading, pretrained
+from args_fast.rewards.adapter import Adapter, load_merged
 from args_fast.rewards.base import Reward
 from args_fast.rewards.classifier import Classifier
+from args_fast.rewards.heads import HeadLike, Labels
+from args_fast.rewards.strings import TooLong
 from args_fast.rewards.text import Text
 
 logger = logging.getLogger(__name__)
@@ -38,48 +37,112 @@ PROBE = "Tokenizers that differ: naïve 12,345 tests\n\n\tdef f(x): return x  # 
 def load(
     path: str | Path,
     *,
-    tokenizer: PreTrainedTokenizerBase | None,
-    device: torch.device,
-    dtype: Any,
-    **options: Any,
+    lm: str | Path | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str | None = None,
+    template: Literal["auto", "chat", "plain", "pair"] = "auto",
+    closing_ids: Sequence[int] | None = None,
+    head: HeadLike = None,
+    labels: Labels = None,
+    too_long: TooLong = "error",
+    tokenizers: Literal["alike", "strict"] = "alike",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
 ) -> Reward:
-    """The reward at a path or hub id: a merged adapter, an encoder as Text, a decoder with a head
-    as Classifier where its tokenizer gives the language model's ids their text, else as Text.
+    """The reward at a path or hub id, as the first kind that fits: a LoRA adapter as Adapter, an
+    encoder as Text, a decoder with a head as Classifier where its tokenizer gives the language
+    model's ids their text, else as Text. A line of the log says what it was taken as.
 
     Args:
         path: a folder or hub id (safetensors only).
-        tokenizer: the language model's; None takes the ids as they are.
-        device, dtype: of the model.
-        options: of from_pretrained: ``trust_remote_code``.
+        lm: the language model, or its path; it gives what of tokenizer, device and dtype is None.
+        tokenizer: the language model's; where there is none, the ids are taken as they are.
+        name: by which requests name it; the folder's by default.
+        template, closing_ids, head, labels, too_long: as for the kinds; a ``head`` that is a file
+            may be relative to the folder.
+        tokenizers: "alike" takes reserved and added tokens that differ, and reads text where others
+            do; "strict" refuses vocabularies that are not identical.
+        device, dtype: of the model: "auto", "cpu", "cuda" ..., "float32" ...
+        trust_remote_code: run code that comes with the model; off unless asked for.
 
     Raises:
-        RewardHeadError, LoadError, PairMismatchError: what was found and what to do.
+        RewardHeadError, LoadError, PairMismatchError, ConfigError: what was found and what to do.
     """
-    name = Path(str(path)).name
-    if Path(path).is_dir() and (Path(path) / "adapter_config.json").is_file():
-        model, own = _merged(Path(path), device, dtype, options)
-    else:
-        own = loading.load_tokenizer(path, **options)
-        config = pretrained.load_config(checkpoint.find(path), options)
-        if is_encoder(config):
-            model = _plain(path, device, dtype, options)
-            if own is None:
-                raise LoadError(
-                    f"the reward model {path} is an encoder without a tokenizer next to it; save "
-                    "its tokenizer there, or use rewards.Text(model, tokenizer)"
-                )
-            logger.info("%s: an encoder; it reads text (rewards.Text)", path)
-            return Text(model, own, name=name)
-        model = _decoder(path, device, dtype, options)
-    if own is None or tokenizer is None:
-        logger.info("%s: a decoder with a head (rewards.Classifier)", path)
-        return Classifier(model)
-    known = known_ids(tokenizer, own, model)
-    if known is None:
-        logger.info("%s: another tokenizer; it reads text (rewards.Text)", path)
-        return Text(model, own, name=name)
-    logger.info("%s: a decoder with a head (rewards.Classifier)", path)
-    return Classifier(model, own, known=known)
+    if tokenizers not in ("alike", "strict"):
+        raise ConfigError(f"tokenizers is {tokenizers!r}; it must be 'alike' or 'strict'")
+    options = {"trust_remote_code": trust_remote_code}
+    if tokenizer is None and lm is not None:
+        tokenizer = _tokenizer_of(lm, options)
+    if isinstance(lm, PreTrainedModel):
+        device, dtype = device or lm.device, dtype or lm.dtype
+    place = loading.resolve_device(device or "auto")
+    kind = loading.resolve_dtype(dtype or "auto", place)
+    model = _model(path, place, kind, options, several=labels is not None, head=head)
+    own = loading.load_tokenizer(path, **options)
+    if tokenizers == "strict" and own is not None and tokenizer is not None:
+        loading.check_tokenizers(tokenizer, own)
+    common: dict[str, Any] = {
+        "name": name or Path(str(path)).name,
+        "template": template,
+        "head": _beside(path, head),
+        "labels": labels,
+    }
+    plain = model.model if isinstance(model, adapters.Merged) else model
+    known = None if own is None or tokenizer is None else known_ids(tokenizer, own, plain)
+    alike = own is None or tokenizer is None or known is not None
+    if is_encoder(plain.config) or template == "pair" or not alike:
+        if isinstance(model, adapters.Merged) and head is None:
+            common["head"] = model.head
+        return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
+    made = Adapter if isinstance(model, adapters.Merged) else Classifier
+    logger.info("%s: a decoder with a head (rewards.%s)", path, made.__name__)
+    theirs = None if tokenizer is None else own
+    return made(model, theirs, closing_ids=closing_ids, known=known, **common)
+
+
+def _tokenizer_of(lm: Any, options: dict) -> PreTrainedTokenizerBase | None:
+    source = lm.name_or_path if isinstance(lm, PreTrainedModel) else lm
+    return loading.load_tokenizer(source, **options) if str(source) else None
+
+
+def _model(
+    path: Any, device: torch.device, dtype: Any, options: dict, *, several: bool, head: HeadLike
+) -> Any:
+    """The model of a path, or the parts of an adapter's."""
+    if adapters.is_folder(path):
+        return load_merged(path, device, dtype, **options)
+    if is_encoder(pretrained.load_config(checkpoint.find(path), options)):
+        return _plain(path, device, dtype, options)
+    return _decoder(path, device, dtype, options, several=several, head=head)
+
+
+def _as_text(
+    path: Any,
+    model: PreTrainedModel,
+    own: PreTrainedTokenizerBase | None,
+    closing_ids: Sequence[int] | None,
+    **options: Any,
+) -> Text:
+    if own is None:
+        raise LoadError(
+            f"the reward model {path} reads text and has no tokenizer next to it; save its "
+            "tokenizer there, or use rewards.Text(model, tokenizer)"
+        )
+    if closing_ids is not None:
+        raise ConfigError(
+            f"closing_ids are for rewards that read the language model's ids, and {path} reads "
+            "text; its template closes the answer (template='chat')"
+        )
+    reason = "an encoder" if is_encoder(model.config) else "another tokenizer, or template='pair'"
+    logger.info("%s: %s; it reads text (rewards.Text)", path, reason)
+    return Text(model, own, **options)
+
+
+def _beside(path: Any, head: HeadLike) -> HeadLike:
+    """A head's file that is named relative to the model's folder, as the path that it is."""
+    file = Path(str(path)) / head if isinstance(head, (str, Path)) else None
+    return file if file is not None and file.is_file() else head
 
 
 def is_encoder(config: Any) -> bool:
@@ -126,14 +189,23 @@ def _plain(path: Any, device: torch.device, dtype: Any, options: dict) -> PreTra
     return pretrained.finish(model, device, f"the reward model {path}")
 
 
-def _decoder(path: Any, device: torch.device, dtype: Any, options: dict) -> PreTrainedModel:
-    """A decoder with its head, under whatever usual name and in whatever usual file."""
+def _decoder(
+    path: Any, device: torch.device, dtype: Any, options: dict, *, several: bool, head: HeadLike
+) -> PreTrainedModel:
+    """A decoder with its head, under whatever usual name and in whatever usual file.
+
+    Args:
+        several: whether the head may have several outputs.
+        head: where it is instead; a language model without one will do then.
+    """
     name = checkpoint.find(path)
+    if head is not None and "CausalLM" in str(pretrained.load_config(name, options).architectures):
+        return loading.load_lm(path, device, dtype, **options)
     tensors = checkpoint.shapes(name)
     keys = [key for key in tensors if HEAD_KEY.match(key)]
     file = Path(str(path)) / VALUE_HEAD_FILE
     if "score.weight" in tensors or not (keys or file.is_file()):
-        return loading.load_rm(path, device, dtype, **options)
+        return loading.load_rm(path, device, dtype, several=several, **options)
     if keys:
         weight, bias = checkpoint.read(name, keys[0]), None
         bias_key = keys[0].removesuffix("weight") + "bias"
@@ -174,77 +246,15 @@ def _value_head(file: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
     return weights[0], biases[0] if biases else None
 
 
-def _merged(
-    path: Path, device: torch.device, dtype: Any, options: dict
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """A LoRA adapter merged into its base, and the tokenizer next to either."""
-    if find_spec("peft") is None:
-        raise LoadError(
-            f"{path} holds a LoRA adapter (adapter_config.json), which needs peft: pip install "
-            "peft; or merge it into its base (merge_and_unload) and save the whole model"
-        )
-    from peft import PeftModel
-
-    config = json.loads((path / "adapter_config.json").read_text())
-    base = config.get("base_model_name_or_path")
-    tensors = _adapter_shapes(path)
-    heads = [shape for key, shape in tensors.items() if re.search(r"\.(score|classifier)\.", key)]
-    if not heads:
-        raise RewardHeadError(
-            f"the adapter {path} holds no trained reward head (its modules_to_save is "
-            f"{config.get('modules_to_save')}): the head would be random. Train it with "
-            "modules_to_save=['score'], or give the head: rewards.Classifier(model, head=...)"
-        )
-    if not base:
-        raise LoadError(
-            f"the adapter {path} does not name its base model; set base_model_name_or_path in "
-            "adapter_config.json"
-        )
-    name = checkpoint.find(base)
-    model, _ = pretrained.load(
-        AutoModelForSequenceClassification,
-        name,
-        "base of the reward adapter",
-        dtype,
-        options | {"num_labels": heads[0][0]},
-    )
-    merged: Any = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
-    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", path, base)
-    has_tokenizer = (path / "tokenizer_config.json").is_file()
-    tokenizer = (
-        pretrained.translated(
-            lambda: AutoTokenizer.from_pretrained(path, **options), str(path), "tokenizer"
-        )
-        if has_tokenizer
-        else loading.load_tokenizer(base, **options)
-    )
-    return pretrained.finish(merged, device, f"the reward model {path}"), tokenizer
-
-
-def _adapter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    file = path / "adapter_model.safetensors"
-    if not file.is_file():
-        raise LoadError(
-            f"{path} has no adapter_model.safetensors; save the adapter with "
-            "save_pretrained(folder, safe_serialization=True)"
-        )
-    try:
-        with safe_open(file, "pt") as opened:
-            keys = opened.keys()
-            return {key: tuple(opened.get_slice(key).get_shape()) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise LoadError(f"{file} cannot be read: {error}") from error
-
-
 def as_reward(rm: Any) -> Reward:
     """A reward of whatever stands for one: a reward, a model, a PeftModel. Raises ArgsError."""
     if isinstance(rm, Reward):
         return rm
-    if hasattr(rm, "merge_and_unload"):
-        return Classifier(copy.deepcopy(rm).merge_and_unload())
+    if adapters.has_adapter(rm):
+        return Adapter(rm, name="reward")
     if isinstance(rm, PreTrainedModel) and is_encoder(rm.config):
         raise PairMismatchError(
             f"{type(rm).__name__} is a bidirectional encoder, which reads text: use "
             "rewards.Text(model, tokenizer) with its own tokenizer, in place of the model"
         )
-    return Classifier(rm)
+    return Classifier(rm, name="reward")
