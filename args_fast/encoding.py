@@ -5,6 +5,7 @@ command line, in batch jobs and in the server, because all of them come through 
 """
 
 import warnings
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from args_fast import prompts, templates
 from args_fast.config import DecodingConfig, not_a_config
-from args_fast.engine.request import Request
+from args_fast.engine.request import ProcessLogits, Request
 from args_fast.errors import ConfigError, PromptError
 from args_fast.models.backbone import Backbone
 from args_fast.prompts import Plain, Prompt
@@ -25,6 +26,7 @@ BARE_TEXT = (
     "it as a user does, use decoder.chat(...), --chat on the command line, or messages in a line "
     "of a batch file."
 )
+Processing = Callable[[list[int], int, frozenset[int]], ProcessLogits | None]
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,21 @@ class Encoder:
         lm: the language model.
         rewards: of the decoder, by name.
         tokenizer: the tokenizer of the language model; None for ids in, ids out.
+        processing: (the prompt's ids, most new tokens, end tokens) -> what processes the logits
+            of that request, if anything does.
     """
 
     def __init__(
-        self, lm: Backbone, rewards: NamedRewards, tokenizer: PreTrainedTokenizerBase | None
+        self,
+        lm: Backbone,
+        rewards: NamedRewards,
+        tokenizer: PreTrainedTokenizerBase | None,
+        processing: Processing | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._lm = lm
         self._rewards = rewards
+        self._process_logits = processing or (lambda *_: None)
         self._has_warned = False
 
     def split(self, prompts_: Prompt | Many[Prompt]) -> list[Plain]:
@@ -123,6 +132,7 @@ class Encoder:
                 stop_tokens=stop_tokens,
                 prompt_text=encoded.text,
                 messages=encoded.messages,
+                process_logits=self._process_logits(encoded.ids, sample.max_new_tokens, ends),
             )
             for sample in config.samples()
         ]

@@ -69,6 +69,10 @@ class BackendError(ArgsError, RuntimeError):
     """A forced backend does not exist here."""
 
 
+class MissingPackageError(ArgsError, ImportError):
+    """An optional package that was asked for is not installed."""
+
+
 class LineError(ArgsError, ValueError):
     """A line of a job's input is not a request."""
 

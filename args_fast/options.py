@@ -27,7 +27,7 @@ def _option(default: Any, doc: str, *, flag: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine uses the machine. None of these changes a token.
+    """How an engine uses the machine. None of these changes a token in float32.
 
     Raises:
         ConfigError: (a ValueError) naming the option, its value and the allowed range.
@@ -36,7 +36,7 @@ class EngineOptions:
     max_batch_size: int = _option(
         64,
         "Requests decoded together at most; of longer lists others join as some end.",
-        flag="--batch-size",
+        flag="--max-batch-size",
     )
     memory_fraction: float = _option(
         0.9,
@@ -65,6 +65,13 @@ class EngineOptions:
         flag="--compile",
     )
 
+    fused_layers: bool = _option(
+        True,
+        "Run the layers of a decode step as one op, on the CPU and for the models whose layers it "
+        "knows; False: always through the model's modules. In 16 bits it rounds less often.",
+        flag="--fused-layers",
+    )
+
     def __post_init__(self) -> None:
         if self.lookahead not in (True, False, "auto"):
             raise ConfigError(f"lookahead is {self.lookahead!r}; it must be True, False or 'auto'")
@@ -83,6 +90,8 @@ class EngineOptions:
             )
         if not isinstance(self.cuda_graphs, bool):
             raise ConfigError(f"cuda_graphs is {self.cuda_graphs!r}; it must be True or False")
+        if not isinstance(self.fused_layers, bool):
+            raise ConfigError(f"fused_layers is {self.fused_layers!r}; it must be True or False")
         if not isinstance(self.torch_compile, bool) and self.torch_compile not in COMPILE_MODES:
             raise ConfigError(
                 f"torch_compile is {self.torch_compile!r}; it must be False, True or one of "

@@ -1,9 +1,9 @@
-"""Weight-only quantization of the linear layers, by torchao: fewer bytes to read for each token.
+"""Weight-only quantization of the linear layers: fewer bytes to read for each token.
 
 int8 and fp8 (e4m3) weights with one scale per row, activations and accumulation as before. It
-changes the model: ``python -m args_fast.bench.quantization`` reports how many of its choices. The
-bytes saved are time saved only where the conversion is fused into the product, which is
-torch.compile's work; in eager mode torchao converts the weights first.
+changes the model: ``python -m args_fast.bench.quantization`` reports how many of its choices. On
+the CPU int8 is the C++ ops' own (``args_fast.models.int8``). The rest is torchao's, where the bytes
+saved are time saved only if torch.compile fuses the conversion into the product.
 """
 
 from importlib.util import find_spec
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from args_fast.errors import ConfigError
+from args_fast.models.int8 import quantize_linears
+from args_fast.ops import cpp
 
 KINDS = ("int8", "fp8")
 FP8_CAPABILITY = (8, 9)  # Ada, Hopper and later convert it in hardware, and Triton only there
@@ -29,6 +31,8 @@ def check(kind: str | None, name: str, device: torch.device) -> None:
         return
     if kind not in KINDS:
         raise ConfigError(f"{name} is {kind!r}; it must be {' or '.join(KINDS)}, or None")
+    if _is_own(kind, device):
+        return
     if find_spec("torchao") is None:
         raise ConfigError(
             f"{name} is {kind!r}, which needs torchao; pip install 'args-fast[quant]', or leave "
@@ -44,10 +48,18 @@ def check(kind: str | None, name: str, device: torch.device) -> None:
             )
 
 
+def _is_own(kind: str, device: torch.device) -> bool:
+    """Whether the C++ ops multiply with such weights there."""
+    return kind == "int8" and device.type == "cpu" and cpp.status() == "built"
+
+
 def quantize(module: nn.Module, kind: str | None) -> None:
     """Replace the weights of all linear layers within, in place; embeddings stay. An embedding that
     was tied to a head stays as it was, and the head has weights of its own from then on."""
     if kind is None:
+        return
+    if _is_own(kind, next(module.parameters()).device):
+        quantize_linears(module)
         return
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 

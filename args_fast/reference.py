@@ -1,19 +1,22 @@
 """Algorithm 1 of the ARGS paper (ICLR 2024), as printed: no cache, nothing clever.
 
 This is what the engine is proved against. It shares no code with it: only the options, the result
-type and ``own_reward``, which calls the reward model. It runs the models through their own forward
-passes, over the whole text at every step.
+type, ``own_reward``, which calls the reward model, and ``for_request``, which makes transformers'
+logits processors. It runs the models through their own forward passes, over the whole text at every
+step.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel
 
 from args_fast.config import DecodingConfig
 from args_fast.errors import ConfigError, RewardHeadError
 from args_fast.generation import FinishReason, Generation
 from args_fast.models.forward import own_reward
+from args_fast.models.processors import for_request
 
 ScoreFunction = Callable[[list[list[int]]], list[float]]
 
@@ -24,6 +27,7 @@ def decode(
     rm: PreTrainedModel | ScoreFunction,
     prompt_token_ids: list[int],
     config: DecodingConfig,
+    logits_processor: Literal["model"] | LogitsProcessorList | None = None,
 ) -> Generation:
     """Decode one prompt by reward-guided search, naively.
 
@@ -34,6 +38,7 @@ def decode(
             their rewards, for everything else.
         prompt_token_ids: the context x, at least one id.
         config: the options; ``stop`` needs a tokenizer and is refused here.
+        logits_processor: as for ArgsDecoder: log p is then that of the processed logits.
 
     Returns:
         The generation, with ``text`` None.
@@ -44,6 +49,8 @@ def decode(
     if config.stop:
         raise ConfigError("the reference decoder works on ids and cannot look for stop strings")
     eos = _end_tokens(lm, config)
+    request = prompt_token_ids, config.max_new_tokens, frozenset(eos)
+    process = for_request(lm, logits_processor, *request)
     noise = config.noise()
     x = list(prompt_token_ids)
     logprobs, rewards, scores = [], [], []
@@ -52,9 +59,7 @@ def decode(
     for t in range(config.max_new_tokens):
         # V(k): the k most likely tokens; among equals the lower id first, which a stable sort
         # keeps.
-        context = torch.tensor([x], device=lm.device)
-        distribution = lm(context, use_cache=False).logits[0, -1].float().log_softmax(dim=0)
-        values, order = distribution.sort(descending=True, stable=True)
+        values, order = _logprobs(lm, x, process).sort(descending=True, stable=True)
         candidates, lm_scores = order[: config.k].tolist(), values[: config.k].cpu()
 
         # r([x, v]) for every v in V(k), and s(v) = log p(v | x) + w * r([x, v])   (eq. 2)
@@ -90,6 +95,17 @@ def decode(
 
 def _skipped(rewards: list[float]) -> float:
     return sum(reward != reward for reward in rewards) / len(rewards)
+
+
+def _logprobs(
+    lm: PreTrainedModel,
+    x: list[int],
+    process: Callable[[list[int], torch.Tensor], torch.Tensor] | None,
+) -> torch.Tensor:
+    """log p(v | x) of every token v: [V] f32."""
+    context = torch.tensor([x], device=lm.device)
+    logits = lm(context, use_cache=False).logits[0, -1].float()
+    return (logits if process is None else process(x, logits)).log_softmax(dim=0)
 
 
 def _rewards(rm: PreTrainedModel | ScoreFunction, texts: list[list[int]]) -> torch.Tensor:

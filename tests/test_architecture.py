@@ -18,8 +18,9 @@ LEVELS = (
     {"config", "generation", "options", "text", "prompts", "templates"},
     {"kernels"},
     {"ops"},
-    {"kvcache", "quantization"},
+    {"kvcache"},
     {"models"},
+    {"quantization"},
     {"rewards", "reference"},
     {"engine"},
     {"encoding", "progress"},
@@ -123,7 +124,7 @@ LINES_OF_FILE = {"engine": 220, "": 320}
 LINES_OF_FUNCTION = 45
 LONG_FILES: dict[str, int] = {
     "async_decoder.py": 340,  # one class, half of it in the tasks and half in the thread
-    "decoder.py": 450,  # the public page: two thirds are documentation
+    "decoder.py": 460,  # the public page: two thirds are documentation
     "cli/batch.py": 420,
     "ops/plain.py": 420,  # what every op means, one after the other
 }
@@ -195,8 +196,7 @@ def test_names_are_nouns_or_verbs():
             total += 1
             if name.strip("_") in PRONOUNS:
                 pronouns.append(f"{path.relative_to(PACKAGE)}: {name}")
-    # The goal is one in 600; what is left may only become less.
-    assert len(pronouns) <= max(total / 600, 18), sorted(pronouns)
+    assert len(pronouns) <= total / 600, sorted(pronouns)  # as in the codebases we learn from
 
 
 # ---- from generate to the model ------------------------------------------------------------------

@@ -25,7 +25,17 @@ def extensions():
 @pytest.fixture
 def cuda_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", toolkit(tmp_path / "toolkit"))
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+
+def toolkit(root):
+    header = root / "include" / "cuda_runtime_api.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    return str(root)
 
 
 def test_a_cuda_machine_builds_both_for_an_a100_and_an_h100(cuda_machine):
@@ -55,10 +65,34 @@ def test_every_source_is_built(cuda_machine, name, folder):
     assert len({Path(file).stem for file in extension.sources}) == len(extension.sources)
 
 
-def test_no_nvcc_is_said_and_costs_the_cuda_ops_only(cuda_machine, monkeypatch, capsys):
+@pytest.mark.skipif(Path("/usr/local/cuda").exists(), reason="this machine has a CUDA toolkit")
+def test_no_toolkit_is_said_and_costs_the_cuda_ops_only(cuda_machine, monkeypatch, capsys):
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
     assert set(extensions()) == {"args_fast._cpu"}
-    assert "no nvcc" in capsys.readouterr().err
+    assert "no CUDA toolkit" in capsys.readouterr().err
+
+
+def test_a_script_that_starts_nvcc_leads_to_the_toolkit(
+    cuda_machine, monkeypatch, tmp_path, capsys
+):
+    """torch takes the folder two levels above the script, which has no headers."""
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+    root = toolkit(tmp_path / "cuda-13.0")
+    script = tmp_path / "bin" / "nvcc"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\necho '#$ TOP={root}/bin/..' >&2\n")
+    script.chmod(0o755)
+    (tmp_path / "cuda-13.0" / "bin").mkdir()
+    assert set(extensions()) == {"args_fast._cpu", "args_fast._cuda"}
+    assert root == cpp_extension.CUDA_HOME
+    assert f"toolkit in {root}" in capsys.readouterr().err
+
+
+def test_what_the_environment_names_comes_first(cuda_machine, monkeypatch, tmp_path):
+    root = toolkit(tmp_path / "named")
+    monkeypatch.setenv("CUDA_HOME", root)
+    extensions()
+    assert root == cpp_extension.CUDA_HOME
 
 
 def test_a_cpu_build_of_torch_is_said_and_costs_the_cuda_ops_only(monkeypatch, capsys):

@@ -45,6 +45,7 @@ class Case:
     ends_at: int | None = None  # the step of the first prompt whose token ends sequences
     backend: str | None = None
     order: str = "cpu"
+    fused: bool = True  # the layers of a tail as one op, where there is one
 
     @property
     def pair(self):
@@ -55,8 +56,18 @@ class Case:
 
     def expected(self):
         """The oracle's decodes without an end, and the end tokens."""
-        decodes = oracles(dataclasses.replace(self, backend=None, order="cpu", ends_at=None))
+        decodes = oracles(
+            dataclasses.replace(self, backend=None, order="cpu", fused=True, ends_at=None)
+        )
         return decodes, [] if self.ends_at is None else [decodes[0].tokens[self.ends_at]]
+
+    def decodes(self, eos=()):
+        """The engine's."""
+        pair = self.pair
+        for backbone in (pair.engine.lm, pair.engine.panel.rewards["reward"].backbone):
+            backbone.fused = self.fused
+        with ops.use_backend(self.backend):
+            return pair.generate(self.texts(), self.config(list(eos)))
 
     def config(self, eos):
         options = {"k": self.k, "w": self.w, "temperature": self.temperature, "seed": self.seed}
@@ -92,6 +103,7 @@ CASES = st.builds(
     ends_at=st.sampled_from([None, 0, 3, STEPS - 1]),
     backend=st.sampled_from(BACKENDS),
     order=st.sampled_from(sorted(ORDERS)),
+    fused=st.booleans(),
 )
 
 
@@ -118,8 +130,7 @@ def test_engine_equals_both_oracles():
             discarded += 1
             return
         pair, config = case.pair, case.config(eos)
-        with ops.use_backend(case.backend):
-            results = pair.generate(case.texts(), config)
+        results = case.decodes(eos)
         for prompt, result, wanted in zip(case.texts(), results, expected, strict=True):
             assert_equal(result, wanted, eos)
             printed = reference.decode(pair.language_model, pair.reward_model, prompt, config)
@@ -144,6 +155,13 @@ def test_every_architecture_judges_as_the_oracle_does(name):
     check_pair(Case(rm=name))
 
 
+@pytest.mark.parametrize("order", ["cpu", "captured ahead"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "opt", "gpt2"])
+def test_modules_decode_as_the_oracle_does(name, order):
+    for options in ({}, {"temperature": 0.7, "seed": 3}):
+        check_pair(Case(lm=name, rm=name, order=order, fused=False, **options))
+
+
 @pytest.mark.parametrize("order", sorted(ORDERS))
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_decodes_as_the_oracle_does(backend, order):
@@ -160,8 +178,7 @@ def test_every_architecture_looks_ahead_as_the_oracle_does(name):
 def check_pair(case):
     expected, eos = case.expected()
     assert min(one.margin for one in expected) > MARGIN
-    with ops.use_backend(case.backend):
-        results = case.pair.generate(case.texts(), case.config(eos))
+    results = case.decodes(eos)
     for result, wanted in zip(results, expected, strict=True):
         assert_equal(result, wanted, eos)
 
@@ -208,8 +225,7 @@ def test_a_broken_engine_is_caught(monkeypatch, op, mutant, name):
     monkeypatch.setitem(table[op], "torch", mutant)
     parts = (table[part]["torch"] for part in ("select", "commit"))
     monkeypatch.setitem(table["select_commit"], "torch", backends._select_then_commit(*parts))
-    with ops.use_backend("torch"):
-        results = case.pair.generate(case.texts(), case.config([]))
+    results = case.decodes()
     assert differs(results, expected)
     wrong = [r.token_ids != e.tokens for r, e in zip(results, expected, strict=True)]
     assert any(wrong)  # not only the numbers: what somebody reads is another text
@@ -221,7 +237,7 @@ def test_a_shifted_position_is_caught(monkeypatch, shift):
     expected, _ = case.expected()
     positions = Branches.positions
     monkeypatch.setattr(Branches, "positions", lambda tail: positions(tail) + shift)
-    results = case.pair.generate(case.texts(), case.config([]))
+    results = case.decodes()
     assert differs(results, expected)
 
 
@@ -231,13 +247,13 @@ def test_a_neighbours_noise_is_caught(monkeypatch):
     expected, _ = case.expected()
     noise = DecodingConfig.noise
     monkeypatch.setattr(DecodingConfig, "noise", lambda config: noise(config).roll(1, dims=0))
-    assert differs(case.pair.generate(case.texts(), case.config([])), expected)
+    assert differs(case.decodes(), expected)
 
 
 def test_what_the_comparison_sees_is_what_it_says():
     case = Case()
     expected, _ = case.expected()
-    results = case.pair.generate(case.texts(), case.config([]))
+    results = case.decodes()
     assert not differs(results, expected)
     for field in ("logprobs", "rewards", "scores"):
         off = [x + 1e-3 for x in getattr(results[1], field)]

@@ -12,11 +12,12 @@ CASES = json.loads((GOLDEN / "cases.json").read_text())
 FAMILIES = sorted({case["family"] for case in CASES})
 
 
-@pytest.fixture(scope="module")
-def decoders():
+@pytest.fixture(scope="module", params=[True, False], ids=["fused", "modules"])
+def decoders(request):
     folders = {family: GOLDEN / family for family in FAMILIES}
+    options = {"device": "cpu", "fused_layers": request.param}
     return {
-        family: ArgsDecoder.from_pretrained(folder / "lm", folder / "rm", device="cpu")
+        family: ArgsDecoder.from_pretrained(folder / "lm", folder / "rm", **options)
         for family, folder in folders.items()
     }
 

@@ -11,9 +11,14 @@ from tiny_models import language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.errors import ConfigError
+from args_fast.models.int8 import Int8Linear, quantized
+from args_fast.ops import cpp
 
 needs_torchao = pytest.mark.skipif(
     find_spec("torchao") is None, reason="torchao is not installed (pip install args-fast[quant])"
+)
+needs_cpp_or_torchao = pytest.mark.skipif(
+    cpp.status() != "built" and find_spec("torchao") is None, reason="neither is there"
 )
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -44,8 +49,19 @@ def test_what_cannot_be_had_is_refused_before_anything_is_loaded(torchao, name):
     with pytest.raises(ConfigError, match=f"{name} is 'int4'; it must be int8 or fp8, or None"):
         ArgsDecoder.from_pretrained("nowhere", "nowhere", device="cpu", **{name: "int4"})
     torchao(False)
-    with pytest.raises(ConfigError, match=rf"{name} is 'int8'.*args-fast\[quant\]"):
-        ArgsDecoder.from_pretrained("nowhere", "nowhere", device="cpu", **{name: "int8"})
+    with pytest.raises(ConfigError, match=rf"{name} is 'fp8'.*args-fast\[quant\]"):
+        ArgsDecoder.from_pretrained("nowhere", "nowhere", device="cpu", **{name: "fp8"})
+
+
+def test_int8_on_the_cpu_needs_torchao_only_without_the_cpp_ops(torchao, monkeypatch):
+    torchao(False)
+    monkeypatch.setattr(quantization.cpp, "status", lambda: "built")
+    quantization.check("int8", "lm_quantization", CPU)
+    with pytest.raises(ConfigError, match=r"args-fast\[quant\]"):
+        quantization.check("int8", "lm_quantization", CUDA)
+    monkeypatch.setattr(quantization.cpp, "status", lambda: "not built")
+    with pytest.raises(ConfigError, match=r"args-fast\[quant\]"):
+        quantization.check("int8", "lm_quantization", CPU)
 
 
 def test_fp8_is_refused_on_a_gpu_without_it(torchao, monkeypatch):
@@ -65,6 +81,17 @@ def test_the_bytes_of_tied_weights_count_once():
     assert quantization.weight_bytes(tied) == 4 * 8 * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_quantized_weight_errs_by_half_a_step_at_most(dtype):
+    weight = torch.randn(7, 33, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight[3], weight[4, 5] = 0.0, 100.0
+    integers, scale = quantized(weight)
+    assert integers.dtype == torch.int8
+    assert (integers.abs().amax(dim=1) == torch.tensor([127, 127, 127, 0, 127, 127, 127])).all()
+    error = (integers.float() * scale[:, None] - weight.float()).abs()
+    assert (error <= scale[:, None] * 0.5001).all()
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
@@ -76,14 +103,23 @@ def saved(tmp_path_factory):
 def dequantized(module):
     """A copy of a quantized model with plain weights of the same values."""
     plain = copy.deepcopy(module)
+    for parent in list(plain.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is Int8Linear:
+                linear = torch.nn.Linear(child.in_features, child.out_features)
+                linear.weight = torch.nn.Parameter(child.dequantized())
+                linear.bias = child.bias
+                setattr(parent, name, linear)
     for layer in plain.modules():
         if isinstance(layer, torch.nn.Linear) and type(layer.weight) is not torch.nn.Parameter:
             layer.weight = torch.nn.Parameter(layer.weight.dequantize())
     return plain
 
 
-@needs_torchao
-@pytest.mark.parametrize("kind", quantization.KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("int8", marks=needs_cpp_or_torchao), pytest.param("fp8", marks=needs_torchao)],
+)
 @pytest.mark.parametrize("which", ["lm", "rm", "both"])
 def test_a_quantized_pair_decodes_as_its_weights_say(saved, kind, which):
     options = {f"{role}_quantization": kind for role in ("lm", "rm") if which in (role, "both")}

@@ -19,6 +19,7 @@ from rich.progress import (
 
 from args_fast.cli import options
 from args_fast.cli.console import errors_in_a_line, fail, needs_stdout, note, notes
+from args_fast.cli.models import Models, with_models
 from args_fast.cli.pair import find_pair, load_pair
 from args_fast.jobs.layouts import FORMATS, LAYOUTS, Reading
 
@@ -32,7 +33,7 @@ EXAMPLES = """
 
 [dim]# one prompt a line; "id" is copied, any option may be set for one line[/]
 
-echo '{"id": "a", "prompt": "How do I grow basil?"}' > in.jsonl
+echo '{"id": "a", "prompt": "How do I teach my spaniel to sit?"}' > in.jsonl
 
 echo '{"id": "b", "prompt": "Suggest a short walk.", "w": 3, "stop": ["."]}' >> in.jsonl
 
@@ -64,6 +65,7 @@ Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ign
 AUTO = Format("auto")
 
 
+@with_models
 def batch(
     context: typer.Context,
     source: Annotated[
@@ -83,13 +85,6 @@ def batch(
             show_default=False,
         ),
     ],
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    rm_device: options.RmDevice = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
-    compiled: options.Compile = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -135,12 +130,6 @@ def batch(
             rich_help_panel=JOB,
         ),
     ] = False,
-    max_batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Prompts decoded together at most.", metavar="N", rich_help_panel=JOB
-        ),
-    ] = 64,
     unordered: Annotated[
         bool,
         typer.Option(
@@ -195,6 +184,8 @@ def batch(
         bool,
         typer.Option("--json", help="At the end, the sums as one JSON object on standard output."),
     ] = False,
+    *,
+    models: Models,
 ) -> None:
     """Decode a file of prompts: any length, in constant memory, and nothing is lost.
 
@@ -212,13 +203,14 @@ def batch(
             fail("--json and OUT - both want standard output; name a file for OUT")
         if actors is not None and not use_ray:
             fail("--actors is for --ray; without it there is one pair of models")
-        if rm_device is not None and use_ray:
+        if models.options["rm_device"] is not None and use_ray:
             fail("--rm-device is not for --ray, whose actors have one GPU each")
         from args_fast.jobs.job import Settings, decode_lines, opened
         from args_fast.jobs.run import WINDOW
 
         defaults = _defaults(context, config)
-        models = find_pair(lm, rm)
+        names = find_pair(models.lm, models.rm)
+        device, dtype = models.options["device"], models.options["dtype"]
         if use_ray:
             from args_fast import ray
 
@@ -228,34 +220,29 @@ def batch(
 
             kind = resolve_device(device).type
         settings = Settings(
-            lm=_lasting(models["lm"]),
-            rm=_lasting(models["rm"]),
-            dtype="float32" if (dtype.value, kind) == ("auto", "cpu") else dtype.value,
+            lm=_lasting(names["lm"]),
+            rm=_lasting(names["rm"]),
+            dtype="float32" if (dtype, kind) == ("auto", "cpu") else dtype,
             defaults=defaults,
             reading=Reading(layout.value, prompt_field, chat, keep),
             ordered=not unordered,
             scores=scores,
+            logits_processor=models.options["logits_processor"],
         )
-        loading: dict[str, Any] = {
-            "device": device,
-            "dtype": dtype.value,
-            "trust_remote_code": trust_remote_code,
-            "max_batch_size": max_batch_size,
-            "torch_compile": compiled,
-            "rm_device": rm_device,
-        }
         records: Iterable[Finished]
         with opened(source, output, settings, restart=restart, retry_errors=retry_errors) as job:
             _report(job, output, source)
             if job.remaining == 0:
                 records = ()
             elif use_ray:
-                if lm is None:
+                if models.lm is None:
                     note("no --lm/--rm given: using the embedded tiny pair (a demonstration)")
-                records = ray.decode(job, ray.Pair(settings.lm, settings.rm, loading), actors)
+                records = ray.decode(
+                    job, ray.Pair(settings.lm, settings.rm, models.options), actors
+                )
             else:
-                pair, _ = load_pair(lm, rm, **loading)
-                window = max(WINDOW, 4 * max_batch_size)
+                pair, _ = load_pair(models)
+                window = max(WINDOW, 4 * models.options["max_batch_size"])
                 records = decode_lines(pair, job.lines(), job.settings, window)
             tally, seconds = _run(job, records, output)
             summary = _summary(job, tally, seconds)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from args_fast.cli import options
+from args_fast.cli import models as model_options
 from args_fast.cli.console import errors_in_a_line, fail, note, notes, quiet_transformers
 from args_fast.cli.pair import load_pair
 
@@ -36,7 +36,7 @@ def bench(
             help="Language model: a folder, a hub id, or a shape such as opt-1.3b for random "
             "weights at its true size.",
             metavar="MODEL",
-            rich_help_panel=options.MODELS,
+            rich_help_panel=model_options.MODELS,
         ),
     ] = None,
     rm: Annotated[
@@ -44,12 +44,12 @@ def bench(
         typer.Option(
             help="Reward model, likewise. Without --lm and --rm, opt-125m is guided by opt-125m.",
             metavar="MODEL",
-            rich_help_panel=options.MODELS,
+            rich_help_panel=model_options.MODELS,
         ),
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
+    device: model_options.Device = "auto",
+    dtype: model_options.DtypeName = model_options.Dtype.auto,
+    trust_remote_code: model_options.TrustRemoteCode = False,
     k: Annotated[
         int,
         typer.Option(min=2, max=128, help="Candidates per step.", rich_help_panel=CASE),
@@ -145,9 +145,8 @@ def _pair(
     names = [name for name in (lm, rm) if name is not None]
     shapes = [name in models.CONFIGS and not Path(name).is_dir() for name in names]
     if not any(shapes) and names:
-        decoder, _ = load_pair(
-            lm, rm, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        decoder, _ = load_pair(model_options.Models(lm, rm, loading))
         return decoder
     if not all(shapes):
         fail(

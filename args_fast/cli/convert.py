@@ -17,7 +17,7 @@ EXAMPLES = """
 
 args-fast convert old-rm new-rm
 
-args-fast generate "How do I grow basil?" --lm org/lm --rm new-rm
+args-fast generate "How do I teach my spaniel to sit?" --lm org/lm --rm new-rm
 """
 WEIGHTS, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # Weights in other formats, which a copy does not need.

@@ -8,6 +8,7 @@ import typer
 
 from args_fast.cli import evaluation, option_file, options, parts
 from args_fast.cli.console import errors_in_a_line, note, plain, results
+from args_fast.cli.models import Models, with_models
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -25,14 +26,9 @@ args-fast eval --config examples/eval/table3.yaml
 DEFAULT_METHODS = ("greedy", "args-greedy", "args-stochastic")
 
 
+@with_models
 def eval_(
     context: typer.Context,
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    rm_device: options.RmDevice = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +60,6 @@ def eval_(
     ] = Path("eval-results"),
     config: evaluation.Config = None,
     seed: evaluation.Seed = 0,
-    batch: evaluation.Batch = 16,
     restart: evaluation.Restart = False,
     export: Annotated[
         list[str] | None,
@@ -75,6 +70,8 @@ def eval_(
         ),
     ] = None,
     as_json: evaluation.AsJson = False,
+    *,
+    models: Models,
 ) -> None:
     """Compare ways to decode: rewards, diversity, coherence, perplexity, length and time.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from args_fast.cli.console import note
+from args_fast.cli.models import Models
 from args_fast.cli.pair import find_pair, load_pair
 
 if TYPE_CHECKING:
@@ -107,15 +108,6 @@ TimingPrompts = Annotated[
         rich_help_panel=MEASURES,
     ),
 ]
-Batch = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Prompts decoded together; it does not change the responses.",
-        metavar="N",
-        rich_help_panel=RUN,
-    ),
-]
 Restart = Annotated[
     bool,
     typer.Option(
@@ -141,16 +133,17 @@ def opened(values: Mapping[str, Any]) -> Opened:
     from args_fast.models.loading import resolve_device
     from args_fast.tiny_pair import HELDOUT
 
-    names = find_pair(values["lm"], values["rm"])
-    if values["lm"] is None:
+    models = Models.take(values)
+    names = find_pair(models.lm, models.rm)
+    if models.lm is None:
         note("no --lm/--rm given: using the embedded tiny pair (a demonstration)")
     data, limit = values["data"], values["limit"]
     if data is None:
         limit = EMBEDDED_LIMIT if limit is None else limit
         data = f"hh:{HELDOUT}"
         note(f"no --data given: using up to {limit} of the embedded pair's held-out prompts")
-    dtype = getattr(values["dtype"], "value", values["dtype"])
-    if dtype == "auto" and resolve_device(values["device"]).type == "cpu":
+    dtype = models.options["dtype"]
+    if dtype == "auto" and resolve_device(models.options["device"]).type == "cpu":
         dtype = "float32"
     settings = Settings(
         lm=_lasting(names["lm"]),
@@ -164,18 +157,11 @@ def opened(values: Mapping[str, Any]) -> Opened:
         max_new_tokens=values["max_new_tokens"],
         max_prompt_tokens=values["max_prompt_tokens"],
         stop=tuple(values["stop"] or ()),
+        logits_processor=models.options["logits_processor"],
     )
 
     def open_pair(lm: str, rm: str) -> Any:
-        return load_pair(
-            lm,
-            rm,
-            device=values["device"],
-            rm_device=values["rm_device"],
-            dtype=dtype,
-            trust_remote_code=values["trust_remote_code"],
-            max_batch_size=values["batch"],
-        )[0]
+        return load_pair(Models(lm, rm, models.options | {"dtype": dtype}))[0]
 
     return Opened(settings, open_pair)
 

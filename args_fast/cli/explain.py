@@ -8,15 +8,16 @@ import typer
 
 from args_fast.cli import evaluation, options
 from args_fast.cli.console import errors_in_a_line, fail, note, notes, read_prompt
+from args_fast.cli.models import Models, with_models
 from args_fast.cli.pair import load_pair
 
-EXAMPLE = 'args-fast explain --chat "How do I grow basil?"'
+EXAMPLE = 'args-fast explain --chat "How do I teach my spaniel to sit?"'
 EXAMPLES = f"""
 [bold]Examples[/]
 
 {EXAMPLE}  [dim]# the embedded pair; open explain.html[/]
 
-args-fast explain --chat "How do I grow basil?" --w 4 --temperature 0.7 --out one.html
+args-fast explain --chat "How do I teach my spaniel to sit?" --w 4 --temperature 0.7 --out one.html
 
 args-fast explain --data text:prompts.txt --limit 3 --out pages/  [dim]# a page for each prompt[/]
 
@@ -24,17 +25,12 @@ args-fast explain "Hello" --lm org/lm --rm org/rm --json | jq '.decodes\\[1].ste
 """
 
 
+@with_models
 def explain(
     prompt: Annotated[
         str | None,
         typer.Argument(help="The prompt; standard input if absent or '-'.", metavar="PROMPT"),
     ] = None,
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    rm_device: options.RmDevice = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
     k: options.K = 10,
     w: options.W = 1.5,
     temperature: options.Temperature = None,
@@ -70,6 +66,8 @@ def explain(
             "--json", help="The steps as JSON on standard output, an object for each prompt, too."
         ),
     ] = False,
+    *,
+    models: Models,
 ) -> None:
     """Write one page that shows every step of a decode: candidates, rewards, scores, choices.
 
@@ -90,19 +88,12 @@ def explain(
             max_new_tokens=max_new_tokens,
             stop=tuple(stop or ()),
         )
-        decoder, models = load_pair(
-            lm,
-            rm,
-            device=device,
-            rm_device=rm_device,
-            dtype=dtype.value,
-            trust_remote_code=trust_remote_code,
-        )
+        decoder, names = load_pair(models)
         if data is not None:
             out.mkdir(parents=True, exist_ok=True)
         for number, asked in enumerate(prompts):
             with notes.status("[dim]decoding[/]"):
-                found = {**explained(decoder, asked, config, compare=compare), "models": models}
+                found = {**explained(decoder, asked, config, compare=compare), "models": names}
             file = out if data is None else out / f"{number}.html"
             file.write_text(page(found), encoding="utf-8")
             if as_json:

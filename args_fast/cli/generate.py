@@ -18,13 +18,14 @@ from args_fast.cli.console import (
     read_prompt,
     results,
 )
+from args_fast.cli.models import Models, with_models
 from args_fast.cli.pair import as_prompt, load_pair
 
 if TYPE_CHECKING:
     from args_fast import ArgsDecoder, DecodingConfig, Token
     from args_fast.prompts import Prompt
 
-EXAMPLE = 'args-fast generate --chat "How do I grow basil?"'
+EXAMPLE = 'args-fast generate --chat "How do I teach my spaniel to sit?"'
 EXAMPLES = f"""
 [bold]Examples[/]
 
@@ -43,18 +44,12 @@ args-fast generate "Once upon a time" --lm org/lm --rm org/rm --w 2 --json | jq 
 ENDINGS = {"eos": "an end token", "stop": "--stop", "length": "--max-new-tokens"}
 
 
+@with_models
 def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(help="The prompt; standard input if absent or '-'.", metavar="PROMPT"),
     ] = None,
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    rm_device: options.RmDevice = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
-    compiled: options.Compile = False,
     k: options.K = 10,
     w: options.W = 1.5,
     temperature: options.Temperature = None,
@@ -77,6 +72,8 @@ def generate(
             help="One JSON object on standard output: text, ids, scores, time, versions.",
         ),
     ] = False,
+    *,
+    models: Models,
 ) -> None:
     """Decode one prompt with a language model guided by a reward model.
 
@@ -97,16 +94,8 @@ def generate(
             eos_token_ids=eos or None,
         )
         asked = as_prompt(text, chat=chat)
-        decoder, models = load_pair(
-            lm,
-            rm,
-            device=device,
-            dtype=dtype.value,
-            trust_remote_code=trust_remote_code,
-            torch_compile=compiled,
-            rm_device=rm_device,
-        )
-        about = {"prompt": text, "models": models} | _where(decoder)
+        decoder, names = load_pair(models)
+        about = {"prompt": text, "models": names} | _where(decoder)
         if compare_greedy:
             with notes.status("[dim]decoding[/]"):
                 both = compare(decoder, asked, config)

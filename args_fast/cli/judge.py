@@ -51,10 +51,12 @@ def judge(
             metavar="METHOD",
         ),
     ] = None,
-    second_key: Annotated[
+    compared_method: Annotated[
         str | None,
         typer.Option(
-            help="The method that it is compared with; without it greedy.", metavar="METHOD"
+            "--other",
+            help="The method that it is compared with; without it greedy.",
+            metavar="METHOD",
         ),
     ] = None,
     endpoint: Annotated[
@@ -145,7 +147,7 @@ def judge(
                 "asked with --dry-run"
             )
         folder = _embedded_run(limit) if run is None else run
-        own, compared, pairs = pairs_of(folder, method, second_key)
+        own, compared, pairs = pairs_of(folder, method, compared_method)
         pairs = pairs[:limit]
         if dry_run:
             _preview(pairs, seed, both_orders, as_json)
@@ -183,6 +185,7 @@ def judge(
 
 def _embedded_run(limit: int | None) -> Path:
     """Greedy decoding and ARGS by the embedded pair, decoded or found in judge-results."""
+    from args_fast.cli.models import Models
     from args_fast.cli.pair import load_pair
     from args_fast.eval import methods
     from args_fast.eval.plan import Plan, Settings
@@ -195,7 +198,7 @@ def _embedded_run(limit: int | None) -> Path:
     plan = Plan(settings, (methods.parse("greedy"), methods.parse("args-greedy")), timing_prompts=0)
 
     def open_pair(lm: str, rm: str) -> Any:
-        return load_pair(lm, rm, device="cpu", dtype="float32", trust_remote_code=False)[0]
+        return load_pair(Models(lm, rm, {"device": "cpu", "dtype": "float32"}))[0]
 
     with parts.progress() as report:
         evaluate(plan, folder, open_pair, report)
@@ -206,13 +209,13 @@ def _preview(pairs: "list[Pair]", seed: int, both: bool, as_json: bool) -> None:
     from args_fast.eval.judge import messages, orders
 
     asked = list(orders(pairs, seed, both=both))
-    first_key = messages(*asked[0])
+    opening = messages(*asked[0])
     # Four characters a token is what English comes to; the count that is paid is the server's.
     tokens = sum(len(turn["content"]) for one in asked for turn in messages(*one)) // 4
     if as_json:
-        print(json.dumps({"requests": len(asked), "prompt_tokens": tokens, "first": first_key}))
+        print(json.dumps({"requests": len(asked), "prompt_tokens": tokens, "first": opening}))
         return
-    for turn in first_key:
+    for turn in opening:
         results.print(plain(f"{turn['role']}:\n{turn['content']}\n"))
     note(f"{len(asked)} requests like this one, about {tokens:,} prompt tokens; nothing was sent")
 

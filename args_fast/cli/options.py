@@ -1,77 +1,11 @@
-"""The options that several subcommands share: which models, and how to decode."""
+"""The options of decoding that several subcommands share."""
 
-from enum import Enum
 from typing import Annotated
 
 import typer
 
-MODELS, DECODING = "Models", "Decoding"
+DECODING = "Decoding"
 
-
-class Dtype(str, Enum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-Lm = Annotated[
-    str | None,
-    typer.Option(
-        help="Language model: a folder or hub id.", metavar="MODEL", rich_help_panel=MODELS
-    ),
-]
-Rm = Annotated[
-    str | None,
-    typer.Option(
-        help="Reward model: a folder or hub id; one label, and the same tokenizer. "
-        "Without --lm and --rm, a tiny pair that is part of the package is used.",
-        metavar="MODEL",
-        rich_help_panel=MODELS,
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        help="auto (CUDA where there is one), cpu, cuda or cuda:N.",
-        metavar="NAME",
-        rich_help_panel=MODELS,
-    ),
-]
-RmDevice = Annotated[
-    str | None,
-    typer.Option(
-        "--rm-device",
-        help="Another GPU for the reward model, cuda:N; without it both models share --device.",
-        metavar="NAME",
-        rich_help_panel=MODELS,
-    ),
-]
-DtypeName = Annotated[
-    Dtype,
-    typer.Option(
-        help="auto (as saved; on the CPU float32), float32, bfloat16 or float16.",
-        metavar="NAME",
-        show_choices=False,
-        rich_help_panel=MODELS,
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Run Python code that comes with the models.",
-        rich_help_panel=MODELS,
-    ),
-]
-Compile = Annotated[
-    bool,
-    typer.Option(
-        "--compile",
-        help="Run both models through torch.compile: minutes once, then fewer and larger kernels.",
-        rich_help_panel=MODELS,
-    ),
-]
 K = Annotated[
     int,
     typer.Option(

@@ -1,8 +1,10 @@
 """Which pair of models a command uses, and how it reads a prompt."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from args_fast.cli.console import fail, note, notes, quiet_transformers
+from args_fast.cli.models import Models
 
 if TYPE_CHECKING:
     from args_fast import ArgsDecoder
@@ -17,39 +19,23 @@ def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
             "tokenizer, or neither for the embedded pair"
         )
     from args_fast import tiny_pair
-    from args_fast.models.checkpoint import find
+    from args_fast.models.checkpoint import ADAPTER, find
 
-    return {"lm": find(lm or tiny_pair.LM), "rm": find(rm or tiny_pair.RM)}
+    reward = rm or tiny_pair.RM
+    is_adapter = (Path(reward) / ADAPTER).is_file()  # it is merged when it is loaded
+    return {"lm": find(lm or tiny_pair.LM), "rm": str(reward) if is_adapter else find(reward)}
 
 
-def load_pair(
-    lm: str | None,
-    rm: str | None,
-    *,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
-    rm_device: str | None = None,
-    **engine: Any,
-) -> tuple["ArgsDecoder", dict[str, str]]:
-    """The decoder and the names of its models: those given, or the embedded pair, said so.
-    ``engine`` holds options of EngineOptions."""
+def load_pair(models: Models) -> tuple["ArgsDecoder", dict[str, str]]:
+    """The decoder and the names of its models: those given, or the embedded pair, said so."""
     with notes.status("[dim]loading the models[/]"):
         from args_fast import ArgsDecoder
 
         quiet_transformers()
-        names = find_pair(lm, rm)
-        decoder = ArgsDecoder.from_pretrained(
-            names["lm"],
-            names["rm"],
-            device=device,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            rm_device=rm_device,
-            **engine,
-        )
+        names = find_pair(models.lm, models.rm)
+        decoder = ArgsDecoder.from_pretrained(names["lm"], names["rm"], **models.options)
     _choose_threads(decoder)
-    if lm is None:
+    if models.lm is None:
         size = " + ".join(
             f"{model.num_parameters() / 1e6:.1f}"
             for model in (decoder.language_model, decoder.reward_model)

@@ -1,11 +1,11 @@
 """``args-fast serve``: the pair of models under OpenAI's API."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from args_fast.cli import options, serve_options
 from args_fast.cli.console import errors_in_a_line, fail, note
-from args_fast.cli.engine_options import with_engine_options
+from args_fast.cli.models import Models, with_models
 from args_fast.cli.pair import find_pair, load_pair
 
 if TYPE_CHECKING:
@@ -26,18 +26,12 @@ ARGS_FAST_API_KEYS=secret args-fast serve --lm org/lm --rm org/rm --host 0.0.0.0
 [dim]# ask it[/]
 
 curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
--d '{"prompt": "How do I grow basil?", "args": {"k": 10, "w": 1.5}}'
+-d '{"prompt": "How do I teach my spaniel to sit?", "args": {"k": 10, "w": 1.5}}'
 """
 
 
-@with_engine_options
+@with_models
 def serve(
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    rm_device: options.RmDevice = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
     k: options.K = 10,
     w: options.W = 1.5,
     host: serve_options.Host = "127.0.0.1",
@@ -55,7 +49,7 @@ def serve(
     replicas: serve_options.Replicas = "1",
     cpus: serve_options.Cpus = 1.0,
     *,
-    engine: dict[str, Any],
+    models: Models,
 ) -> None:
     """Serve the models under OpenAI's API, with metrics and a page to try them.
 
@@ -69,7 +63,7 @@ def serve(
 
         keys = read_keys(api_key or [], api_key_file)
         server_options = ServerOptions(
-            model_names=tuple(served_model_name or [_name(lm)]),
+            model_names=tuple(served_model_name or [_name(models.lm)]),
             api_keys=keys,
             max_model_len=max_model_len,
             max_waiting=max_waiting,
@@ -78,27 +72,18 @@ def serve(
             drain_seconds=drain_seconds,
             log_prompts=log_prompts,
             defaults=DecodingConfig(k=k, w=w),
-            demonstration=lm is None and rm is None,
+            demonstration=models.lm is None and models.rm is None,
         )
         if not keys and host not in LOOPBACK:
             note(f"listening at {host} without API keys: anyone who reaches this port can decode")
-        model_options = {
-            "device": device,
-            "rm_device": rm_device,
-            "dtype": dtype.value,
-            "trust_remote_code": trust_remote_code,
-            **engine,
-        }
         if ray:
-            _serve_on_ray(lm, rm, model_options, server_options, host, port, replicas, cpus)
+            _serve_on_ray(models, server_options, host, port, replicas, cpus)
         else:
-            _serve(lm, rm, model_options, server_options, host, port)
+            _serve(models, server_options, host, port)
 
 
 def _serve_on_ray(
-    lm: str | None,
-    rm: str | None,
-    model_options: dict[str, Any],
+    models: Models,
     server_options: "ServerOptions",
     host: str,
     port: int,
@@ -107,26 +92,19 @@ def _serve_on_ray(
 ) -> None:
     from args_fast.serve import ray_app
 
-    pair = ray_app.ServedPair(**find_pair(lm, rm), options=model_options)
-    scale = ray_app.Scale.parse(replicas, cpus, ray_app.start(model_options["device"]))
+    pair = ray_app.ServedPair(**find_pair(models.lm, models.rm), options=models.options)
+    scale = ray_app.Scale.parse(replicas, cpus, ray_app.start(models.options["device"]))
     note(f"deploying on Ray Serve; then at http://{host}:{port}/v1")
     ray_app.run(pair, server_options, scale, host=host, port=port)
 
 
-def _serve(
-    lm: str | None,
-    rm: str | None,
-    model_options: dict[str, Any],
-    server_options: "ServerOptions",
-    host: str,
-    port: int,
-) -> None:
+def _serve(models: Models, server_options: "ServerOptions", host: str, port: int) -> None:
     from args_fast.serve import server
     from args_fast.serve.app import create_app
     from args_fast.serve.engine_view import EngineView
 
     with server.listen(host, port) as listening:  # taken before minutes of loading
-        decoder, _ = load_pair(lm, rm, **model_options)
+        decoder, _ = load_pair(models)
         engine = EngineView(
             decoder,
             max_waiting=server_options.max_waiting,

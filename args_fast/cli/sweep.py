@@ -10,6 +10,7 @@ from rich.table import Table
 
 from args_fast.cli import evaluation, option_file, options, parts
 from args_fast.cli.console import errors_in_a_line, fail, note, plain, results
+from args_fast.cli.models import Models, with_models
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -24,14 +25,9 @@ args-fast sweep --config examples/eval/figure2.yaml
 """
 
 
+@with_models
 def sweep(
     context: typer.Context,
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    rm_device: options.RmDevice = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
     w: Annotated[
         str,
         typer.Option(
@@ -72,9 +68,10 @@ def sweep(
     ] = Path("sweep-results"),
     config: evaluation.Config = None,
     seed: evaluation.Seed = 0,
-    batch: evaluation.Batch = 16,
     restart: evaluation.Restart = False,
     as_json: evaluation.AsJson = False,
+    *,
+    models: Models,
 ) -> None:
     """Reward, diversity, coherence, perplexity and time over w and k, as numbers and pictures.
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from args_fast.cli import evaluation, option_file, options
 from args_fast.cli.console import errors_in_a_line, note, notes, results
+from args_fast.cli.models import Models, with_models
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -24,14 +25,9 @@ args-fast tune --lm org/lm --rm org/rm --data chat:prompts.jsonl --k 20 --json |
 EMBEDDED_LIMIT = 8
 
 
+@with_models
 def tune(
     context: typer.Context,
-    lm: options.Lm = None,
-    rm: options.Rm = None,
-    device: options.Device = "auto",
-    rm_device: options.RmDevice = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    trust_remote_code: options.TrustRemoteCode = False,
     k: options.K = 10,
     max_new_tokens: options.MaxNewTokens = 48,
     data: evaluation.Data = None,
@@ -41,12 +37,13 @@ def tune(
     max_prompt_tokens: evaluation.MaxPromptTokens = 2048,
     config: evaluation.Config = None,
     seed: evaluation.Seed = 0,
-    batch: evaluation.Batch = 16,
     plot: Annotated[
         Path | None,
         typer.Option(help="Also draw the curve, as FILE.png and FILE.svg.", metavar="FILE"),
     ] = None,
     as_json: evaluation.AsJson = False,
+    *,
+    models: Models,
 ) -> None:
     """Suggest a range of w from a handful of prompts.
 

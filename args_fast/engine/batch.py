@@ -127,6 +127,7 @@ class Batch:
             send_into(self.noise, self._draws(requests, steps))
         if not resumed:
             self._load_rows(requests)
+        self.proposer.load(requests, resumed=resumed)
         self.judge.load(requests, resumed=resumed)
 
     def _draws(self, requests: Sequence[Request], steps: int) -> Tensor:
@@ -142,9 +143,13 @@ class Batch:
         send(self.w, [float(r.config.w) for r in requests], 0.0)
         send(self.temperature, [r.config.temperature or 1.0 for r in requests], 1.0)
         self.narrowing.load(requests)
-        self.proposer.load(requests)
 
     # ---- from the device -----------------------------------------------------------------------
+
+    @property
+    def errors(self) -> dict[int, Exception]:
+        """What the host met in this burst, by row: of logits processors and rewards."""
+        return {**self.judge.errors, **self.proposer.errors}
 
     def write(self, candidates: Candidates, choice: Choice, logprob: Tensor) -> None:
         """Note this step's choice, and count the step."""

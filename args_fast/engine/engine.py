@@ -49,6 +49,8 @@ class Engine:
         graphs: replay captured CUDA graphs (on one CUDA device only).
         lookahead: the largest B * k with which the language model looks ahead.
         padded: as for Runner; None where graphs want it.
+        eager: run one step at a time, without graphs or lookahead, because requests have
+            ``process_logits``.
         steps, in_flight, fill: in place of the tables above.
     """
 
@@ -62,6 +64,7 @@ class Engine:
         graphs: bool = True,
         lookahead: float = 0,
         padded: bool | None = None,
+        eager: bool = False,
         steps: int | None = None,
         in_flight: int | None = None,
         fill: int | None = None,
@@ -75,15 +78,11 @@ class Engine:
         self.hold_prefixes = False
         devices = [reward.device for reward in rewards.values()]
         self._side = SideStream(lm.device, devices)
-        # A graph is of one device.
         graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
         steps = steps or STEPS_PER_BURST[device]
-        self._runner_options: dict[str, Any] = {
-            "steps": steps,
-            "padded": graphs if padded is None else padded,
-            "graphs": graphs,
-            "lookahead": lookahead,
-        }
+        padded = graphs if padded is None else padded
+        ways = {"steps": steps, "padded": padded, "graphs": graphs, "lookahead": lookahead}
+        self._runner_options: dict[str, Any] = {**ways, "eager": eager}
         pools = [PagePool(pages) for _ in range(self.panel.group_count)]
         self.scheduler = Scheduler(pools, rows=rows, steps=steps, root_of=self.panel.root)
         self.bursts = Bursts(

@@ -59,12 +59,17 @@ class LastToken:
         self._narrowing = narrowing
         self._last = Branches.within(memory, "lm", cache, 1, group=LM_GROUP)
         self._only_row = torch.zeros(memory.B, dtype=torch.int64, device=lm.device)
+        self._requests: Sequence[Request] = ()
+        self.errors: dict[int, Exception] = {}  # of logits processors, by row
 
-    def load(self, requests: Sequence[Request]) -> None:
-        """The rows of the batch are these requests; the language model has yet to see the last
-        token of each."""
-        lengths = [len(request.ids) - 1 for request in requests]
-        self._memory.send(self._last.lengths, lengths, 0)
+    def load(self, requests: Sequence[Request], *, resumed: bool) -> None:
+        """The rows of the batch are these requests; the language model has yet to see their last
+        tokens. ``resumed``: the device knows where each of them is."""
+        if not resumed:
+            lengths = [len(request.ids) - 1 for request in requests]
+            self._memory.send(self._last.lengths, lengths, 0)
+        self._requests = requests
+        self.errors.clear()
 
     def begin(self, token: Tensor) -> None:
         """What has to be done once before the first step after ``load``: nothing."""
@@ -83,8 +88,23 @@ class LastToken:
     def accept(self, branch: Tensor) -> None:
         """Candidate branch[b] was chosen."""
 
-    def _top_k(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _top_k(self, logits: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [B, V] -> the candidates. ``token`` [B] follows the ids of each request, if it is
+        not among them yet."""
+        if any(request.process_logits is not None for request in self._requests):
+            logits = self._processed(logits, None if token is None else token.tolist())
         return self._narrowing.top_k(logits, self._memory.k)
+
+    def _processed(self, logits: Tensor, tokens: list[int] | None) -> Tensor:
+        rows = list(logits.float())
+        for i, request in enumerate(self._requests):
+            if request.process_logits is not None:
+                ids = request.ids if tokens is None else [*request.ids, tokens[i]]
+                try:
+                    rows[i] = request.process_logits(ids, rows[i])
+                except Exception as error:
+                    self.errors[i] = error
+        return torch.stack(rows)
 
 
 class Lookahead(LastToken):
@@ -126,7 +146,8 @@ class Lookahead(LastToken):
         self._ahead.commit(branch)
         index = branch[:, None, None].expand(-1, 1, self._rows.shape[2])
         row = self._rows.gather(1, index)[:, 0]
-        self._keep(self._top_k(self._lm.head(row) if self._rows_are_hidden else row))
+        token = self._ids.gather(1, branch[:, None])[:, 0]
+        self._keep(self._top_k(self._lm.head(row) if self._rows_are_hidden else row, token))
 
     def _keep(self, candidates: tuple[Tensor, Tensor]) -> None:
         self._logprobs.copy_(candidates[0])

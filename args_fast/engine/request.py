@@ -1,5 +1,6 @@
 """One request: what has been decoded, where it is, and the pages that it holds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -10,6 +11,8 @@ from torch import Tensor
 from args_fast.config import DecodingConfig
 from args_fast.generation import Candidate, FinishReason, Generation, Token
 from args_fast.kvcache.pages import PagedText
+
+ProcessLogits = Callable[[list[int], Tensor], Tensor]
 
 
 class Status(Enum):
@@ -47,6 +50,8 @@ class Request:
         stop_tokens: ids that end it as a stop string does.
         prompt_text: the prompt as it was given, for rewards that read text.
         messages: the conversation that the prompt was, if it was one.
+        process_logits: (ids, logits [V]) -> logits [V] of the next token, on the host at every
+            step; None where the logits stay as they are.
         ids: the prompt and the tokens so far. Nothing else is needed to resume a request whose
             pages were taken away.
         error: why it failed.
@@ -63,6 +68,7 @@ class Request:
     stop_tokens: frozenset[int] = frozenset()
     prompt_text: str | None = None
     messages: list[dict] | None = None
+    process_logits: ProcessLogits | None = None
     status: Status = Status.CREATED
     finish_reason: FinishReason | None = None
     error: BaseException | None = None

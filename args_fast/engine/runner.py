@@ -40,6 +40,7 @@ class Runner:
         padded: round the batch and its page tables up to powers of two, so that few shapes occur.
         graphs: replay captured CUDA graphs.
         lookahead: the largest B * k with which the language model looks ahead.
+        eager: whether the host takes part in every step, as for a reward on the host.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Runner:
         padded: bool,
         graphs: bool,
         lookahead: float,
+        eager: bool,
     ) -> None:
         self.key = key
         self._names = panel.reported(key)
-        self.on_host = panel.asks_host(key)
+        self.on_host = eager or panel.asks_host(key)
         self.steps = 1 if self.on_host else steps
-        self.lookahead = lookahead if key else 0
+        self.lookahead = lookahead if key and not eager else 0
         self.newest: Any = None  # the event at the end of everything that was launched, on CUDA
         self._lm = lm
         self._cache = cache
@@ -107,7 +109,7 @@ class Runner:
         one_step = partial(step, batch, self._side)
         for _ in range(steps):
             self.graphs.run(key, one_step)
-        burst = Burst(list(requests), steps, self._names, batch.fetch(), dict(batch.judge.errors))
+        burst = Burst(list(requests), steps, self._names, batch.fetch(), batch.errors)
         if device == "cuda":
             burst.event = self.newest = torch.cuda.Event()
             burst.event.record()

@@ -34,6 +34,7 @@ class Settings:
         max_new_tokens: upper bound on a response, in tokens.
         max_prompt_tokens: longer prompts are skipped and counted.
         stop: strings that end a response.
+        logits_processor: of the decoder, "model" or None.
     """
 
     lm: str
@@ -47,6 +48,7 @@ class Settings:
     max_new_tokens: int = 128
     max_prompt_tokens: int = 2048
     stop: tuple[str, ...] = ()
+    logits_processor: str | None = None
 
     def __post_init__(self) -> None:
         least = {"limit": 1, "seed": 0, "max_new_tokens": 1, "max_prompt_tokens": 1}

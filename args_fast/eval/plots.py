@@ -114,7 +114,7 @@ def prices(curve: Points, chosen: Points, file: Path) -> list[Path]:
 
 
 def _spread(set_scale: Any, values: list[float], factor: float) -> None:
-    """A logarithmic axis, 0 included, where the largest value is so many times the smallest."""
+    """A logarithmic axis, 0 included, where the largest value is that many times the smallest."""
     above = [value for value in values if value > 0]
     if above and max(above) > factor * min(above):
         set_scale("symlog", linthresh=min(above)) if 0 in values else set_scale("log")

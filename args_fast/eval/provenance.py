@@ -48,7 +48,7 @@ def commit() -> str | None:
 
 def model_hash(name: str) -> str | None:
     """A model's content in one line: sha256 of a folder's weights, configuration and tokenizer, or
-    the hub's revision; None where neither can be had."""
+    the hub's revision; None where neither is known."""
     folder = Path(name)
     if folder.is_dir():
         digest = hashlib.sha256()

@@ -22,7 +22,7 @@ def read_rows(path: str, split: str) -> Iterable[Mapping[str, Any]]:
         split: of a folder or a hub id.
 
     Raises:
-        EvaluationError: the rows cannot be had.
+        EvaluationError: the rows are not available.
     """
     file = Path(path).expanduser()
     if file.suffix in PLAIN_FILES:

@@ -1,7 +1,7 @@
 """Which w to try: what a reward gains and what it costs, from a handful of prompts.
 
 Rewards come at any scale, so a w that suits one reward model does nothing, or ruins the text, with
-another. Along the greedy text every candidate of every step is judged. For any w this tells which
+another. Along the greedy text every candidate of every step is judged. For any w this says which
 candidate j each step would choose in place of the likeliest, 0, and so, as means over steps,
 
     changed(w)  how often j is not 0
@@ -38,7 +38,7 @@ class Step:
 
     Attributes:
         logprobs: their log-probabilities.
-        rewards: r([x, v]) of each.
+        rewards: r([x, v]) of each candidate.
     """
 
     logprobs: tuple[float, ...]
@@ -164,7 +164,7 @@ def suggest(steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def _last_w(step: Step) -> float:
-    """A w from which on the step chooses by the reward alone; 0 where it is no choice."""
+    """The w from which on the step chooses by the reward alone; 0 if it has nothing to choose."""
     best = max(step.rewards)
     behind = [best - reward for reward in step.rewards if reward < best]
     return (step.logprobs[0] - step.logprobs[-1]) / min(behind) if behind else 0.0

@@ -59,7 +59,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _first_preferred(scored: list[dict[str, Any]]) -> dict[str, Any]:
-    """How often the answer that stood first won, of the judgements that were no ties: a judge
+    """How often the answer that stood first won, of the judgements that were not ties: a judge
     without a bias for a place is at one half where the order is random."""
     decided = [record for record in scored if record["score"] != record["other"]]
     first_score = sum(

@@ -32,6 +32,7 @@ class Settings:
         reading: how the lines are read.
         ordered: records stand in the order of their lines.
         scores: records hold the floats of every token.
+        logits_processor: of the decoder, "model" or None.
     """
 
     lm: str
@@ -41,6 +42,7 @@ class Settings:
     reading: Reading = field(default_factory=Reading)
     ordered: bool = True
     scores: bool = False
+    logits_processor: str | None = None
 
 
 @dataclass

@@ -39,8 +39,8 @@ class AdapterFolder:
     base: str
 
     @classmethod
-    def read(cls, path: Path) -> "AdapterFolder":
-        """Raises LoadError."""
+    def read(cls, path: Path, base: str | Path | None = None) -> "AdapterFolder":
+        """With another base than the one it names, perhaps. Raises LoadError."""
         if find_spec("peft") is None:
             raise LoadError(
                 f"{path} is a LoRA adapter ({checkpoint.ADAPTER}), which needs peft: pip install "
@@ -48,15 +48,15 @@ class AdapterFolder:
             )
         try:
             config = json.loads((path / checkpoint.ADAPTER).read_text("utf-8"))
-            base = config.get("base_model_name_or_path")
+            base = base or config.get("base_model_name_or_path")
         except (ValueError, AttributeError, OSError) as error:
             raise LoadError(f"{path / checkpoint.ADAPTER} cannot be read: {error}") from error
         if not base:
             raise LoadError(
-                f"the adapter {path} does not name its base model; set base_model_name_or_path in "
-                f"{checkpoint.ADAPTER}"
+                f"the adapter {path} does not name its base model; pass base=, or set "
+                f"base_model_name_or_path in {checkpoint.ADAPTER}"
             )
-        return cls(path, str(config.get("task_type")), base)
+        return cls(path, str(config.get("task_type")), str(base))
 
     @property
     def labels(self) -> int | None:
@@ -97,10 +97,12 @@ def load_language_model(path: Path, dtype: Any, options: dict[str, Any]) -> PreT
     return _merged(folder, AutoModelForCausalLM, "base of the adapter", dtype, options)
 
 
-def load_reward_model(path: Path, dtype: Any, options: dict[str, Any]) -> Merged:
+def load_reward_model(
+    path: Path, dtype: Any, options: dict[str, Any], base: str | Path | None = None
+) -> Merged:
     """An adapter of a reward model, merged; that of a language model where the head is in a file
     next to it. Raises RewardHeadError where no head was trained, LoadError."""
-    folder = AdapterFolder.read(path)
+    folder = AdapterFolder.read(path, base)
     role = "base of the reward adapter"
     if folder.labels is None and folder.value_head is not None:
         model = _merged(folder, AutoModelForCausalLM, role, dtype, options)

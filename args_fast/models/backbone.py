@@ -16,6 +16,7 @@ from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
 from args_fast.models.compiled import Compiled
 from args_fast.models.flash import torch_has_flash, varlen_attention
+from args_fast.models.fused import FusedLayers, fused_layers
 from args_fast.models.linear import few_rows
 from args_fast.models.prefill import Prefill
 from args_fast.models.probe import probe
@@ -34,12 +35,14 @@ class Backbone:
         model: in eval mode; its forward gives the logits, that of ``model.base_model`` the hidden
             states.
         role: "language model" or "reward model", for messages.
+        fused: run the layers of a tail as one op, where the model is known and the op is built.
+            The attribute of this name can be set at any time.
 
     Raises:
         UnsupportedModelError: the model cannot be driven; the message says why.
     """
 
-    def __init__(self, model: PreTrainedModel, role: str) -> None:
+    def __init__(self, model: PreTrainedModel, role: str, *, fused: bool = True) -> None:
         self.model = model
         self.role = role
         traits = probe(model, role)
@@ -54,28 +57,48 @@ class Backbone:
         self._linear = few_rows(self.device)
         self._tail_hidden: Forward = partial(_hidden, model)
         self._tail_logits: Forward = partial(_logits, model)
+        self.fused = fused
+        self._options = traits.options
 
     def compile(self, mode: str) -> None:
         """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
         one length. CompileError comes with the first forward pass where that cannot be done."""
         name = f"the {self.role} ({type(self.model).__name__})"
+        self.drop_fused_layers()
         self._tail_hidden = Compiled(partial(_hidden, self.model), name, mode)
         self._tail_logits = Compiled(partial(_logits, self.model), name, mode)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]."""
+        if isinstance(context, Branches) and (layers := self.fused_layers()):
+            return layers.hidden(ids, positions, context)
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_hidden(ids, positions, context)
             return _hidden(self.model, ids, positions, context)
 
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
-        """ids, positions [B, N] -> logits [B, N, V], through the model's own forward, because some
-        scale or cap them after the head."""
+        """ids, positions [B, N] -> logits [B, N, V], through the model's own forward where it does
+        more than multiply with its output layer."""
+        if isinstance(context, Branches) and self.fused_layers() and self.has_plain_head:
+            return self.head(self.hidden(ids, positions, context))
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_logits(ids, positions, context)
             return _logits(self.model, ids, positions, context)
+
+    @cached_property
+    def _layers(self) -> FusedLayers | None:  # when first used: a model may be quantized before
+        return fused_layers(self.model, self._options)
+
+    def fused_layers(self) -> FusedLayers | None:
+        """What runs the layers of a tail; None where the model's own modules do."""
+        layers = self._layers if self.fused else None
+        return layers if layers is not None and layers.applies else None
+
+    def drop_fused_layers(self) -> None:
+        """Run the layers of a tail through the model's modules from now on."""
+        self._layers = None
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> logits [..., V], where ``has_plain_head``."""
@@ -98,6 +121,9 @@ class Backbone:
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the last hidden state [B, N, H] and the logits [B, N, V], in one
         pass."""
+        if isinstance(context, Branches) and self.fused_layers() and self.has_plain_head:
+            hidden = self.hidden(ids, positions, context)
+            return hidden, self.head(hidden)
         with self._head_input() as states, driven(self.model), self._linear:
             logits = _logits(self.model, ids, positions, context)
         return states[-1], logits
@@ -115,6 +141,8 @@ class Backbone:
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids after the ``start`` that are stored: once, whatever k is."""
+        if (layers := self.fused_layers()) and layers.reads_prompts:
+            return layers.prefill(cache, ids, pages, start)
         chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
         for offset in range(0, len(ids), chunk):
             piece = send([ids[offset : offset + chunk]], torch.int64, self.device)

@@ -1,8 +1,9 @@
 """Which linear layers of few rows go to a kernel of ours instead of torch.
 
-On the CPU that is the C++ kernel (csrc/cpu/linear.h) for every product of up to 64 rows; on CUDA it
-is the Triton kernel (kernels/triton/linear.py) where a measurement on that very device says that it
-is faster than cuBLAS. The table of measurements (linear.json next to this file) names the
+On the CPU that is the C++ kernel (csrc/cpu/linear.h) for every product of up to 64 rows, and in
+float32 of any number, because torch's products of many rows are slower there too; on CUDA it is the
+Triton kernel (kernels/triton/linear.py) where a measurement on that very device says that it is
+faster than cuBLAS. The table of measurements (linear.json next to this file) names the
 exceptions of the one and the uses of the other. ``python -m args_fast.bench.linear_bench
 --write-table`` makes it on a GPU.
 
@@ -31,7 +32,7 @@ from args_fast.ops.linear import cpu_linear, linear
 ENVIRONMENT = "ARGS_FAST_LINEAR"
 FILE = Path(__file__).with_suffix(".json")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ROWS = 64  # the most rows that are routed
+ROWS = 64  # the most rows that are routed, but those of float32 to the C++ kernel
 ARRIVALS = 4096  # counters of the Triton kernel (args_fast.kernels.linear)
 
 
@@ -105,7 +106,8 @@ class FewRows(TorchFunctionMode):
             return False
         rows = x.numel() // K
         return (
-            1 <= rows <= ROWS
+            rows > 0
+            and (rows <= ROWS or (self.cpu_linear is not None and x.dtype == torch.float32))
             and x.dtype == weight.dtype
             and x.dtype in DTYPES
             and (bias is None or bias.dtype == x.dtype)
@@ -146,7 +148,7 @@ def few_rows(
     if use == "cpp":
         _require_cpp(device)
         return FewRows(device, _always, "cpp")
-    if use == "torch":
+    if use == "torch" or device.type not in ("cpu", "cuda"):
         return nullcontext()
     entries = read_table() if table is None else table
     if device.type == "cpu":

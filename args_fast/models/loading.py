@@ -157,13 +157,15 @@ def load_rm(
     return pretrained.finish(model, device, f"the reward model {path}")
 
 
-def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer next to a model, or an adapter, or its base; None where it comes without one.
-    Raises LoadError."""
+def load_tokenizer(
+    path: str | Path, *, base: str | Path | None = None, **options: Any
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer next to a model or an adapter, or to the adapter's base (``base`` in its
+    place); None where it comes without one. Raises LoadError."""
     if adapters.is_folder(path):
         folder = Path(path).expanduser()
         if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-            return load_tokenizer(adapters.AdapterFolder.read(folder).base, **options)
+            return load_tokenizer(adapters.AdapterFolder.read(folder, base).base, **options)
         name = str(folder)
     else:
         name = checkpoint.find(path)

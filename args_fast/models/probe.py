@@ -24,12 +24,14 @@ class Traits:
         layout: what a token occupies.
         plain_up_to: the longest text over which torch's own causal attention is the model's.
         sinks: whether a layer has attention sinks.
+        options: what each layer asks of its attention, in their order.
         limits: how long texts may be.
     """
 
     layout: CacheLayout
     plain_up_to: float
     sinks: bool
+    options: tuple[AttentionOptions, ...]
     limits: Limits
 
 
@@ -77,13 +79,13 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
         )
 
     key = recorder.calls[0][0]
-    options = [call[2] for call in recorder.calls.values()]
+    options = tuple(recorder.calls[layer][2] for layer in sorted(recorder.calls))
     sinks = any(o.sinks is not None for o in options)
     special = sinks or any(o.softcap for o in options)
     windows = {o.sliding_window for o in options if o.sliding_window}
     layout = CacheLayout(len(options), key.shape[1], key.shape[3], key.dtype, key.device)
     plain_up_to = 0 if special else min(windows, default=math.inf)
-    return Traits(layout, plain_up_to, sinks, limits(config, windows))
+    return Traits(layout, plain_up_to, sinks, options, limits(config, windows))
 
 
 def check_kind(model: PreTrainedModel, role: str) -> PretrainedConfig:

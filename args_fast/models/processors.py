@@ -8,6 +8,8 @@ sampling, and ARGS has its own.
 
 import copy
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -79,15 +81,15 @@ def warn_of_ignored(model: PreTrainedModel) -> None:
         )
 
 
-def processors(
+def for_request(
     model: PreTrainedModel,
     choice: Choice,
-    *,
     prompt: list[int],
     max_new_tokens: int,
     end_tokens: frozenset[int],
-) -> LogitsProcessorList | None:
-    """The processors of one request; None where its logits stay as they are.
+) -> Callable[[list[int], Tensor], Tensor] | None:
+    """What processes the logits of one request: (the prompt's ids and the tokens so far, logits [V]
+    of any type) -> logits [V] f32; None where they stay as they are.
 
     Args:
         model: the language model.
@@ -96,29 +98,20 @@ def processors(
         max_new_tokens: upper bound on the new tokens.
         end_tokens: ids that end the request, which some rules forbid or force.
     """
-    if choice != "model":
-        return choice or None
-    made = _processors(
-        model,
-        copy.deepcopy(model.generation_config),
-        prompt=prompt,
-        max_new_tokens=max_new_tokens,
-        end_tokens=end_tokens,
-    )
-    return made or None
+    if choice == "model":
+        processors = _processors(
+            model,
+            copy.deepcopy(model.generation_config),
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            end_tokens=end_tokens,
+        )
+    else:
+        processors = choice or LogitsProcessorList()
+    return partial(_process, processors) if processors else None
 
 
-def process(processors: LogitsProcessorList, ids: list[int], logits: Tensor) -> Tensor:
-    """The logits of one request's next token, processed.
-
-    Args:
-        processors: of the request.
-        ids: the prompt and the tokens so far.
-        logits: [V], of any type.
-
-    Returns:
-        [V] f32; a new tensor.
-    """
+def _process(processors: LogitsProcessorList, ids: list[int], logits: Tensor) -> Tensor:
     context: Any = torch.tensor([ids], device=logits.device)
     scores: Any = logits[None].to(torch.float32, copy=True)
     return processors(context, scores)[0]

@@ -5,6 +5,7 @@ does that the engine does not know of shows as a disagreement, and becomes an er
 tokens. It is repeated on both sides of each length from which on a model may do something else.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
@@ -32,6 +33,7 @@ Rewards = Callable[[list[list[int]]], list[float]]
 
 def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None:
     """Prefill twice, branch, commit, branch again; against the model's own pass over whole texts.
+    Where the fused layers disagree they are dropped, and the model's modules are proved.
 
     Args:
         backbone: the model to prove.
@@ -42,6 +44,16 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
         ProofError: they disagree.
         NonFiniteError: the model's own outputs are NaN.
     """
+    if backbone.fused_layers() is not None:
+        try:
+            return _prove(backbone, logits, branches)
+        except ProofError as error:
+            backbone.drop_fused_layers()
+            warnings.warn(f"fused_layers is not used: {error}", stacklevel=2)
+    _prove(backbone, logits, branches)
+
+
+def _prove(backbone: Backbone, logits: bool, branches: int) -> None:
     for tokens in _lengths(backbone):
         ids = _ids(backbone, tokens + STEPS, branches)
         pages = list(range(1, 1 + pages_for(tokens + STEPS)))
@@ -53,6 +65,19 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
             recompute = _every_branch if tokens <= SHORT else _branches_taken
             for branched, whole in recompute(backbone, prompt, steps, rows, logits):
                 _compare(backbone, branched, whole, tokens)
+
+
+def prove_language_model(lm: Backbone, compile_mode: str | None, *, looks_ahead: bool) -> None:
+    """Prove what the engine will run: the module path, and what torch.compile makes of it."""
+    prove(lm, logits=True)
+    if compile_mode is None:
+        return
+    lm.compile(compile_mode)
+    # Again, as compiled: a compiler can be wrong too. These are the graphs that a single prompt
+    # will need, so none is made for this alone.
+    prove(lm, logits=True, branches=1)
+    if looks_ahead:
+        prove(lm, logits=True)
 
 
 def prove_reward(
@@ -212,16 +237,3 @@ def _difference(engine: Tensor, own: Tensor, allowed: float) -> str:
     if (scale * engine + shift - own).abs().max() <= allowed:
         return f"applies r * {scale:.4g} + {shift:.4g} after its head (a scale, a mean or a bias)"
     return "applies something after its head, or does not read it at the last token"
-
-
-def prove_language_model(lm: Backbone, compile_mode: str | None, *, looks_ahead: bool) -> None:
-    """Prove a language model as it is, then compile it where asked to, and prove it again: a
-    compiler can be wrong too. These are the graphs that a single prompt will need, so none is made
-    for this alone. Raises ProofError, CompileError."""
-    prove(lm, logits=True)
-    if compile_mode is None:
-        return
-    lm.compile(compile_mode)
-    prove(lm, logits=True, branches=1)
-    if looks_ahead:
-        prove(lm, logits=True)

@@ -53,13 +53,13 @@ def _(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.register_fake("args_fast::branch_attention")
-def _(q: Tensor, *rest: object) -> Tensor:
+def _(q: Tensor, *others: object) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
 @torch.library.register_fake("args_fast::select")
 @torch.library.register_fake("args_fast::select_commit")
-def _(hidden: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+def _(hidden: Tensor, *others: object) -> tuple[Tensor, Tensor, Tensor]:
     B = hidden.shape[0]
     return (
         hidden.new_empty(B, dtype=torch.int64),

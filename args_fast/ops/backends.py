@@ -93,11 +93,16 @@ def use_backend(name: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
+def forced_backend() -> str | None:
+    """The backend that is forced here, by use_backend or by the environment; None for no one."""
+    return _forced.get() or os.environ.get(ENVIRONMENT) or None
+
+
 def implementation(op: str, device: str, arguments: tuple | None = None) -> Callable:
     """What runs ``op`` on a device type, with these arguments if they are given: the best backend
     that can take them. Raises BackendError where a forced one does not have it, or cannot."""
     available = TABLE[device][op]
-    forced = _forced.get() or os.environ.get(ENVIRONMENT)
+    forced = forced_backend()
     if not forced:
         return next(
             run

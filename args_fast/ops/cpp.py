@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from args_fast.ops.backends import offer
-from args_fast.ops.schemas import FUSED, LINEAR, SCHEMAS
+from args_fast.ops.schemas import DECODER_LAYERS, FUSED, LINEAR, SCHEMAS
 
 _BUILT = Path(__file__).parent.parent / "_cpu.so"
 LIBRARY = Path(os.environ.get("ARGS_FAST_CPU_LIBRARY") or _BUILT)
@@ -47,6 +47,7 @@ def load() -> None:
     for op in built:
         _library.define(op + SCHEMAS[op])
     _library.define(f"linear{LINEAR}")
+    _library.define(f"decoder_layers{DECODER_LAYERS}")
     torch.ops.load_library(LIBRARY)
     for op in built:
         offer("cpp", "cpu", op, getattr(torch.ops.args_fast_cpp, op).default)

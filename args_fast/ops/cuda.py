@@ -37,7 +37,7 @@ def status() -> str:
 def load() -> None:
     """Load the library and offer its ops, if it was built and there is a device for it.
 
-    Built beside another torch or CUDA it may not load any more: that is a warning, because
+    Built against another torch or CUDA it may not load any more: that is a warning, because
     everything works without it."""
     global _refused
     if status() != "built":

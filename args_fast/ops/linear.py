@@ -5,8 +5,9 @@ Apart from the ops of a step, because it stands in for one of torch's own that w
 sends a product to it. There are two:
 
 - ``linear`` is the Triton kernel (kernels/triton/linear.py), for CUDA devices;
-- ``cpu_linear`` is the C++ kernel (csrc/cpu/linear.h), None where it was not built. The bits of a
-  row depend on neither the other rows nor the number of threads.
+- ``cpu_linear`` is the C++ kernel (csrc/cpu/linear.h), None where it was not built. It has any
+  number of rows, and weights of 8 bits too: cpu_linear(x, weight, bias, scale). The bits of a row
+  depend on neither the other rows nor the number of threads.
 """
 
 from collections.abc import Callable
@@ -36,14 +37,14 @@ for _key in ("CPU", "CUDA"):
     _library.impl("linear", _run, _key)
 
 
-def _fake(x: Tensor, weight: Tensor, *rest: Tensor | None) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 torch.library.register_fake("args_fast::linear", _fake)
 linear = torch.ops.args_fast.linear
 
-cpu_linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+cpu_linear: Callable[..., Tensor] | None = None
 if cpp.status() == "built":
     torch.library.register_fake("args_fast_cpp::linear", _fake)
     cpu_linear = torch.ops.args_fast_cpp.linear.default

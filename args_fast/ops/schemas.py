@@ -37,8 +37,31 @@ SCHEMAS = {
     ),
 }
 
-# x [..., K]; weight [N, K]; bias [N] -> [..., N], all of one type
-LINEAR = "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
+# The tensors of a decoder layer in the order in which decoder_layers takes them. Matrices are
+# [out, in]; an empty tensor stands for what a layer does not have. Matrices of int8 have a scale
+# [out] f32.
+LAYER_WEIGHTS = (
+    *("norm1", "norm1_bias", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm"),
+    *("o", "o_bias", "norm2", "norm2_bias", "gate", "gate_bias", "up", "up_bias"),
+    *("down", "down_bias"),
+    *(f"{name}_scale" for name in MATRICES),
+)
+
+# hidden [B, N, H] f32; weights: LAYER_WEIGHTS of each layer; tail_k, tail_v [L, B, N, Hkv, D];
+# k_pages, v_pages [L, pages, page_size, Hkv, D]; page_table [B, P] i32; prefix_lengths [B] i32;
+# tail_mask [N, N] bool; cos, sin [B, N, R] f32; scales, windows [L]; final_norm [H]
+DECODER_LAYERS = (
+    "(Tensor(a!) hidden, Tensor[] weights, Tensor(b!) tail_k, Tensor(c!) tail_v, "
+    "Tensor k_pages, Tensor v_pages, Tensor page_table, Tensor prefix_lengths, "
+    "Tensor tail_mask, Tensor? cos, Tensor? sin, float[] scales, int[] windows, str norm, "
+    "float eps, str activation, bool pre_norm, Tensor? final_norm, Tensor? final_norm_bias) "
+    "-> ()"
+)
+
+# x [..., K]; weight [N, K]; bias [N] -> [..., N], all of one type; or weight i8 and scale [N] f32
+LINEAR = "(Tensor x, Tensor weight, Tensor? bias, Tensor? scale=None) -> Tensor"
 
 # Ops that are others one after the other: whoever has the parts has the whole.
 FUSED = {"select_commit": ("select", "commit")}

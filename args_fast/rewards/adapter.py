@@ -24,6 +24,7 @@ class Adapter(Classifier):
         name, template, closing_ids, head, labels, known: as for ``Classifier``.
         device, dtype: of a folder's model: "auto", "cpu", "cuda" ..., "float32" ...; as for
             ``ArgsDecoder.from_pretrained``.
+        base: of a folder's adapter, in place of the base model that it names.
         trust_remote_code: run code that comes with the base of a folder's adapter.
 
     Raises:
@@ -45,13 +46,14 @@ class Adapter(Classifier):
         known: torch.Tensor | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        base: str | Path | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         options = {"trust_remote_code": trust_remote_code}
         if isinstance(adapter, (str, Path)):
             name = name or Path(adapter).name
-            merged = load_merged(adapter, device, dtype, **options)
-            tokenizer = tokenizer or loading.load_tokenizer(adapter, **options)
+            merged = load_merged(adapter, device, dtype, base=base, **options)
+            tokenizer = tokenizer or loading.load_tokenizer(adapter, base=base, **options)
         elif isinstance(adapter, adapters.Merged):
             merged = adapter
         elif adapters.has_adapter(adapter):
@@ -74,7 +76,12 @@ class Adapter(Classifier):
 
 
 def load_merged(
-    path: str | Path, device: str | torch.device, dtype: str | torch.dtype, **options: Any
+    path: str | Path,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    *,
+    base: str | Path | None = None,
+    **options: Any,
 ) -> adapters.Merged:
     """The model of an adapter's folder, on its device. Raises RewardHeadError, LoadError."""
     folder = Path(path).expanduser()
@@ -84,6 +91,7 @@ def load_merged(
             "other kinds"
         )
     place = loading.resolve_device(device)
-    merged = adapters.load_reward_model(folder, loading.resolve_dtype(dtype, place), options)
+    kind = loading.resolve_dtype(dtype, place)
+    merged = adapters.load_reward_model(folder, kind, options, base=base)
     pretrained.finish(merged.model, place, f"the reward model {path}")
     return merged

@@ -122,6 +122,7 @@ class Classifier(Reward):
                 f"vocabulary, or rm.resize_token_embeddings({lm.vocabulary}) if the ids beyond are "
                 "padding"
             )
+        self.backbone.fused = lm.fused
         prove(self.backbone, logits=False)
         if self.head.own and self.model.get_output_embeddings() is None:
             rewards = lambda texts: [self._reward(text) for text in texts]  # noqa: E731

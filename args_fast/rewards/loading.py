@@ -48,6 +48,7 @@ def load(
     tokenizers: Literal["alike", "strict"] = "alike",
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    base: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> Reward:
     """The reward at a path or hub id, as the first kind that fits: a LoRA adapter as Adapter, an
@@ -64,6 +65,7 @@ def load(
         tokenizers: "alike" takes reserved and added tokens that differ, and reads text where others
             do; "strict" refuses vocabularies that are not identical.
         device, dtype: of the model: "auto", "cpu", "cuda" ..., "float32" ...
+        base: of an adapter, in place of the base model that it names.
         trust_remote_code: run code that comes with the model; off unless asked for.
 
     Raises:
@@ -78,8 +80,8 @@ def load(
         device, dtype = device or lm.device, dtype or lm.dtype
     place = loading.resolve_device(device or "auto")
     kind = loading.resolve_dtype(dtype or "auto", place)
-    model = _model(path, place, kind, options, several=labels is not None, head=head)
-    own = loading.load_tokenizer(path, **options)
+    model = _model(path, place, kind, options, several=labels is not None, head=head, base=base)
+    own = loading.load_tokenizer(path, base=base, **options)
     if tokenizers == "strict" and own is not None and tokenizer is not None:
         loading.check_tokenizers(tokenizer, own)
     common: dict[str, Any] = {
@@ -107,11 +109,18 @@ def _tokenizer_of(lm: Any, options: dict) -> PreTrainedTokenizerBase | None:
 
 
 def _model(
-    path: Any, device: torch.device, dtype: Any, options: dict, *, several: bool, head: HeadLike
+    path: Any,
+    device: torch.device,
+    dtype: Any,
+    options: dict,
+    *,
+    several: bool,
+    head: HeadLike,
+    base: Any,
 ) -> Any:
     """The model of a path, or the parts of an adapter's."""
     if adapters.is_folder(path):
-        return load_merged(path, device, dtype, **options)
+        return load_merged(path, device, dtype, base=base, **options)
     if is_encoder(pretrained.load_config(checkpoint.find(path), options)):
         return _plain(path, device, dtype, options)
     return _decoder(path, device, dtype, options, several=several, head=head)

@@ -11,7 +11,7 @@ from args_fast.rewards.function import Function
 from args_fast.rewards.loading import load
 from args_fast.rewards.mixture import Mixture
 
-OPTIONS = frozenset({"template", "closing_ids", "head", "labels", "too_long", "tokenizers"})
+OPTIONS = frozenset({"template", "closing_ids", "head", "labels", "too_long", "tokenizers", "base"})
 
 
 def load_rewards(rm: Any, loaded: Callable[[Any], None], **options: Any) -> Any:

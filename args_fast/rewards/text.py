@@ -55,7 +55,7 @@ class Text(HostReward):
         head: a dotted name of a module of the model, a module, or a safetensors file; None for what
             the model's class does itself.
         labels: of a model with several outputs, the index or name of the one that is the reward, or
-            the weight of each.
+            the weight of each label.
 
     Attributes:
         cached: whether texts share K/V; known after ``attach``.
@@ -115,7 +115,7 @@ class Text(HostReward):
         self._known = torch.tensor([id in tokens for id in range(lm.vocabulary)])
         self.encoder.name = self.name  # a decoder may have named it
         texts = self._probes()
-        self._cached = self._prove_cache(texts)
+        self._cached = self._prove_cache(texts, lm.fused)
         if self._cached is None:
             self._whole.prove(texts)
 
@@ -128,13 +128,13 @@ class Text(HostReward):
                 texts += self.encode([Exchange(prompt, response, messages)])
         return texts
 
-    def _prove_cache(self, texts: Sequence[Encoded]) -> CachedTexts | None:
+    def _prove_cache(self, texts: Sequence[Encoded], fused: bool) -> CachedTexts | None:
         """A cache for a decoder model whose reward is its head at the last token; None for a model
         of another kind, whose texts are read whole."""
         if self._segments or not texts or getattr(self.model.config, "is_encoder_decoder", False):
             return None
         try:
-            backbone = Backbone(self.model, "reward model")
+            backbone = Backbone(self.model, "reward model", fused=fused)
             if backbone.max_length < self.encoder.max_length:
                 return None  # later tokens change what earlier ones have stored
             prove(backbone, logits=False)

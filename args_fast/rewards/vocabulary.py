@@ -56,6 +56,7 @@ class Vocabulary(Reward):
                 f"the language model can choose among {lm.vocabulary} ids, but the reward "
                 f"{self.name!r} knows {values}; use a model with the same vocabulary"
             )
+        self.backbone.fused = lm.fused
         prove(self.backbone, logits=True)
 
     @torch.inference_mode()

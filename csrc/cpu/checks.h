@@ -4,7 +4,6 @@
 #include "../binding.h"
 
 #include <cstring>
-#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -21,7 +20,7 @@ constexpr int64_t ANY = -1;
 
 // Everything below reads raw memory, so every size is checked here before it does.
 inline void check_shape(
-    const Tensor& tensor, std::initializer_list<int64_t> wanted, const char* name) {
+    const Tensor& tensor, const std::vector<int64_t>& wanted, const char* name) {
   bool agrees = tensor.dim() == int64_t(wanted.size());
   int64_t i = 0;
   for (const int64_t size : wanted) {
@@ -39,8 +38,9 @@ inline void check_pages(const int32_t* table, int64_t count, int64_t pages) {
         " does not exist; there are ", pages);
 }
 
-inline void strides_of(const Tensor& tensor, int64_t count, int64_t* strides) {
-  for (int64_t i = 0; i < count; ++i) strides[i] = tensor.stride(i);
+// Of `count` dimensions, from the first one given.
+inline void strides_of(const Tensor& tensor, int64_t first, int64_t count, int64_t* strides) {
+  for (int64_t i = 0; i < count; ++i) strides[i] = tensor.stride(first + i);
 }
 
 inline std::vector<float> floats_of(const Tensor& tensor) {

@@ -87,6 +87,13 @@ inline Vector widened(const Half* from) {
 #endif
 }
 
+inline Vector widened(const int8_t* from) {
+  typedef int8_t Bytes __attribute__((vector_size(ARGS_FAST_WIDTH)));
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, Integers), Vector);
+}
+
 // A row of D elements as floats, padded with zeros to whole vectors.
 template <typename T>
 inline void widen(const T* from, int64_t D, float* to) {

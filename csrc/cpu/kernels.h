@@ -26,10 +26,58 @@ struct Attention {
   int64_t window;
 };
 
+enum class Activation : int32_t { silu, relu, gelu, gelu_tanh };
+
+struct Norm {
+  const void* weight;  // null: none
+  const void* bias;    // null: none
+};
+
+// How the matrices of a model lie.
+enum class Storage : int32_t {
+  rows,     // [N, K], of the type of everything else
+  columns,  // [K, N], likewise
+  int8,     // [N, K] integers, and a scale for each row
+};
+
+struct Matrix {
+  const void* weight;  // null: none
+  const float* scale;  // [rows], of integers
+  const void* bias;    // [rows], or null
+  int64_t rows, stride;
+};
+
+struct DecoderLayer {
+  Norm norm1, norm2, q_norm, k_norm;
+  Matrix q, k, v, o, gate, up, down;
+  float scale;     // of the attention
+  int64_t window;  // 0: none
+};
+
+struct DecoderLayers {
+  // Of the first layer; its query, result, scale and window are not used. Its tail is written. All
+  // weights but integers are of its type.
+  Attention attention;
+  struct {
+    int64_t tail_k, tail_v, k_pages, v_pages;
+  } layer_stride;
+  const DecoderLayer* layers;  // [L]
+  float* hidden;               // [B, N, H], in and out
+  const float* cos;            // [B, N, rotary], or null: no rotary positions
+  const float* sin;
+  int64_t L, H, F, rotary;
+  Storage storage;
+  bool rms, pre_norm, has_final_norm;
+  Norm final_norm;
+  float eps;
+  Activation activation;
+};
+
 struct Linear {
-  Type type;           // of all
+  Type type;           // of all but integers
   const void* x;       // [M, K]
   const void* weight;  // [N, K]
+  const float* scale;  // [N], where the weights are integers of 8 bits; else null
   const void* bias;    // [N], or null
   void* out;           // [M, N], contiguous
   int64_t M, N, K, x_stride, weight_stride;
@@ -61,6 +109,7 @@ struct Select {
 
 struct Kernels {
   void (*attention)(const Attention&);
+  void (*decoder_layers)(const DecoderLayers&);
   void (*linear)(const Linear&);
   void (*topk_logprobs)(const TopK&);
   void (*select)(const Select&);

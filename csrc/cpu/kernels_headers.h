@@ -1,6 +1,8 @@
 // What kernels_impl.h needs, included outside any target region.
 #pragma once
 
+#include "team.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>

@@ -4,17 +4,26 @@
 
 namespace args_fast {
 
-Tensor linear(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+Tensor linear(
+    const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+    std::optional<Tensor> scale) {
   check_shape(weight, {ANY, ANY}, "weight");
   const int64_t N = weight.size(0), K = weight.size(1);
   STD_TORCH_CHECK(
       x.dim() >= 1 && x.size(x.dim() - 1) == K,
       "args_fast: the last dimension of x must be that of weight, ", K);
-  check_type(x, weight.scalar_type(), "x");
+  if (scale.has_value()) {
+    check_type(weight, ScalarType::Char, "a weight with a scale");
+    check_shape(*scale, {N}, "scale");
+    check_type(*scale, ScalarType::Float, "scale");
+    check_rows(*scale, "scale");
+  } else {
+    check_type(x, weight.scalar_type(), "x");
+  }
   check_rows(weight, "weight");
   if (bias.has_value()) {
     check_shape(*bias, {N}, "bias");
-    check_type(*bias, weight.scalar_type(), "bias");
+    check_type(*bias, x.scalar_type(), "bias");
     check_rows(*bias, "bias");
   }
   int64_t M = 1;
@@ -28,9 +37,10 @@ Tensor linear(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias)
   if (M == 0 || N == 0) return out;
   const Tensor rows = torch::stable::contiguous(x);
   Linear a{};
-  a.type = type_of(weight);
+  a.type = type_of(x);
   a.x = rows.data_ptr();
   a.weight = weight.data_ptr();
+  a.scale = scale.has_value() ? static_cast<const float*>(scale->data_ptr()) : nullptr;
   a.bias = bias.has_value() ? bias->data_ptr() : nullptr;
   a.out = out.data_ptr();
   a.M = M;

@@ -54,6 +54,7 @@ const Kernels& kernels() { return *choice().kernels; }
 STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
   m.impl("topk_logprobs", TORCH_BOX(&args_fast::topk_logprobs));
   m.impl("branch_attention", TORCH_BOX(&args_fast::branch_attention));
+  m.impl("decoder_layers", TORCH_BOX(&args_fast::decoder_layers));
   m.impl("linear", TORCH_BOX(&args_fast::linear));
   m.impl("select", TORCH_BOX(&args_fast::select));
   m.impl("commit", TORCH_BOX(&args_fast::commit));

@@ -6,7 +6,9 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <string>
 #include <tuple>
+#include <vector>
 
 namespace args_fast {
 
@@ -22,7 +24,16 @@ Tensor branch_attention(
     const Tensor& tail_mask, double scale, int64_t sliding_window, double softcap,
     std::optional<Tensor> sinks);
 
-Tensor linear(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias);
+void decoder_layers(
+    const Tensor& hidden, const std::vector<Tensor>& tensors, const Tensor& tail_k,
+    const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
+    const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
+    std::optional<Tensor> sin, const std::vector<double>& scales,
+    const std::vector<int64_t>& windows, std::string norm, double eps, std::string activation,
+    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias);
+
+Tensor linear(
+    const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> scale);
 
 std::tuple<Tensor, Tensor, Tensor> select(
     const Tensor& hidden, const Tensor& head_weight, std::optional<Tensor> head_bias,

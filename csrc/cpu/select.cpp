@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> select(
   a.B = B;
   a.k = k;
   a.H = H;
-  strides_of(hidden, 2, a.hidden_stride);
+  strides_of(hidden, 0, 2, a.hidden_stride);
   a.noise_stride = noise.stride(0);
   kernels().select(a);
   return {branch, reward, score};

@@ -81,8 +81,8 @@ def test_table_4_asks_for_its_policies(cli):
 @pytest.mark.parametrize(
     ("yaml", "says"),
     [
-        ("limits: 3", "has 'limits'; its options are batch, chat, data,"),
-        ("batch: many", "batch in run.yaml is 'many'; it must be a whole number"),
+        ("limits: 3", "has 'limits'; its options are cache_bytes, chat, "),
+        ("max_batch_size: many", "max_batch_size in run.yaml is 'many'; it must be a whole number"),
         ("limit: 0", "limit is 0; it must be at least 1"),
         ("chat: 3", "chat in run.yaml is 3; it must be true or false"),
         ("- greedy", "must hold options, such as 'limit: 100'"),

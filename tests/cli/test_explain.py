@@ -65,6 +65,6 @@ def test_what_is_wrong_is_one_line(cli, arguments, says):
 
 def test_help_shows_an_example(cli):
     shown = " ".join(cli("explain", "--help").stdout.replace("│", " ").split())
-    assert 'args-fast explain --chat "How do I grow basil?"' in shown
+    assert 'args-fast explain --chat "How do I teach my spaniel to sit?"' in shown
     for option in ("--limit", "--seed", "--json", "--compare", "--out"):
         assert option in shown

@@ -327,7 +327,7 @@ def test_a_terminal_without_a_prompt_is_told_what_to_do():
     assert result.returncode == 2
     assert result.stdout == ""
     assert "there is no prompt" in result.stderr
-    assert 'args-fast generate --chat "How do I grow basil?"' in result.stderr
+    assert 'args-fast generate --chat "How do I teach my spaniel to sit?"' in result.stderr
 
 
 def test_running_out_of_memory_is_said_in_one_line(cli, monkeypatch):

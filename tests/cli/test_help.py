@@ -18,7 +18,7 @@ def test_help_lists_the_commands_and_something_to_try(cli):
     shown = words(cli("--help"))
     for command in ("generate", "batch", "doctor"):
         assert command in shown
-    assert 'args-fast generate --chat "How do I grow basil?"' in shown
+    assert 'args-fast generate --chat "How do I teach my spaniel to sit?"' in shown
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -35,12 +35,12 @@ def test_generate_explains_its_options_and_shows_examples(cli, option):
             "--eos",
             "--trust-remote-code",
         ),
-        *("--compile", "--rm-device"),
+        *("--compile", "--rm-device", "--max-batch-size", "--cache-bytes", "--logits-processor"),
     ):
         assert option in shown
     for lesson in ("1<=x<=128", "[default: 10]", "0 leaves the reward model out"):
         assert lesson in shown
-    assert 'args-fast generate --chat "How do I grow basil?" --compare-greedy' in shown
+    assert 'args-fast generate --chat "How do I teach my spaniel to sit?" --compare-greedy' in shown
     assert "< prompt.txt" in shown
 
 

@@ -24,8 +24,17 @@ def case(M, N, K, dtype, *, bias=True, seed=0, strided=False):
     ]
 
 
-def assert_linear(x, weight, bias):
-    out = cpu_linear(x, weight, bias)
+def int8_case(M, N, K, dtype, *, bias=True, seed=0, strided=False):
+    """A case whose weight is of integers, with their scale."""
+    x, weight, bias = case(M, N, K, dtype, bias=bias, seed=seed, strided=strided)
+    integers = (weight.float() * 40).round().clamp(-127, 127).to(torch.int8)
+    return [x, wider(integers, strided), bias, random(N, seed=seed + 3).abs() / 40]
+
+
+def assert_linear(x, weight, bias, scale=None):
+    out = cpu_linear(x, weight, bias, scale)
+    if scale is not None:
+        weight = weight.double() * scale.double()[:, None]
     wanted = x.double() @ weight.double().T
     if bias is not None:
         wanted = wanted + bias.double()
@@ -41,11 +50,12 @@ def assert_linear(x, weight, bias):
 @st.composite
 def products(draw):
     size = st.sampled_from(SIZES)
-    return case(
+    make, dtype = draw(st.sampled_from([case, int8_case])), draw(st.sampled_from(DTYPES))
+    return make(
         draw(size),
         draw(size),
         draw(st.one_of(size, st.sampled_from([500, 512, 576, 1027]))),
-        draw(st.sampled_from(DTYPES)),
+        dtype,
         bias=draw(st.booleans()),
         seed=draw(st.integers(0, 999)),
         strided=draw(st.booleans()),
@@ -58,14 +68,15 @@ def test_linear_of_any_shape(drawn):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("make", [case, int8_case])
 @pytest.mark.parametrize(("N", "K"), [(9, 1100), (64, 40), (5, 2)])
-def test_a_row_has_the_same_bits_whatever_rows_are_with_it(N, K, dtype):
-    x, weight, bias = case(130, N, K, dtype)
-    rows = cpu_linear(x, weight, bias)
+def test_a_row_has_the_same_bits_whatever_rows_are_with_it(N, K, make, dtype):
+    x, *weights = make(130, N, K, dtype)
+    rows = cpu_linear(x, *weights)
     for M in range(1, 66):
-        assert torch.equal(bits(cpu_linear(x[:M], weight, bias)), bits(rows[:M]))
+        assert torch.equal(bits(cpu_linear(x[:M], *weights)), bits(rows[:M]))
     for subset in ([0], [64], [129], list(range(64, 74)), [3, 1, 100, 1], list(range(129, 30, -1))):
-        assert torch.equal(bits(cpu_linear(x[subset], weight, bias)), bits(rows[subset]))
+        assert torch.equal(bits(cpu_linear(x[subset], *weights)), bits(rows[subset]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -107,8 +118,9 @@ def test_the_shape_is_that_of_torchs_linear(shape):
     torch.testing.assert_close(cpu_linear(x, weight, None), wanted)
 
 
-def test_the_op_keeps_the_contract_of_an_op():
-    arguments = tuple(case(3, 5, 24, torch.float32))
+@pytest.mark.parametrize("make", [case, int8_case])
+def test_the_op_keeps_the_contract_of_an_op(make):
+    arguments = tuple(make(3, 5, 24, torch.float32))
     torch.library.opcheck(cpu_linear, arguments, test_utils=["test_schema", "test_faketensor"])
 
 
@@ -122,6 +134,11 @@ REFUSED = {
     "a bias of two dimensions": lambda x, w, b: (x, w, b[None]),
     "float64": lambda x, w, b: (x.double(), w.double(), b.double()),
     "a number": lambda x, w, b: (x[0, 0], w, b),
+    "integers without a scale": lambda x, w, b: (x, w.char(), b),
+    "a scale of floats": lambda x, w, b: (x, w, b, torch.ones(5)),
+    "a shorter scale": lambda x, w, b: (x, w.char(), b, torch.ones(4)),
+    "a scale in 16 bits": lambda x, w, b: (x, w.char(), b, torch.ones(5).half()),
+    "another dtype of the bias of integers": lambda x, w, b: (x, w.char(), b.half(), torch.ones(5)),
 }
 
 

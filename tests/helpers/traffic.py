@@ -160,10 +160,12 @@ class Traffic(RuleBasedStateMachine):
         in_flight=st.integers(0, 2),
         lookahead=st.sampled_from([0, 10, math.inf]),
         keep=st.booleans(),
+        fused=st.booleans(),
     )
-    def begin(self, **options):
-        keep = options.pop("keep")
+    def begin(self, keep, fused, **options):
         self.engine = scheduler(rewards=self.rewards, **options)
+        for reader in (self.engine.lm, *self.engine.panel.rewards.values()):
+            getattr(reader, "backbone", reader).fused = fused
         self.engine.hold_prefixes = keep
 
     @precondition(lambda self: self.engine)

@@ -95,9 +95,17 @@ def test_on_the_cpu_every_product_of_few_rows_is_ours(products, use):
             for x in (torch.randn(8), torch.randn(64, 8), torch.randn(2, 5, 8), torch.randn(65, 8)):
                 wanted = torch.addmm(bias, x.view(-1, 8), weight.T).view(*x.shape[:-1], 5)
                 torch.testing.assert_close(F.linear(x, weight, bias=bias), wanted)
-    assert products == [(1, 5, 8), (64, 5, 8), (10, 5, 8)] * 2  # 65 rows are torch's
+    assert products == [(1, 5, 8), (64, 5, 8), (10, 5, 8), (65, 5, 8)] * 2
     F.linear(torch.randn(8), weight)
-    assert len(products) == 6  # and is left
+    assert len(products) == 8  # and is left
+
+
+@needs_cpp
+def test_products_of_many_rows_in_16_bits_are_left_to_torch(products):
+    with few_rows(CPU, table=[]), torch.inference_mode():
+        for dtype in (torch.bfloat16, torch.float16):
+            F.linear(torch.randn(65, 8).to(dtype), torch.randn(5, 8).to(dtype))
+    assert products == []
 
 
 @needs_cpp

@@ -10,7 +10,7 @@ from tiny_models import VOCABULARY, language_model, tokens
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from args_fast.errors import ConfigError
-from args_fast.models.processors import check, process, processors, rules
+from args_fast.models.processors import check, for_request, rules
 
 PROMPT = tokens(9)
 NEW = 12
@@ -28,11 +28,11 @@ def model(**settings):
 @torch.no_grad()
 def greedy(model, choice, ends=()):
     """The likeliest tokens after processing, by a full pass for each."""
-    made = processors(model, choice, prompt=PROMPT, max_new_tokens=NEW, end_tokens=frozenset(ends))
+    process = for_request(model, choice, PROMPT, NEW, frozenset(ends))
     ids = list(PROMPT)
     while len(ids) < len(PROMPT) + NEW and ids[-1] not in ends:
         logits = model(torch.tensor([ids])).logits[0, -1]
-        ids.append(int((logits if made is None else process(made, ids, logits)).argmax()))
+        ids.append(int((logits if process is None else process(ids, logits)).argmax()))
     return ids[len(PROMPT) :]
 
 
@@ -100,10 +100,7 @@ def test_rules_of_sampling_are_never_taken():
         check(made, None)
     assert rules(made) == []
     for choice in (None, "model"):
-        assert (
-            processors(made, choice, prompt=PROMPT, max_new_tokens=1, end_tokens=frozenset())
-            is None
-        )
+        assert for_request(made, choice, PROMPT, 1, frozenset()) is None
 
 
 def test_ends_of_the_request_count_and_not_the_models():
@@ -128,14 +125,13 @@ def test_processors_of_ones_own():
         for choice in (own, list(own)):
             assert greedy(made, check(made, choice)) == generated(model(suppress_tokens=[FREE[0]]))
     empty = check(made, [])
-    assert processors(made, empty, prompt=PROMPT, max_new_tokens=1, end_tokens=frozenset()) is None
+    assert for_request(made, empty, PROMPT, 1, frozenset()) is None
 
 
-def test_process_leaves_the_logits_alone():
+def test_processing_leaves_the_logits_alone():
     made = model(suppress_tokens=[3])
     logits = torch.zeros(VOCABULARY, dtype=torch.bfloat16)
-    ready = processors(made, "model", prompt=PROMPT, max_new_tokens=1, end_tokens=frozenset())
-    found = process(ready, PROMPT, logits)
+    found = for_request(made, "model", PROMPT, 1, frozenset())(PROMPT, logits)
     assert found.dtype == torch.float32
     assert found[3] == -torch.inf
     assert not logits.any()

@@ -9,6 +9,7 @@ import torch
 from encoders import decoder_classifier, encoder, own_forward
 from hypothesis import Phase, settings
 from second_models import log_probability, reward_lm, table, value
+from sizes import examples
 from tiny_models import decoder
 from traffic import LONGEST, NAIVE, REWARD, Traffic
 from vocabularies import byte_level, unigram, wordpiece
@@ -79,8 +80,9 @@ def test_any_interleaving_gives_each_request_its_own_tokens(rewards, naive):
     torch.manual_seed(0)
     MixedTraffic.rewards = rewards
     case = MixedTraffic.TestCase()
-    case.settings = settings(stateful_step_count=12, max_examples=5, phases=[Phase.generate],
-                             derandomize=True, deadline=None)  # fmt: skip
+    case.settings = settings(
+        stateful_step_count=12, max_examples=examples(5), phases=[Phase.generate]
+    )
     case.runTest()
     figures = MixedTraffic.figures
     print(figures)

@@ -5,6 +5,7 @@ import made_up_rewards
 import pytest
 from hypothesis import Phase, settings
 from refusals import refuses
+from sizes import examples
 from tiny_models import decoder, language_model, reward_model, tokens
 from traffic import LONGEST, REWARD, Traffic, assert_as_alone, check, run, scheduler, sequence
 
@@ -94,7 +95,9 @@ class MixedTraffic(Traffic):
 def test_any_interleaving_of_any_rewards_gives_each_request_its_own_tokens(rewards):
     MixedTraffic.rewards = rewards
     case = MixedTraffic.TestCase()
-    case.settings = settings(stateful_step_count=20, max_examples=25, phases=[Phase.generate])
+    case.settings = settings(
+        stateful_step_count=20, max_examples=examples(25), phases=[Phase.generate]
+    )
     case.runTest()
     figures = MixedTraffic.figures
     print(figures)

@@ -74,24 +74,25 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
         *("--k", "5", "--w", "0.5", "--limit-n", "3", "--max-waiting", "7", "--max-body", "2048"),
         *("--api-key-file", str(keys), "--drain-seconds", "1", "--log-prompts"),
         *("--max-batch-size", "4", "--max-model-len", "100", "--cache-bytes", "123456"),
-        *("--no-cuda-graphs", "--memory-fraction", "0.5", "--compile"),
+        *("--no-cuda-graphs", "--memory-fraction", "0.5", "--compile", "--no-fused-layers"),
         ARGS_FAST_API_KEYS="a,b",
     )
     assert result.exit_code == 0, result.stderr
-    _, _, models, server, _, port = started[0]
+    models, server, _, port = started[0]
     assert (server.defaults.k, server.defaults.w) == (5, 0.5)
     assert (server.limit_n, server.max_waiting, server.max_body) == (3, 7, 2048)
     assert (server.max_model_len, server.drain_seconds, server.log_prompts) == (100, 1.0, True)
     assert server.api_keys == ("a", "b", "c")
     assert server.model_names == ("args-fast-tiny",)
     assert server.demonstration
-    engine = {f.name: models[f.name] for f in fields(EngineOptions) if f.metadata["flag"]}
+    engine = {f.name: models.options[f.name] for f in fields(EngineOptions) if f.metadata["flag"]}
     assert engine == {
         "max_batch_size": 4,
         "cache_bytes": 123456,
         "cuda_graphs": False,
         "memory_fraction": 0.5,
         "torch_compile": True,
+        "fused_layers": False,
     }
     assert port == 8000
 

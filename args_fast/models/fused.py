@@ -1,0 +1,157 @@
+"""The decoder layers of a model as one op (``args_fast.ops.decoder_layers``), instead of some
+thirty ops a layer through its modules.
+
+Only on the CPU, for the rows of a tail and of most prompts, and for models that
+``args_fast.models.families`` knows in every detail. The weights are the model's own. Embeddings,
+and whatever turns a position into numbers, are its own modules.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from transformers import PreTrainedModel
+
+from args_fast.kvcache.storage import PagedCache
+from args_fast.models.attention import AttentionOptions
+from args_fast.models.branches import Branches
+from args_fast.models.families import layers_of
+from args_fast.models.families.base import Layers, product
+from args_fast.ops.decoder_layers import decoder_layers
+from args_fast.ops.linear import cpu_linear
+from args_fast.ops.schemas import LAYER_WEIGHTS
+
+# Rows of a prompt that go through the layers together: with more of them the weights are read less
+# often, and more of the attention is over the rows themselves, which is slower than over pages.
+PROMPT_ROWS = 64
+
+# Hooks on every module of the process; they run in modules only.
+_GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+
+
+class FusedLayers:
+    """The forward pass of a model over the rows of a tail, by the op.
+
+    Args:
+        model: in eval mode.
+        layers: what ``args_fast.models.families.layers_of`` found in it.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: Layers) -> None:
+        self._model = model
+        self._layers = layers
+        self._pointers: list[int] = []
+        self._weights: list[Tensor] = []
+        called = set(_within(layers.called))
+        watched = [module for module in model.modules() if module not in called]
+        hooks = ((m._forward_hooks, m._forward_pre_hooks) for m in watched)
+        self._hooks = [*_GLOBAL_HOOKS, *(hook for pair in hooks for hook in pair)]
+
+    @property
+    def applies(self) -> bool:
+        """Whether the op can run and does what the modules would: no hook waits for the call of a
+        module that is not called, and dropout is off."""
+        idle = not self._model.training and not any(self._hooks)
+        return idle and decoder_layers() is not None
+
+    @torch.no_grad()
+    def hidden(self, ids: Tensor, positions: Tensor, branches: Branches) -> Tensor:
+        """ids, positions [B, N] -> the last hidden state [B, N, H]; the rows' keys and values are
+        in ``branches`` afterwards."""
+        layers = self._layers
+        embedded = layers.embed(ids, positions)
+        hidden = embedded.to(torch.float32, memory_format=torch.contiguous_format)
+        cos, sin = None, None
+        if layers.rotary is not None:
+            cos, sin = (x.contiguous() for x in layers.rotary(hidden, positions))
+        run = decoder_layers()
+        assert run is not None  # applies
+        run(
+            hidden,
+            self._current_weights(),
+            branches.k,
+            branches.v,
+            branches.cache.k_pages,
+            branches.cache.v_pages,
+            branches.page_table,
+            branches.lengths,
+            branches.mask,
+            cos,
+            sin,
+            layers.scales,
+            layers.windows,
+            layers.norm,
+            layers.eps,
+            layers.activation,
+            layers.pre_norm,
+            *_final_norm(layers.final_norm),
+        )
+        hidden = hidden.to(embedded.dtype)
+        return hidden if layers.project is None else product(layers.project, hidden)
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether prompts go through the op too: not in bfloat16, of which torch's products of many
+        rows are faster than the op's."""
+        return self._layers.weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
+
+    @torch.no_grad()
+    def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int) -> None:
+        """Store the keys and values of ids after the ``start`` that are stored."""
+        table = torch.tensor([pages], dtype=torch.int32)
+        stop = start + len(ids)
+        for first in range(start, stop, PROMPT_ROWS):
+            index = torch.arange(first, min(stop, first + PROMPT_ROWS))
+            rows = len(index)
+            branches = Branches(
+                cache,
+                table,
+                torch.tensor([first], dtype=torch.int32),
+                *_rows_of(cache, rows),
+                torch.ones(rows, rows, dtype=torch.bool).tril(),
+            )
+            self.hidden(torch.tensor([ids[first - start :][:rows]]), index[None], branches)
+            slots = table[0].long()[index // cache.page_size] * cache.page_size
+            slots += index % cache.page_size
+            cache.k_pages.flatten(1, 2).index_copy_(1, slots, branches.k[:, 0])
+            cache.v_pages.flatten(1, 2).index_copy_(1, slots, branches.v[:, 0])
+
+    def _current_weights(self) -> list[Tensor]:
+        """The op's weights; views of a parameter are made again where its memory has changed."""
+        pointers = [parameter.data_ptr() for parameter in self._layers.parameters]
+        if pointers != self._pointers:
+            self._weights, self._pointers = self._layers.weights(), pointers
+        return self._weights
+
+
+def fused_layers(model: PreTrainedModel, options: Sequence[AttentionOptions]) -> FusedLayers | None:
+    """The layers of a model as one op; None where the model is not known, or the op is not built.
+
+    Args:
+        model: in eval mode.
+        options: what each layer asks of its attention (``args_fast.models.probe``).
+    """
+    if cpu_linear is None:
+        return None
+    layers = layers_of(model, options)
+    return None if isinstance(layers, str) else FusedLayers(model, layers)
+
+
+def _rows_of(cache: PagedCache, rows: int) -> tuple[Tensor, Tensor]:
+    """Room for keys and values of the rows of one text, [L, 1, rows, Hkv, D] each."""
+    layout = cache.layout
+    shape = layout.layers, 1, rows, layout.kv_heads, layout.head_size
+    return torch.empty(shape, dtype=layout.dtype), torch.empty(shape, dtype=layout.dtype)
+
+
+def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias for the op, which takes a weight without elements for a norm without one."""
+    if module is None:
+        return None, None
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    return torch.empty(0) if weight is None else weight, bias
+
+
+def _within(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
+    return (inner for module in modules for inner in module.modules())

@@ -1,0 +1,136 @@
+"""Whole decoder layers over the rows of a tail, in plain torch: what the op means.
+
+Like ``args_fast.ops.plain``, of which it is the longest part.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from args_fast.ops.plain import branch_attention
+from args_fast.ops.schemas import LAYER_WEIGHTS
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+def decoder_layers(
+    hidden: Tensor,
+    weights: list[Tensor],
+    tail_k: Tensor,
+    tail_v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    prefix_lengths: Tensor,
+    tail_mask: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    scales: list[float],
+    windows: list[int],
+    norm: str,
+    eps: float,
+    activation: str,
+    pre_norm: bool,
+    final_norm: Tensor | None = None,
+    final_norm_bias: Tensor | None = None,
+) -> None:
+    """All decoder layers over the rows of a tail, in place.
+
+    hidden [B, N, H] f32: the rows before the first layer, and afterwards those after the last one,
+    or after the final norm where there is one. weights: for each layer the tensors that
+    LAYER_WEIGHTS names, in its order; matrices are [out, in], and a tensor without elements stands
+    for one that the layer does not have; a matrix of int8 is multiplied with its rows' scales.
+    tail_k, tail_v [L, B, N, Hkv, D] are written; k_pages, v_pages
+    [L, pages, page_size, Hkv, D]; page_table, prefix_lengths and tail_mask as in
+    ``branch_attention``. cos, sin [B, N, R] f32, R <= D even: each head's first R elements are
+    rotated, half against half. scales, windows [L]: of each layer's attention. norm: "rms" or
+    "layer"; activation: a key of ACTIVATIONS. pre_norm: norms stand before the attention and the
+    MLP, else after their residual sums. A layer without a gate has an MLP of ``up`` and
+    ``down`` alone.
+
+    Everything but the stored keys and values is computed in float32.
+    """
+    normed = partial(_normed, norm, eps)
+    act = ACTIVATIONS[activation]
+    count = len(LAYER_WEIGHTS)
+    for index, (scale, window) in enumerate(zip(scales, windows, strict=True)):
+        tensors = weights[index * count : (index + 1) * count]
+        layer = {
+            name: weight.float() if weight.numel() else None
+            for name, weight in zip(LAYER_WEIGHTS, tensors, strict=True)
+        }
+        x = normed(hidden, layer["norm1"], layer["norm1_bias"]) if pre_norm else hidden
+        q, k, v = (_heads(layer, name, x, tail_k.shape[-1], normed) for name in "qkv")
+        tail_k[index] = _rotated(k, cos, sin)
+        tail_v[index] = v
+        mixed = branch_attention(
+            _rotated(q, cos, sin),
+            tail_k[index],
+            tail_v[index],
+            k_pages[index],
+            v_pages[index],
+            page_table,
+            prefix_lengths,
+            tail_mask,
+            scale,
+            window,
+        )
+        hidden += _linear(layer, "o", mixed.flatten(2))
+        if not pre_norm:
+            hidden.copy_(normed(hidden, layer["norm1"], layer["norm1_bias"]))
+        x = normed(hidden, layer["norm2"], layer["norm2_bias"]) if pre_norm else hidden
+        up = _linear(layer, "up", x)
+        inner = act(up) if layer["gate"] is None else act(_linear(layer, "gate", x)) * up
+        hidden += _linear(layer, "down", inner)
+        if not pre_norm:
+            hidden.copy_(normed(hidden, layer["norm2"], layer["norm2_bias"]))
+    if final_norm is not None:
+        weight = final_norm.float() if final_norm.numel() else None
+        bias = None if final_norm_bias is None else final_norm_bias.float()
+        hidden.copy_(normed(hidden, weight, bias))
+
+
+Layer = dict[str, Tensor | None]
+
+
+def _normed(kind: str, eps: float, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    size = x.shape[-1:]
+    if kind == "layer":
+        return F.layer_norm(x, size, weight, bias, eps)
+    x = F.rms_norm(x, size, weight, eps)
+    return x if bias is None else x + bias
+
+
+def _linear(layer: Layer, name: str, x: Tensor) -> Tensor:
+    weight, scale = layer[name], layer[f"{name}_scale"]
+    assert weight is not None
+    if scale is not None:
+        weight = weight * scale[:, None]
+    return F.linear(x, weight, layer[f"{name}_bias"])
+
+
+def _heads(
+    layer: Layer, name: str, x: Tensor, D: int, normed: Callable[[Tensor, Any, Any], Tensor]
+) -> Tensor:
+    """[B, N, heads, D], each head with its own norm where the layer has one."""
+    heads = _linear(layer, name, x).unflatten(-1, (-1, D))
+    weight = layer.get(f"{name}_norm")
+    return heads if weight is None else normed(heads, weight, None)
+
+
+def _rotated(heads: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    if cos is None or sin is None:
+        return heads
+    turned, straight = heads.split([cos.shape[-1], heads.shape[-1] - cos.shape[-1]], dim=-1)
+    a, b = turned.chunk(2, dim=-1)
+    turned = turned * cos[:, :, None] + torch.cat([-b, a], dim=-1) * sin[:, :, None]
+    return torch.cat([turned, straight], dim=-1)

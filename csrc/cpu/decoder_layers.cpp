@@ -1,0 +1,170 @@
+// decoder_layers as torch sees it.
+#include "ops.h"
+#include "prefixes.h"
+
+#include <map>
+#include <string>
+
+namespace args_fast {
+namespace {
+
+// The tensors of a layer, in the order in which they come (args_fast/ops/schemas.py).
+enum Part {
+  NORM1, NORM1_BIAS, Q, Q_BIAS, K, K_BIAS, V, V_BIAS, Q_NORM, K_NORM, O, O_BIAS,
+  NORM2, NORM2_BIAS, GATE, GATE_BIAS, UP, UP_BIAS, DOWN, DOWN_BIAS,
+  Q_SCALE, K_SCALE, V_SCALE, O_SCALE, GATE_SCALE, UP_SCALE, DOWN_SCALE, PARTS
+};
+
+// Takes the tensors of all layers apart. A tensor without elements stands for one that is not there.
+class Weights {
+ public:
+  Weights(const std::vector<Tensor>& tensors, ScalarType type) : tensors_(tensors), type_(type) {}
+
+  const Tensor& at(int64_t layer, Part part) const { return tensors_[layer * PARTS + part]; }
+
+  Norm norm(const Tensor& weight, const Tensor& bias, int64_t size) const {
+    return {vector(weight, size), vector(bias, size)};
+  }
+
+  // [rows, columns], stored as those of the first layer are.
+  Matrix matrix(
+      const Tensor& weight, const Tensor& scale, const Tensor& bias, int64_t rows, int64_t columns,
+      Storage storage) {
+    if (weight.numel() == 0) return {};
+    const bool by_columns = storage == Storage::columns, integers = storage == Storage::int8;
+    check_shape(weight, {rows, columns}, "the weight of a layer");
+    check_type(weight, integers ? ScalarType::Char : type_, "the weight of a layer");
+    const float* factors = nullptr;
+    if (integers) {
+      check_shape(scale, {rows}, "the scale of a weight");
+      check_type(scale, ScalarType::Float, "the scale of a weight");
+      check_rows(scale, "the scale of a weight");
+      factors = static_cast<const float*>(scale.data_ptr());
+    }
+    STD_TORCH_CHECK(
+        weight.stride(by_columns ? 0 : 1) == 1 || weight.size(by_columns ? 0 : 1) == 1,
+        "args_fast: the weights of all layers must be contiguous along the same dimension");
+    return {
+        weight.data_ptr(), factors, vector(bias, rows), rows, weight.stride(by_columns ? 1 : 0)};
+  }
+
+ private:
+  const void* vector(const Tensor& tensor, int64_t size) const {
+    if (tensor.numel() == 0) return nullptr;
+    check_shape(tensor, {size}, "a norm or bias of a layer");
+    check_type(tensor, type_, "a norm or bias of a layer");
+    check_rows(tensor, "a norm or bias of a layer");
+    return tensor.data_ptr();
+  }
+
+  const std::vector<Tensor>& tensors_;
+  const ScalarType type_;
+};
+
+Activation activation_of(const std::string& name) {
+  static const std::map<std::string, Activation> names = {
+      {"silu", Activation::silu},
+      {"relu", Activation::relu},
+      {"gelu", Activation::gelu},
+      {"gelu_tanh", Activation::gelu_tanh},
+  };
+  const auto found = names.find(name);
+  STD_TORCH_CHECK(found != names.end(), "args_fast: there is no activation ", name);
+  return found->second;
+}
+
+DecoderLayer layer_of(
+    Weights& weights, int64_t l, const DecoderLayers& a, double scale, int64_t window) {
+  const auto at = [&](Part part) -> const Tensor& { return weights.at(l, part); };
+  const int64_t D = a.attention.D, Hq = a.attention.Hq, Hkv = a.attention.Hkv;
+  const auto matrix = [&](Part weight, Part scale, int64_t rows, int64_t columns) {
+    const Tensor& bias = at(static_cast<Part>(weight + 1));
+    return weights.matrix(at(weight), at(scale), bias, rows, columns, a.storage);
+  };
+  DecoderLayer layer{};
+  layer.norm1 = weights.norm(at(NORM1), at(NORM1_BIAS), a.H);
+  layer.norm2 = weights.norm(at(NORM2), at(NORM2_BIAS), a.H);
+  layer.q_norm = weights.norm(at(Q_NORM), Tensor(), D);
+  layer.k_norm = weights.norm(at(K_NORM), Tensor(), D);
+  layer.q = matrix(Q, Q_SCALE, Hq * D, a.H);
+  layer.k = matrix(K, K_SCALE, Hkv * D, a.H);
+  layer.v = matrix(V, V_SCALE, Hkv * D, a.H);
+  layer.o = matrix(O, O_SCALE, a.H, Hq * D);
+  layer.gate = matrix(GATE, GATE_SCALE, a.F, a.H);
+  layer.up = matrix(UP, UP_SCALE, a.F, a.H);
+  layer.down = matrix(DOWN, DOWN_SCALE, a.H, a.F);
+  for (const Matrix* needed : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.up, &layer.down})
+    STD_TORCH_CHECK(
+        needed->weight != nullptr, "args_fast: only gates, norms and biases can be left out");
+  layer.scale = static_cast<float>(scale);
+  layer.window = window;
+  STD_TORCH_CHECK(window >= 0, "args_fast: a sliding window is ", window, "; 0 means none");
+  return layer;
+}
+
+}  // namespace
+
+void decoder_layers(
+    const Tensor& hidden, const std::vector<Tensor>& tensors, const Tensor& tail_k,
+    const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
+    const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
+    std::optional<Tensor> sin, const std::vector<double>& scales,
+    const std::vector<int64_t>& windows, std::string norm, double eps, std::string activation,
+    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias) {
+  const int64_t L = scales.size();
+  STD_TORCH_CHECK(
+      L > 0 && windows.size() == scales.size() && int64_t(tensors.size()) == L * PARTS,
+      "args_fast: each layer has a scale, a window and ", int64_t(PARTS), " tensors");
+  DecoderLayers a{};
+  a.attention = over_prefixes(
+      tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {L});
+  const int64_t B = a.attention.B, N = a.attention.N, D = a.attention.D;
+  check_shape(hidden, {B, N, ANY}, "hidden");
+  check_type(hidden, ScalarType::Float, "hidden");
+  STD_TORCH_CHECK(hidden.is_contiguous(), "args_fast: hidden must be contiguous");
+  a.hidden = static_cast<float*>(hidden.data_ptr());
+  a.L = L;
+  a.H = hidden.size(2);
+  Weights weights(tensors, tail_k.scalar_type());
+  const Tensor &q = weights.at(0, Q), &up = weights.at(0, UP);
+  check_shape(q, {ANY, a.H}, "the weight of a layer");
+  check_shape(up, {ANY, a.H}, "the weight of a layer");
+  STD_TORCH_CHECK(
+      D > 0 && a.attention.Hkv > 0 && q.size(0) % (D * a.attention.Hkv) == 0,
+      "args_fast: query heads must be a multiple of kv heads");
+  a.attention.Hq = q.size(0) / D;
+  a.F = up.size(0);
+  if (q.scalar_type() == ScalarType::Char) a.storage = Storage::int8;
+  else a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
+  a.layer_stride = {tail_k.stride(0), tail_v.stride(0), k_pages.stride(0), v_pages.stride(0)};
+  STD_TORCH_CHECK(norm == "rms" || norm == "layer", "args_fast: there is no norm ", norm);
+  a.rms = norm == "rms";
+  a.eps = static_cast<float>(eps);
+  a.activation = activation_of(activation);
+  a.pre_norm = pre_norm;
+  STD_TORCH_CHECK(
+      cos.has_value() == sin.has_value(), "args_fast: cos and sin come together or not at all");
+  if (cos.has_value()) {
+    a.rotary = cos->size(cos->dim() - 1);
+    STD_TORCH_CHECK(
+        a.rotary % 2 == 0 && a.rotary <= D, "args_fast: cos has ", a.rotary,
+        " columns; an even number of up to ", D, " is allowed");
+    for (const Tensor* tensor : {&*cos, &*sin}) {
+      check_shape(*tensor, {B, N, a.rotary}, "cos or sin");
+      check_type(*tensor, ScalarType::Float, "cos or sin");
+      STD_TORCH_CHECK(tensor->is_contiguous(), "args_fast: cos and sin must be contiguous");
+    }
+    a.cos = static_cast<const float*>(cos->data_ptr());
+    a.sin = static_cast<const float*>(sin->data_ptr());
+  }
+  std::vector<DecoderLayer> layers;
+  for (int64_t l = 0; l < L; ++l)
+    layers.push_back(layer_of(weights, l, a, scales[l], windows[l]));
+  a.layers = layers.data();
+  a.has_final_norm = final_norm.has_value();
+  if (a.has_final_norm)
+    a.final_norm = weights.norm(*final_norm, final_norm_bias.value_or(Tensor()), a.H);
+  if (B * N > 0) kernels().decoder_layers(a);
+}
+
+}  // namespace args_fast

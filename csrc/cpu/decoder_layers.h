@@ -1,0 +1,280 @@
+// decoder_layers: all layers of a decoder over the rows of a tail, in one go.
+//
+//   pre-norm   x += o(attention(norm1(x)));  x += down(act(gate(norm2(x))) * up(norm2(x)))
+//   post-norm  x = norm1(x + o(attention(x)));  x = norm2(x + down(act(up(x))))
+//
+// A layer is a few phases (team.h), in each of which the threads share the rows of the weights, or the
+// units of the attention. Whatever is small is computed by every thread for itself: the norm before a
+// product with the packing of its rows. Values between the products are float32; keys and values are
+// stored in the tail in their own type before the attention reads them.
+// Every part gives a row the same bits whatever rows are with it.
+// Floor: the bytes of the weights, once for each 64 rows, and those of the prefixes' keys and values.
+
+namespace args_fast::ARGS_FAST_ISA {
+namespace {
+
+// The product with weight rows of type T.
+template <typename T>
+struct RowsOf {
+  typedef Widened<T> Product;
+};
+template <>
+struct RowsOf<BFloat16> {
+  typedef OfBFloat16 Product;
+};
+
+template <typename T, Storage STORAGE>
+class LayersOf {
+  static constexpr bool COLUMNS = STORAGE == Storage::columns, INTEGERS = STORAGE == Storage::int8;
+  typedef std::conditional_t<INTEGERS, int8_t, T> Weight;
+  typedef std::conditional_t<
+      STORAGE == Storage::rows, typename RowsOf<T>::Product, Widened<Weight>> P;
+
+ public:
+  LayersOf(const DecoderLayers& a, int64_t threads)
+      : a_(a), threads_(threads), M_(a.attention.B * a.attention.N), H_(a.H), F_(a.F),
+        query_(a.attention.Hq * a.attention.D), key_(a.attention.Hkv * a.attention.D),
+        plan_(a.attention),
+        memory_(new float[M_ * (2 * query_ + 2 * key_ + 2 * F_)]) {
+    q_ = memory_.get();
+    mixed_ = q_ + M_ * query_;
+    k_ = mixed_ + M_ * query_;
+    v_ = k_ + M_ * key_;
+    inner_ = v_ + M_ * key_;
+    factor_ = inner_ + M_ * F_;
+  }
+
+  void run(Team::Member& team) const {
+    Own own(a_);
+    for (int64_t l = 0; l < a_.L; ++l) {
+      const DecoderLayer& layer = a_.layers[l];
+      project(team, own, layer);
+      attend(team, own, layer, l);
+      add(team, own, layer.o, mixed_);
+      if (!a_.pre_norm) normalize_rows(team, own, layer.norm1);
+      feed_forward(team, own, layer);
+      add(team, own, layer.down, inner_);
+      if (!a_.pre_norm) normalize_rows(team, own, layer.norm2);
+    }
+    if (a_.has_final_norm) normalize_rows(team, own, a_.final_norm);
+  }
+
+ private:
+  // What a thread has for itself.
+  struct Own {
+    explicit Own(const DecoderLayers& a)
+        : buffers(a.attention), row(padded(a.H)), weight(padded(std::max(a.H, a.attention.D))),
+          bias(weight.size()) {}
+
+    Buffers buffers;
+    std::vector<float> row, weight, bias;
+  };
+
+  // A norm whose weights the thread has as floats.
+  class Normalizer {
+   public:
+    Normalizer(const DecoderLayers& a, Own& own, const Norm& norm, int64_t size)
+        : a_(a), size_(size), weight_(floats(norm.weight, own.weight)),
+          bias_(floats(norm.bias, own.bias)) {}
+
+    void operator()(const float* from, float* to) const {
+      normalize(from, size_, a_.rms, a_.eps, weight_, bias_, to);
+    }
+
+   private:
+    const float* floats(const void* from, std::vector<float>& room) const {
+      if (from == nullptr) return nullptr;
+      widen(static_cast<const T*>(from), size_, room.data());
+      return room.data();
+    }
+
+    const DecoderLayers& a_;
+    const int64_t size_;
+    const float *weight_, *bias_;
+  };
+
+  // Weight rows that a thread takes at a time: enough of them that no thread waits long for another.
+  int64_t share(int64_t N) const {
+    constexpr int64_t LEAST = COLUMNS ? SINGLE_PANEL * WIDTH : 16;
+    if (threads_ == 1) return N;
+    return std::max(LEAST, (N / (threads_ * 4) + LEAST - 1) / LEAST * LEAST);
+  }
+
+  // Call use(x, begin, end) for shares of N weight rows, where x are the rows [M, K] that `row` gives.
+  template <typename Row, typename Use>
+  void products(
+      Team::Member& team, int64_t K, int64_t N, const Row& rows, const Use& use) const {
+    const int64_t most = share(N);
+    std::optional<Packed<P>> x;
+    team.phase((N + most - 1) / most, [&](int64_t unit) {
+      if (!x) {
+        x.emplace(M_, K);
+        rows([&](int64_t m, const float* row) { x->pack(m, row); });
+      }
+      use(*x, unit * most, std::min(N, (unit + 1) * most));
+    });
+  }
+
+  // The rows of hidden after a norm, for products().
+  auto normed(Own& own, const Norm& norm) const {
+    return [this, &own, &norm](const auto& pack) {
+      if (!a_.pre_norm) {
+        for (int64_t m = 0; m < M_; ++m) pack(m, a_.hidden + m * H_);
+        return;
+      }
+      const Normalizer normalizer(a_, own, norm, H_);
+      for (int64_t m = 0; m < M_; ++m) {
+        normalizer(a_.hidden + m * H_, own.row.data());
+        pack(m, own.row.data());
+      }
+    };
+  }
+
+  // put(place of (m, n), sum) for weight rows [begin, end) of a matrix, whose results are [M, width].
+  template <typename Put>
+  static void times(
+      const Packed<P>& x, const Matrix& matrix, int64_t begin, int64_t end, float* to,
+      int64_t width, const Put& put) {
+    const T* bias = static_cast<const T*>(matrix.bias);
+    const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+      float* place = to + m * width + n;
+      for (int64_t i = 0; i < count; ++i) {
+        const float product = INTEGERS ? sums[i] * matrix.scale[n + i] : sums[i];
+        put(place[i], bias == nullptr ? product : product + to_float(bias[n + i]));
+      }
+    };
+    const Weight* weight = static_cast<const Weight*>(matrix.weight);
+    if constexpr (COLUMNS)
+      x.times_columns(weight, matrix.stride, begin, end, emit);
+    else
+      x.times(weight, matrix.stride, begin, end, emit);
+  }
+
+  static void set(float& place, float value) { place = value; }
+  static void increase(float& place, float value) { place += value; }
+
+  // Queries, keys and values of all rows.
+  void project(Team::Member& team, Own& own, const DecoderLayer& layer) const {
+    const auto use = [&](const Packed<P>& x, int64_t begin, int64_t end) {
+      const std::pair<const Matrix*, float*> parts[] = {
+          {&layer.q, q_}, {&layer.k, k_}, {&layer.v, v_}};
+      int64_t before = 0;
+      for (const auto& [matrix, to] : parts) {
+        const int64_t rows = matrix->rows, first = std::max<int64_t>(begin - before, 0),
+                      last = std::min(end - before, rows);
+        if (first < last) times(x, *matrix, first, last, to, rows, set);
+        before += rows;
+      }
+    };
+    products(team, H_, query_ + 2 * key_, normed(own, layer.norm1), use);
+  }
+
+  void attend(Team::Member& team, Own& own, const DecoderLayer& layer, int64_t l) const {
+    Attention at = a_.attention;
+    const int64_t query_stride[] = {at.N * query_, query_, at.D};
+    std::copy_n(query_stride, 3, at.q_stride);
+    at.q = q_;
+    at.out = mixed_;
+    at.tail_k = static_cast<const T*>(at.tail_k) + l * a_.layer_stride.tail_k;
+    at.tail_v = static_cast<const T*>(at.tail_v) + l * a_.layer_stride.tail_v;
+    at.k_pages = static_cast<const T*>(at.k_pages) + l * a_.layer_stride.k_pages;
+    at.v_pages = static_cast<const T*>(at.v_pages) + l * a_.layer_stride.v_pages;
+    at.scale = layer.scale;
+    at.window = layer.window;
+    team.phase(M_, [&](int64_t m) { place_row(at, own, layer, m); });
+    team.phase(plan_.splits(), [&](int64_t unit) {
+      plan_.template attend<T, float>(at, unit, own.buffers);
+    });
+    team.phase(plan_.merges(), [&](int64_t unit) {
+      plan_.template finish<T, float>(at, unit, own.buffers);
+    });
+  }
+
+  // Norm and turn the heads of row m, and store its keys and values in the tail.
+  void place_row(const Attention& at, Own& own, const DecoderLayer& layer, int64_t m) const {
+    const int64_t D = at.D, b = m / at.N, n = m % at.N;
+    const auto prepare = [&](float* heads, int64_t count, const Norm& norm) {
+      const Normalizer normalizer(a_, own, norm, D);
+      for (int64_t h = 0; h < count; ++h) {
+        float* x = heads + h * D;
+        if (norm.weight != nullptr) normalizer(x, x);
+        if (a_.cos != nullptr)
+          rotate(x, a_.cos + m * a_.rotary, a_.sin + m * a_.rotary, a_.rotary / 2);
+      }
+    };
+    prepare(q_ + m * query_, at.Hq, layer.q_norm);
+    prepare(k_ + m * key_, at.Hkv, layer.k_norm);
+    T* k = static_cast<T*>(const_cast<void*>(at.tail_k)) + b * at.tail_k_stride[0] +
+        n * at.tail_k_stride[1];
+    T* v = static_cast<T*>(const_cast<void*>(at.tail_v)) + b * at.tail_v_stride[0] +
+        n * at.tail_v_stride[1];
+    for (int64_t h = 0; h < at.Hkv; ++h)
+      for (int64_t d = 0; d < D; ++d) {
+        from_float(k_[m * key_ + h * D + d], k[h * at.tail_k_stride[2] + d]);
+        from_float(v_[m * key_ + h * D + d], v[h * at.tail_v_stride[2] + d]);
+      }
+  }
+
+  // hidden += matrix(x) for rows x that are as long as the matrix takes them.
+  void add(Team::Member& team, Own& own, const Matrix& matrix, const float* x) const {
+    const int64_t K = x == mixed_ ? query_ : F_;
+    const auto rows = [&](const auto& pack) {
+      for (int64_t m = 0; m < M_; ++m) pack(m, x + m * K);
+    };
+    products(team, K, H_, rows, [&](const Packed<P>& packed, int64_t begin, int64_t end) {
+      times(packed, matrix, begin, end, a_.hidden, H_, increase);
+    });
+  }
+
+  void feed_forward(Team::Member& team, Own& own, const DecoderLayer& layer) const {
+    const bool gated = layer.gate.weight != nullptr;
+    const auto use = [&](const Packed<P>& x, int64_t begin, int64_t end) {
+      if (gated) times(x, layer.gate, begin, end, inner_, F_, set);
+      times(x, layer.up, begin, end, gated ? factor_ : inner_, F_, set);
+      for (int64_t m = 0; m < M_; ++m)
+        activate(
+            a_.activation, inner_ + m * F_ + begin, gated ? factor_ + m * F_ + begin : nullptr,
+            end - begin);
+    };
+    products(team, H_, F_, normed(own, layer.norm2), use);
+  }
+
+  void normalize_rows(Team::Member& team, Own& own, const Norm& norm) const {
+    const Normalizer normalizer(a_, own, norm, H_);
+    team.phase(M_, [&](int64_t m) { normalizer(a_.hidden + m * H_, a_.hidden + m * H_); });
+  }
+
+  const DecoderLayers& a_;
+  const int64_t threads_, M_, H_, F_, query_, key_;
+  const AttentionPlan plan_;
+  const std::unique_ptr<float[]> memory_;
+  // [M, Hq * D] queries and their attention, [M, Hkv * D] keys and values, [M, F] twice.
+  float *q_, *mixed_, *k_, *v_, *inner_, *factor_;
+};
+
+template <typename T, Storage STORAGE>
+void layers_of(const DecoderLayers& a) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const LayersOf<T, STORAGE> layers(a, threads);
+  Team::run(threads, [&](Team::Member& member) { layers.run(member); });
+}
+
+template <typename T>
+void layers_of_type(const DecoderLayers& a) {
+  switch (a.storage) {
+    case Storage::rows: return layers_of<T, Storage::rows>(a);
+    case Storage::columns: return layers_of<T, Storage::columns>(a);
+    case Storage::int8: return layers_of<T, Storage::int8>(a);
+  }
+}
+
+void decoder_layers(const DecoderLayers& a) {
+  switch (a.attention.type) {
+    case Type::f32: return layers_of_type<float>(a);
+    case Type::bf16: return layers_of_type<BFloat16>(a);
+    case Type::f16: return layers_of_type<Half>(a);
+  }
+}
+
+}  // namespace
+}  // namespace args_fast::ARGS_FAST_ISA

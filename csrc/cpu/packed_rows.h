@@ -1,0 +1,90 @@
+// Rows of x as the products of linear.h read them, and what they are multiplied with.
+
+namespace args_fast::ARGS_FAST_ISA {
+namespace {
+
+constexpr int64_t BLOCK_ROWS = 64;  // rows of x that share one reading of the weights
+constexpr int64_t TILE_ROWS = 6;    // rows of x in a tile, at most
+
+// Weights of type T as floats, times floats.
+template <typename T>
+struct Widened {
+  typedef T Weight;
+  typedef float Input;
+  static constexpr int64_t STEP = WIDTH;  // elements of k per vector
+  typedef Vector Register;
+  static Register weights(const Weight* from) { return widened(from); }
+  static Register inputs(const Input* from) { return load(from); }
+  static Vector add(Vector sum, Register w, Register x) { return multiply_add(w, x, sum); }
+};
+
+#ifdef ARGS_FAST_BF16
+// Pairs of bfloat16: each lane adds two products, the even one first.
+struct Pairs {
+  typedef BFloat16 Weight;
+  typedef BFloat16 Input;
+  static constexpr int64_t STEP = 2 * WIDTH;
+  typedef __m512bh Register;
+  static Register weights(const Weight* from) { return Register(_mm512_loadu_si512(from)); }
+  static Register inputs(const Input* from) { return Register(_mm512_loadu_si512(from)); }
+  static Vector add(Vector sum, Register w, Register x) {
+    return Vector(_mm512_dpbf16_ps(__m512(sum), w, x));
+  }
+};
+typedef Pairs OfBFloat16;
+#else
+typedef Widened<BFloat16> OfBFloat16;
+#endif
+
+// Up to BLOCK_ROWS rows of x as the tiles read them: for each tile, for each step, a vector of each
+// of its rows.
+template <typename P>
+class PackedRows {
+ public:
+  typedef typename P::Input Input;
+
+  PackedRows(Input* memory, int64_t rows, int64_t K)
+      : rows(rows), K(K), steps((K + P::STEP - 1) / P::STEP),
+        tiles((rows + TILE_ROWS - 1) / TILE_ROWS), memory_(memory) {}
+
+  int64_t first_row(int64_t tile) const { return rows * tile / tiles; }
+  int64_t tile_rows(int64_t tile) const { return first_row(tile + 1) - first_row(tile); }
+  const Input* tile(int64_t tile) const { return memory_ + first_row(tile) * steps * P::STEP; }
+
+  template <typename T>
+  void pack(int64_t row, const T* from) {
+    int64_t tile = row * tiles / rows;
+    while (first_row(tile + 1) <= row) ++tile;
+    const int64_t count = tile_rows(tile);
+    Input* to = memory_ + first_row(tile) * steps * P::STEP + (row - first_row(tile)) * P::STEP;
+    for (int64_t step = 0; step < steps; ++step, to += count * P::STEP) {
+      const int64_t filled = std::min(P::STEP, K - step * P::STEP);
+      copy(from + step * P::STEP, filled, to);
+    }
+  }
+
+  const int64_t rows, K, steps, tiles;
+
+ private:
+  template <typename T>
+  static void copy(const T* from, int64_t filled, float* to) {
+    widen(from, filled, to);
+  }
+#ifdef ARGS_FAST_BF16
+  static void copy(const BFloat16* from, int64_t filled, BFloat16* to) {
+    for (int64_t i = 0; i < P::STEP; ++i) to[i] = i < filled ? from[i] : BFloat16{0};
+  }
+  static void copy(const float* from, int64_t filled, BFloat16* to) {
+    for (int64_t i = 0; i < P::STEP; ++i)
+      if (i < filled)
+        from_float(from[i], to[i]);
+      else
+        to[i] = BFloat16{0};
+  }
+#endif
+
+  Input* const memory_;
+};
+
+}  // namespace
+}  // namespace args_fast::ARGS_FAST_ISA

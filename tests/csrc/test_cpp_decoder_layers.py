@@ -1,0 +1,232 @@
+"""Whole decoder layers in C++, against the plain ones; and that a row's bits are its own."""
+
+import pytest
+import torch
+from cpp_ops import needs_cpp
+from hypothesis import given
+from layer_cases import ACTIVATIONS, layers_case, layers_cases
+from op_cases import DTYPES, NAN, SPLIT, bits, siblings
+
+from args_fast.ops import plain_layers
+from args_fast.ops.decoder_layers import decoder_layers
+from args_fast.ops.schemas import LAYER_WEIGHTS
+
+pytestmark = needs_cpp
+
+# Relative error of a result. In bfloat16 the C++ op rounds what it multiplies, and the plain one
+# does not.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 2e-3}
+HIDDEN, TAIL_K, TAIL_V = 0, 2, 3  # the arguments that are written
+
+
+def run(function, case):
+    """(hidden, tail_k, tail_v) afterwards; the case stays as it was."""
+    copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in case]
+    assert function(*copies) is None
+    return copies[HIDDEN], copies[TAIL_K], copies[TAIL_V]
+
+
+def assert_layers(case):
+    for got, wanted in zip(
+        run(decoder_layers(), case), run(plain_layers.decoder_layers, case), strict=True
+    ):
+        error = (got.double() - wanted.double()).norm()
+        assert error <= TOLERANCE[case[TAIL_K].dtype] * wanted.double().norm()
+
+
+@given(layers_cases())
+def test_layers_of_any_shape(case):
+    assert_layers(case)
+
+
+LLAMA = {"rotary": 8}
+OPT = {"norm": "layer", "gated": False, "biases": True, "activation": "relu"}
+SHAPES = {
+    "llama": LLAMA,
+    "qwen2": LLAMA | {"biases": True},
+    "qwen3": LLAMA | {"head_norms": True},
+    "mistral": LLAMA | {"windows": [7, 0]},
+    "partial": {"rotary": 4},
+    "opt": OPT,
+    "opt-350m": OPT | {"pre_norm": False, "final": False},
+    "gpt2": OPT | {"columns": True, "activation": "gelu_tanh"},
+    "llama in int8": LLAMA | {"int8": True},
+    "opt in int8": OPT | {"int8": True},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_layers_of_models(name, dtype):
+    assert_layers(layers_case([37, 0, SPLIT + 5], 5, dtype=dtype, **SHAPES[name]))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_is_torchs_over_its_whole_range(activation):
+    values = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -0.0, 90.0, -90.0])])
+    F = len(values)
+    case = layers_case([0], 1, L=1, H=2, F=F, D=8, Hq=1, Hkv=1, gated=False, activation=activation)
+    of = dict(zip(LAYER_WEIGHTS, case[1], strict=True))
+    for weight in of.values():
+        weight.zero_()
+    # hidden is normed to (1, 1); `up` makes the values, `down` leaves one of them.
+    of["norm2"].fill_(1.0)
+    case[0].fill_(3.0)
+    of["up"][:, 0] = values
+    wanted = plain_layers.ACTIVATIONS[activation](values.double())
+    case[16], case[17], case[18] = True, None, None
+    for i in range(0, F, 37):
+        of["down"].zero_()
+        of["down"][0, i] = 1.0
+        got = run(decoder_layers(), case)[0][0, 0, 0] - 3.0
+        assert abs(got.double() - wanted[i]) <= 1e-5 * (1 + abs(wanted[i]))
+
+
+# ---- bits ----------------------------------------------------------------------------------------
+
+
+def part_of(case, sequences, rows):
+    """The case of some sequences, and of some of their rows, which are siblings."""
+    (hidden, weights, tail_k, tail_v, k_pages, v_pages, table, lengths, mask, cos, sin), rest = (
+        case[:11],
+        case[11:],
+    )
+    return [
+        hidden[sequences][:, rows].contiguous(),
+        weights,
+        *(x[:, sequences][:, :, rows] for x in (tail_k, tail_v)),
+        k_pages,
+        v_pages,
+        table[sequences],
+        lengths[sequences],
+        siblings(len(rows)) if len(rows) < len(mask) else mask,
+        *(None if x is None else x[sequences][:, rows].contiguous() for x in (cos, sin)),
+        *rest,
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, dtype):
+    case = layers_case([37, 0, SPLIT + 5, 16], 20, F=70, H=40, dtype=dtype, **SHAPES[name])
+    whole = run(decoder_layers(), case)  # 80 rows: two blocks
+    every = list(range(20))
+    for sequences, rows in [
+        ([0], every),
+        ([2, 1], every),
+        ([0, 1, 2, 3], [3]),
+        ([2], [19]),
+        ([1], [0, 7]),
+        ([3, 0, 2], list(range(9))),
+    ]:
+        parts = run(decoder_layers(), part_of(case, sequences, rows))
+        assert torch.equal(bits(parts[0]), bits(whole[0][sequences][:, rows]))
+        for part, tail in zip(parts[1:], whole[1:], strict=True):
+            assert torch.equal(bits(part), bits(tail[:, sequences][:, :, rows]))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_bits_are_the_same_with_any_number_of_threads(name):
+    case = layers_case([37, 0, SPLIT + 5], 5, F=300, H=200, Hq=8, Hkv=4, **SHAPES[name])
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            results.append(run(decoder_layers(), case))
+    finally:
+        torch.set_num_threads(before)
+    for result in results:
+        for got, wanted in zip(result, results[0], strict=True):
+            assert torch.equal(bits(got), bits(wanted))
+
+
+def test_a_nan_reaches_its_own_row_and_no_other():
+    case = layers_case([37, 0, 5], 4, **LLAMA)
+    case[HIDDEN][1, 2, 3] = NAN
+    hidden = run(decoder_layers(), case)[0]
+    assert hidden.isnan().any(dim=2).nonzero().tolist() == [[1, 2]]
+
+
+def test_no_sequences_give_no_rows():
+    case = part_of(layers_case([3], 2, **LLAMA), [0], [0, 1])
+    for i in (0, 6, 7, 9, 10):
+        case[i] = case[i][:0]
+    case[TAIL_K], case[TAIL_V] = case[TAIL_K][:, :0], case[TAIL_V][:, :0]
+    assert run(decoder_layers(), case)[0].shape == (0, 2, 24)
+
+
+# ---- refusals ------------------------------------------------------------------------------------
+
+NAMES = (
+    *("hidden", "weights", "tail_k", "tail_v", "k_pages", "v_pages", "page_table"),
+    *("prefix_lengths", "tail_mask", "cos", "sin", "scales", "windows", "norm", "eps"),
+    *("activation", "pre_norm", "final_norm", "final_norm_bias"),
+)
+
+
+def weight(name, change):
+    """A change of one tensor of the second layer."""
+    index = len(LAYER_WEIGHTS) + LAYER_WEIGHTS.index(name)
+
+    def changed(weights):
+        return [change(x) if i == index else x for i, x in enumerate(weights)]
+
+    return {"weights": changed}
+
+
+REFUSED = {
+    "hidden in 16 bits": {"hidden": lambda x: x.half()},
+    "fewer rows": {"hidden": lambda x: x[:, :2].contiguous()},
+    "hidden with gaps": {"hidden": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)},
+    "a longer hidden state": {"hidden": lambda x: torch.cat([x, x], dim=2)},
+    "fewer tensors": {"weights": lambda x: x[:-1]},
+    "fewer layers": {"scales": lambda x: x[:1]},
+    "fewer layers of the tail": {"tail_k": lambda x: x[:1]},
+    "fewer layers of the pages": {"v_pages": lambda x: x[:1]},
+    "a tail of another type": {"tail_k": lambda x: x.half()},
+    "a page beyond the last": {"page_table": lambda x: x + 9},
+    "a length beyond the table": {"prefix_lengths": lambda x: x + 100},
+    "a smaller mask": {"tail_mask": lambda x: x[:2, :2].contiguous()},
+    "cos alone": {"sin": lambda x: None},
+    "cos for fewer rows": {"cos": lambda x: x[:, :2].contiguous()},
+    "a rotation beyond the head": {n: lambda x: torch.cat([x, x], dim=2) for n in ("cos", "sin")},
+    "an odd rotation": {n: lambda x: x[..., :3].contiguous() for n in ("cos", "sin")},
+    "cos in 16 bits": {"cos": lambda x: x.half()},
+    "another norm": {"norm": lambda x: "batch"},
+    "another activation": {"activation": lambda x: "mish"},
+    "a window below 0": {"windows": lambda x: [0, -1]},
+    "a shorter final norm": {"final_norm": lambda x: x[:5]},
+    "a final norm of another type": {"final_norm": lambda x: x.half()},
+    "no queries": weight("q", lambda x: x[:0]),
+    "fewer keys": weight("k", lambda x: x[:8]),
+    "a longer row": weight("o", lambda x: torch.cat([x, x], dim=1)),
+    "a weight of another type": weight("up", lambda x: x.half()),
+    "a turned weight": weight("down", lambda x: x.T.contiguous().T),
+    "a weight of integers among others": weight("up", lambda x: x.char()),
+    "a shorter norm": weight("norm2", lambda x: x[:5]),
+    "a norm of heads as long as hidden": weight("q_norm", lambda x: torch.ones(24)),
+}
+
+
+REFUSED_IN_INT8 = {
+    "a weight of no integers": weight("up", lambda x: x.float()),
+    "no scale": weight("down_scale", lambda x: x[:0]),
+    "a scale in 16 bits": weight("q_scale", lambda x: x.half()),
+    "a scale with gaps": weight("v_scale", lambda x: x[:, None].expand(-1, 2).contiguous()[:, 0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("int8", "why"), [(False, w) for w in REFUSED] + [(True, w) for w in REFUSED_IN_INT8]
+)
+def test_wrong_arguments_raise_before_anything_is_written(int8, why):
+    case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA, int8=int8), strict=True))
+    run(decoder_layers(), list(case.values()))  # right as they are
+    for name, change in (REFUSED_IN_INT8 if int8 else REFUSED)[why].items():
+        case[name] = change(case[name])
+    before = case["hidden"].clone(), case["tail_v"].clone()
+    with pytest.raises(RuntimeError, match="args_fast: "):
+        decoder_layers()(*case.values())
+    assert torch.equal(case["hidden"], before[0])
+    assert torch.equal(case["tail_v"], before[1])

@@ -1,0 +1,148 @@
+"""Decoder layers with random weights over random prefixes, for every implementation of the op."""
+
+import torch
+from hypothesis import strategies as st
+from op_cases import DTYPES, attention_case, chain, random, siblings, tree
+
+from args_fast.models.int8 import quantized
+from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES
+
+ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
+
+
+def layer_weights(
+    H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, int8, dtype, seed
+):
+    """One layer's tensors, in order; matrices so scaled that values stay of one size."""
+    shapes = {
+        "q": (Hq * D, H),
+        "k": (Hkv * D, H),
+        "v": (Hkv * D, H),
+        "o": (H, Hq * D),
+        "gate": (F, H) if gated else (0,),
+        "up": (F, H),
+        "down": (H, F),
+    }
+    found = {}
+    for i, name in enumerate(LAYER_WEIGHTS):
+        matrix, kind = name.removesuffix("_bias"), seed + 31 * i
+        if name in shapes:
+            weight = random(*shapes[name], seed=kind) / max(1, shapes[name][-1]) ** 0.5
+            weight = weight.T.contiguous().T if columns and weight.dim() == 2 else weight
+        elif name.startswith("norm"):
+            weight = random(H, seed=kind) if norms else torch.empty(0)
+        elif name.endswith("_scale"):
+            weight = torch.empty(0)
+        elif name.endswith("_norm"):
+            weight = random(D, seed=kind) if head_norms else torch.empty(0)
+        else:
+            weight = random(shapes[matrix][0], seed=kind) if biases else torch.empty(0)
+        found[name] = weight.to(dtype)
+    for name in MATRICES if int8 else ():
+        if found[name].numel():
+            found[name], found[f"{name}_scale"] = quantized(found[name])
+    return [found[name] for name in LAYER_WEIGHTS]
+
+
+def layers_case(
+    lengths,
+    N,
+    *,
+    L=2,
+    H=24,
+    F=40,
+    Hq=4,
+    Hkv=2,
+    D=8,
+    rotary=None,
+    windows=None,
+    norm="rms",
+    activation="silu",
+    pre_norm=True,
+    final=True,
+    gated=True,
+    biases=False,
+    norms=True,
+    head_norms=False,
+    columns=False,
+    int8=False,
+    mask=None,
+    page_size=16,
+    dtype=torch.float32,
+    seed=0,
+):
+    """The arguments of ops.decoder_layers."""
+    options = {
+        "gated": gated,
+        "biases": biases,
+        "norms": norms,
+        "head_norms": head_norms,
+        "columns": columns,
+        "int8": int8,
+        "dtype": dtype,
+    }
+    weights, per_layer = [], []
+    for layer in range(L):
+        weights += layer_weights(H, F, Hq, Hkv, D, **options, seed=seed + 1000 * layer)
+        per_layer.append(
+            attention_case(lengths, N, Hq, Hkv, D, page_size=page_size, dtype=dtype, seed=seed)
+        )
+    _, _, _, _, _, table, prefix_lengths, _, scale = per_layer[0]
+    B = len(lengths)
+    angles = random(B, N, max(rotary or 0, 1), seed=seed + 7)
+    use = rotary is not None
+    return [
+        random(B, N, H, seed=seed + 5),
+        weights,
+        *(torch.zeros(L, B, N, Hkv, D, dtype=dtype) for _ in range(2)),
+        *(torch.stack([case[i] for case in per_layer]) for i in (3, 4)),
+        table,
+        prefix_lengths,
+        siblings(N) if mask is None else mask,
+        angles.cos() if use else None,
+        angles.sin() if use else None,
+        [scale * (layer + 1) ** -0.5 for layer in range(L)],
+        windows or [0] * L,
+        norm,
+        1e-5,
+        activation,
+        pre_norm,
+        random(H, seed=seed + 8, dtype=dtype) if final else None,
+        random(H, seed=seed + 9, dtype=dtype) if final and norm == "layer" else None,
+    ]
+
+
+@st.composite
+def layers_cases(draw):
+    N, Hkv, D = (
+        draw(st.sampled_from([1, 2, 5, 11])),
+        draw(st.integers(1, 3)),
+        2 * draw(st.sampled_from([1, 3, 4, 8, 17, 32])),
+    )
+    norm = draw(st.sampled_from(["rms", "layer"]))
+    seed = draw(st.integers(0, 999))
+    return layers_case(
+        draw(st.lists(st.sampled_from([0, 1, 15, 17, 90, 300]), min_size=1, max_size=3)),
+        N,
+        L=draw(st.integers(1, 3)),
+        H=draw(st.sampled_from([1, 5, 16, 33, 64, 100])),
+        F=draw(st.sampled_from([1, 7, 32, 65, 130])),
+        Hq=Hkv * draw(st.integers(1, 3)),
+        Hkv=Hkv,
+        D=D,
+        rotary=draw(st.sampled_from([None, D, max(2, D // 4 * 2)])),
+        windows=None,
+        norm=norm,
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        pre_norm=draw(st.booleans()),
+        final=draw(st.booleans()),
+        gated=draw(st.booleans()),
+        biases=draw(st.booleans()),
+        norms=draw(st.booleans()),
+        head_norms=draw(st.booleans()),
+        **draw(st.sampled_from([{}, {"columns": True}, {"int8": True}])),
+        mask=draw(st.sampled_from([siblings(N), chain(N), tree(N, seed)])),
+        page_size=draw(st.sampled_from([1, 16, 33])),
+        dtype=draw(st.sampled_from(DTYPES)),
+        seed=seed,
+    )
