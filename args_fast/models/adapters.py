@@ -87,6 +87,12 @@ def is_folder(path: str | Path) -> bool:
 
 def load_language_model(path: Path, dtype: Any, options: dict[str, Any]) -> PreTrainedModel:
     """An adapter of a language model, merged. Raises LoadError."""
+    folder = check_language_model(path)
+    return _merged(folder, AutoModelForCausalLM, "base of the adapter", dtype, options)
+
+
+def check_language_model(path: Path) -> AdapterFolder:
+    """An adapter's folder, once it is not one of a reward model. Raises LoadError."""
     folder = AdapterFolder.read(path)
     if folder.task == "SEQ_CLS" or folder.labels is not None:
         raise LoadError(
@@ -94,7 +100,7 @@ def load_language_model(path: Path, dtype: Any, options: dict[str, Any]) -> PreT
             "of a language model: pass it as the reward model, and a causal language model in its "
             "place"
         )
-    return _merged(folder, AutoModelForCausalLM, "base of the adapter", dtype, options)
+    return folder
 
 
 def load_reward_model(
@@ -127,9 +133,9 @@ def _merged(
         )
     if len(missing) < len(report.missing) and folder.labels is None:
         raise RewardHeadError(
-            f"neither the adapter {path} nor its base {folder.base} has a trained reward head: it "
-            "would be random. Train the adapter with modules_to_save=['score'], or save its head "
-            f"next to it as {VALUE_HEAD}"
+            f"the adapter {path} has no trained reward head, and neither has its base "
+            f"{folder.base}: it would be random. Train the adapter with modules_to_save=['score'], "
+            f"or save its head next to it as {VALUE_HEAD}"
         )
     merged: PreTrainedModel = pretrained.translated(
         lambda: PeftModel.from_pretrained(model, str(path)).merge_and_unload(), str(path), "adapter"

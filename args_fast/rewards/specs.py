@@ -2,6 +2,7 @@
 configuration or a job on other machines can write down."""
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ def load_rewards(rm: Any, loaded: Callable[[Any], None], **options: Any) -> Any:
     Args:
         rm: a path; an object that stands for a reward; or several of these by name, each of which
             may be a mapping too: ``{"path": ..., "weight": ...}`` with options of ``rewards.load``,
-            or ``{"function": "module:name", "weight": ...}``. With weights they form a mixture.
+            or ``{"function": "module:name", "weight": ...}``. With weights they form a mixture. The
+            JSON of such a mapping stands for it.
         loaded: called with each reward that was loaded.
         options: for ``rewards.load``.
 
     Raises:
         ConfigError: an entry is not understood; else as for ``rewards.load``.
     """
+    if isinstance(rm, str) and rm.startswith("{"):
+        rm = _parsed(rm)
     if not isinstance(rm, Mapping):
         return _loaded(None, rm, loaded, options)
     if not rm:
@@ -51,6 +55,8 @@ def _loaded(name: str | None, spec: Any, loaded: Callable[[Any], None], options:
         return Function(find_function(spec["function"]), name=name)
     _check(name, spec, {"path"} | OPTIONS)
     own = {key: value for key, value in spec.items() if key != "path"}
+    if isinstance(own.get("labels"), Mapping):  # JSON has no keys but strings
+        own["labels"] = {_index(label): weight for label, weight in own["labels"].items()}
     reward = load(spec["path"], **({"name": name} | options | own))
     loaded(reward)
     return reward
@@ -61,6 +67,17 @@ def _check(name: str | None, spec: Mapping[str, Any], allowed: set[str] | frozen
     if unknown or not {"path", "function"} & set(spec):
         said = f"has {unknown[0]!r}" if unknown else "has no path"
         raise ConfigError(f"the reward {name!r} {said}; it may have {', '.join(sorted(allowed))}")
+
+
+def _index(label: Any) -> Any:
+    return int(label) if isinstance(label, str) and label.isdecimal() else label
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"rm begins with {{ and is not JSON: {error}") from error
 
 
 def find_function(written: str) -> Callable[..., Any]:

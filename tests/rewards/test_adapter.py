@@ -177,7 +177,7 @@ def test_an_adapter_whose_head_was_not_trained(base, tmp_path):
     reward_adapter(base).save_pretrained(tmp_path / "reward")
     file = tmp_path / "reward" / "adapter_model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "score" not in k}, file)
-    with refuses(RewardHeadError, "neither the adapter", str(base), "random"):
+    with refuses(RewardHeadError, "no trained reward head", str(base), "random"):
         Adapter(tmp_path / "reward")
 
 
