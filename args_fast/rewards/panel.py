@@ -113,6 +113,11 @@ class Panel:
             self._known[key] = torch.stack(masks).all(0).to(self._home) if masks else None
         return self._known[key]
 
+    def count_unknown_ids(self) -> int:
+        """How many of the language model's ids mean nothing to one of the rewards."""
+        masks = [mask for r in self.rewards.values() if (mask := r.known_ids()) is not None]
+        return int((~torch.stack(masks).all(0)).sum()) if masks else 0
+
     def judge(self, key: Key, memory: BatchMemory) -> Judge:
         """The judge of a key's requests, for batches of the memory's present shape."""
         if not key:
