@@ -1,4 +1,4 @@
-"""Every kind of reward in one engine, through everything that a request may meet: each gets the
+"""Every kind of reward in one engine, through everything that a request may meet: each gets
 tokens that it gets alone."""
 
 import asyncio
@@ -56,18 +56,8 @@ def pair():
     return ArgsDecoder(language_model(), rewards, tokenizer=byte_level(), max_batch_size=4)
 
 
-KINDS = [
-    "classifier",
-    "closings",
-    "choosy",
-    "head",
-    "text",
-    "encoder",
-    "function",
-    "second",
-    "table",
-    "mixture",
-]
+KINDS = ["classifier", "closings", "choosy", "head", "text", "encoder", "function"]
+KINDS += ["second", "table", "mixture"]
 
 
 def config(kind, **options):
