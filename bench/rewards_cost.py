@@ -2,8 +2,8 @@
 
     python bench/rewards_cost.py
 
-Rewards of OPT-125M's shape in float32, k = 10, a prompt of 512 tokens, and a language model so small
-that the step is the reward's. Random weights: speed does not depend on what weights say. The kinds
+Rewards of OPT-125M's shape in float32, k = 10, a prompt of 512 tokens, and a language model so
+small that the step is the reward's. Random weights: speed does not depend on what weights say. The kinds
 take turns, so that a busy moment meets all of them; a step is what one more token takes.
 """
 
@@ -64,9 +64,12 @@ def main(rounds: int = ROUNDS) -> dict[str, float]:
             times[name].append((seconds(name, tokens + 1) - seconds(name, 1)) / tokens)
     step = {name: statistics.median(measured[1:]) for name, measured in times.items()}  # 0: warm-up
     print(f"{'kind':27}{'rows':>12}{'ms':>9}{'x':>7}{'weights, MB':>13}{'K/V, kB/token':>15}")
+    layout = made["Classifier"][0].layout  # of every decoder here
+    assert layout is not None
     for name, (reward, rows) in made.items():
         weights = sum(w.nbytes for w in reward.weights()) / 1e6
-        stored = reward.layout.bytes_per_token / 1e3 if reward.layout else 0
+        stores = reward.layout is not None or getattr(reward, "cached", False)
+        stored = layout.bytes_per_token / 1e3 if stores else 0
         figures = f"{step[name] * 1e3:9.1f}{step[name] / step['Classifier']:7.2f}"
         print(f"{name:27}{rows:>12}{figures}{weights:13.0f}{stored:15.1f}")
     return step

@@ -1,5 +1,5 @@
 """Every kind of reward in one engine, through everything that a request may meet: each gets
-tokens that it gets alone."""
+the tokens that it gets alone."""
 
 import asyncio
 
