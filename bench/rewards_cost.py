@@ -3,8 +3,8 @@
     python bench/rewards_cost.py
 
 Rewards of OPT-125M's shape in float32, k = 10, a prompt of 512 tokens, and a language model so
-small that the step is the reward's. Random weights: speed does not depend on what weights say. The kinds
-take turns, so that a busy moment meets all of them; a step is what one more token takes.
+small that the step is the reward's. Random weights: speed does not depend on what weights say. The
+kinds take turns, so that a busy moment meets all of them; a step is what one more token takes.
 """
 
 import statistics
