@@ -3,6 +3,7 @@
 #   PYTHON=python3.12      the interpreter that the virtual environment is made from
 #   VENV=.venv             where the virtual environment is
 #   PIP_FLAGS="..."        further options for pip, such as an index of your own
+#   FLAGS="..."            further options of what bench-peers and gpu-check run
 #
 # gpu-bench also takes:
 #
@@ -18,13 +19,14 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
+VISIT ?= A
 BENCH_PYTHON ?= $(BIN)/python
 
 # Threads that spin while they wait slow every other program on the cores, and each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long docs test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-long docs dist test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +60,7 @@ test-long: $(INSTALLED)  ## scan of all architectures, fuzz, soak, stateful test
 	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
 		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
 		tests/test_engine_equals_reference.py
+	$(BIN)/python tests/soak/run.py --seconds 120
 
 test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some
 	$(BIN)/python tests/external/run.py $(CHECKS)
@@ -92,11 +95,15 @@ bench-steps: $(INSTALLED)  ## one step and each of its ops, on this machine
 	$(BIN)/python -m pytest bench/test_step.py bench/test_ops.py --benchmark-only
 
 bench-peers: $(INSTALLED)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 20 minutes
-	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)"
+	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)" $(FLAGS)
 
 # Installs nothing but this package, and that without an index: torch is what the machine has.
-gpu-check:  ## build, tests, sanitizer and op benchmark on a machine with a GPU, in 8 minutes
-	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(FLAGS)
+dist: $(INSTALLED)  ## sdist and wheel, each installed in an environment of its own and tested
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) build
+	$(BIN)/python scripts/check_dist.py $(PIP_FLAGS)
+
+gpu-check:  ## on a machine with a GPU: VISIT=A tests and the slowdown, B products, C the rest; 6 minutes each
+	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(VISIT) $(FLAGS)
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
 	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast.bench.sweep --set all --device cuda --budget $(BUDGET)

@@ -125,11 +125,11 @@ class DecodingConfig:
         before decoding, from the request's own generator, so that neither the device nor what runs
         next to the request can change it.
         """
-        shape = (self.max_new_tokens, self.k)
+        noise = torch.zeros(self.max_new_tokens, self.k, dtype=torch.float32, device="cpu")
         if self.temperature is None:
-            return torch.zeros(shape)
+            return noise
         generator = torch.Generator().manual_seed(self.seed)
-        return -torch.empty(shape).exponential_(generator=generator).log()
+        return -noise.exponential_(generator=generator).log()
 
 
 def configs_for(

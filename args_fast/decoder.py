@@ -21,6 +21,7 @@ from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, PromptError
 from args_fast.generation import Generation, Token
 from args_fast.models import adapters, loading, processors
+from args_fast.models.autocast import without_autocast
 from args_fast.models.backbone import Backbone
 from args_fast.models.proof import prove_language_model
 from args_fast.options import EngineOptions, accepts_engine_options
@@ -61,6 +62,7 @@ class ArgsDecoder:
     """
 
     @accepts_engine_options
+    @without_autocast()
     def __init__(
         self,
         lm: PreTrainedModel,

@@ -38,7 +38,7 @@ class Generation:
             the reward of the whole text. NaN where the reward model was not consulted
             (k = 1 or w = 0).
         scores: logprob + w * reward, one per new token; NaN where it is not known (k = 1, w != 0).
-        finish_reason: "eos", "stop" or "length".
+        finish_reason: "eos", "stop" or "length"; "stop" where an end token is a stop string too.
         prompt_token_ids: the prompt as the models saw it.
         candidates: the candidates of every step, most likely first, with
             ``DecodingConfig(return_candidates=True)``; else None.

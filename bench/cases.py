@@ -86,6 +86,30 @@ SETS: dict[str, list[Case]] = {
 }
 # The most wanted first, so that a budget that ends too soon ends in the right place.
 SETS["all"] = [case for cases in SETS.values() for case in cases]
+# The three visits of bench/gpu_check.py.
+SETS["A"] = [
+    replace(PAIR, rm=rm, prompt=prompt, new_tokens=48, methods=OPTIONS)
+    for prompt in (128, 1900)
+    for rm in ("opt-350m", "opt-125m")
+]
+SETS["C"] = [
+    replace(PAIR, lm="llama-7b", rm="llama-7b", new_tokens=32),
+    replace(CURVE, prompt=1900, new_tokens=32),
+    replace(PAIR, batch=16, new_tokens=32),
+    replace(PAIR, batch=4, new_tokens=32),
+    replace(PAIR, methods=(baselines.ARGS_COMPILED, baselines.GREEDY_COMPILED), new_tokens=32),
+]
+# For a machine without a GPU; they are not among all.
+CPU = Case("opt-125m", "opt-125m", dtype="float32", new_tokens=33)
+SETS["cpu"] = [
+    CPU,
+    replace(CPU, dtype="bfloat16"),
+    replace(CPU, k=40),
+    replace(CPU, batch=4),
+    replace(CPU, batch=16),
+    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17),
+    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17, dtype="bfloat16"),
+]
 
 
 def tiny(case: Case) -> Case:

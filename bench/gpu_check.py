@@ -1,15 +1,18 @@
-"""Everything that only a machine with a GPU can show, by one command, within eight minutes.
+"""Everything that only a machine with a GPU can show: three visits of five to six minutes.
 
-    make gpu-check                        or: python bench/gpu_check.py
-    python bench/gpu_check.py --dry-run   the same on this machine's CPU, at toy sizes
+    python bench/gpu_check.py A             build, tests, the slowdown of the paper's pair, a trace
+    python bench/gpu_check.py B             few-row products against cuBLAS, the slowdown with them
+    python bench/gpu_check.py C             ops against peers, sanitizer, LLaMA-7B, batches, copies
+    python bench/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
 
-Stages: build (the package with its C++ and CUDA ops, into build/gpu-check: nothing is installed,
-and the torch that is there is used as it is), test (golden decodes and op tests on the device),
-sanitize (compute-sanitizer over every op), ops (every op against its peers). Each has a time of its
-own and is ended when it is over; one that fails does not keep the others from running. The exit
-status is 1 if anything was wrong. Results are in bench/results/<device>/, and in $OUT or --out.
+Each stands alone and begins with a build of the package with its C++ and CUDA ops, into
+build/gpu-check: nothing is installed, and the torch that is there is used as it is. A stage has a
+time of its own and is ended when it is over; one that fails does not keep the others from running.
+The exit status is 1 if anything was wrong. Results are in bench/results/<device>/, and all that
+there is (logs too) in one archive, gpu-A.tar.gz in $OUT or --out: it is written again all the
+time, so it is there also after a kill.
 
-The same command again continues ops after its last case. --stage NAME runs one stage alone.
+The same command again continues what was not finished. --stage NAME runs one stage alone.
 """
 
 import argparse
@@ -21,6 +24,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +33,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Seconds. Together they are the eight minutes; what a stage leaves over goes to the later ones.
-BUDGET = {"build": 75, "test": 140, "sanitize": 110, "ops": 155}
+# Stages of a visit, with their seconds; what a stage leaves over goes to the later ones.
+VISITS: dict[str, dict[str, int]] = {
+    "A": {"build": 75, "test": 90, "headline": 140, "trace": 35},
+    "B": {"build": 75, "linear": 120, "headline": 140},
+    "C": {"build": 75, "ops": 80, "sanitize": 60, "models": 130},
+}
 # What needs no GPU is left to the machines without one.
 TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
 CUDA_TESTS = ("tests/csrc/test_cuda_ops.py",)
@@ -75,10 +84,9 @@ class Check:
         began = time.monotonic()
         log = self.work / (re.sub(r"[^a-z0-9]+", "-", part.lower()) + ".log")
         variables = {**os.environ, "TRITON_INTERPRET": "0"}
+        variables.pop("OUT", None)  # what they write comes back in the archive
         if self.library.exists():  # else what is installed is checked
             variables["PYTHONPATH"] = str(self.library)
-        if self.out is not None:
-            variables["OUT"] = str(self.out)
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,
@@ -103,10 +111,6 @@ class Check:
                     process.wait()
         text = log.read_text(errors="replace")
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "no output")
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with (self.out / "gpu-check.log").open("a") as logs:  # one file for all that is run
-                logs.write(f"==== {part}\n{text}\n")
         seconds = round(time.monotonic() - began, 1)
         return Outcome(part, OK if code == 0 else RED, note + last.strip()[:300], seconds)
 
@@ -173,14 +177,16 @@ def sanitize(check: Check) -> list[Outcome]:
         return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not on this machine")]
     outcomes = []
     end = check.end
-    for kind, share in (("memcheck", 0.5), ("racecheck", 1.0)):
-        check.end = time.monotonic() + share * (end - time.monotonic())
+    runs = [(kind, op) for kind in ("memcheck", "racecheck") for op in (None, "linear")]
+    for number, (kind, op) in enumerate(runs):
+        check.end = time.monotonic() + (end - time.monotonic()) / (len(runs) - number)
         # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
         command += ["--target-processes", "application-only", *ops_command(check, "--check")]
-        command += ["--toy", "--results", str(check.work / kind)]
+        command += ["--toy", "--results", str(check.work / kind), *(["--op", op] if op else [])]
         # Without the allocator's pool every tensor has bounds of its own.
-        outcomes.append(check.run(kind, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
+        part = f"{kind} {op}" if op else kind
+        outcomes.append(check.run(part, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
     return outcomes
 
 
@@ -190,6 +196,36 @@ def ops(check: Check) -> list[Outcome]:
     return [check.run("ops", ops_command(check, *more, *["--toy"] * check.dry_run))]
 
 
+def headline(check: Check) -> list[Outcome]:
+    return [check.run("headline", sweep_command(check, "A"))]
+
+
+def models(check: Check) -> list[Outcome]:
+    return [check.run("models", sweep_command(check, "C"))]
+
+
+def trace(check: Check) -> list[Outcome]:
+    command = [check.python, "-m", "args_fast.bench.graph_trace", "--results", str(check.results)]
+    return [check.run("trace", [*command, *["--rehearse"] * check.dry_run])]
+
+
+def linear(check: Check) -> list[Outcome]:
+    """Writes the engine's table next to the code that was built here."""
+    command = [check.python, "-m", "args_fast.bench.linear_bench", "--results", str(check.results)]
+    command += ["--device", check.device, "--seconds", f"{max(5.0, check.seconds_left - 20):.0f}"]
+    if check.dry_run:
+        table = ["--write-table", "--table", str(check.work / "linear.json")]
+        return [check.run("linear", [*command, "--toy", *table], TRITON_INTERPRET="1")]
+    return [check.run("linear", [*command, "--write-table"])]
+
+
+def sweep_command(check: Check, cases: str) -> list[str]:
+    command = [check.python, "-m", "args_fast.bench.sweep", "--set", cases]
+    command += ["--device", check.device, "--results", str(check.results)]
+    command += ["--budget", f"{max(5.0, check.seconds_left - 10):.0f}", "--rounds", "3"]
+    return [*command, *["--rehearse"] * check.dry_run]
+
+
 def ops_command(check: Check, *more: str) -> list[str]:
     return [check.python, "-m", "args_fast.bench.ops_bench", "--device", check.device, *more]
 
@@ -197,9 +233,58 @@ def ops_command(check: Check, *more: str) -> list[str]:
 STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
     "build": build,
     "test": test,
-    "sanitize": sanitize,
+    "headline": headline,
+    "trace": trace,
+    "linear": linear,
     "ops": ops,
+    "sanitize": sanitize,
+    "models": models,
 }
+
+
+# ---- what comes back -----------------------------------------------------------------------------
+
+
+class Archive:
+    """Logs and results of a visit in one file that is whole at any time: written next to it, then
+    moved there, twice a second and at the end."""
+
+    def __init__(self, file: Path, check: Check, every: float = 0.5) -> None:
+        self.file = file
+        self._check = check
+        self._every = every
+        self._began = time.time()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def __enter__(self) -> "Archive":
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.pack()
+
+    def pack(self) -> None:
+        part = self.file.with_name(self.file.name + ".part")
+        with tarfile.open(part, "w:gz") as archive:
+            for path in self._files():
+                with contextlib.suppress(FileNotFoundError):  # replaced while it was read
+                    root = self._check.work if path.suffix == ".log" else self._check.results
+                    archive.add(path, path.relative_to(root))
+        part.replace(self.file)
+
+    def _files(self) -> list[Path]:
+        logs = self._check.work.glob("*.log")
+        made = (p for p in self._check.results.rglob("*") if p.suffix in (".json", ".md"))
+        new = (path for path in made if path.stat().st_mtime >= self._began)
+        return sorted([*logs, *new])
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._every):
+            self.pack()
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -226,38 +311,49 @@ def main() -> int:
         out=Path(options.out).resolve() if options.out else None,
     )
     work.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + options.seconds
-    stages = {name: STAGES[name] for name in options.stage or STAGES}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    budget = VISITS[options.visit]
+    stages = {name: budget[name] for name in options.stage or budget}
+    with Archive((check.out or work) / f"gpu-{options.visit}.tar.gz", check) as archive:
+        outcomes = visit(check, stages, options.seconds or sum(stages.values()))
+    red = [outcome.part for outcome in outcomes if outcome.status == RED]
+    print(f"{len(outcomes)} parts, red: {', '.join(red) or 'none'}; all of it: {archive.file}")
+    return bool(red)
+
+
+def visit(check: Check, stages: dict[str, int], seconds: float) -> list[Outcome]:
+    """Run the stages, each to the end of its share of the time."""
+    end = time.monotonic() + seconds
     outcomes: list[Outcome] = []
-    for number, (name, stage) in enumerate(stages.items(), 1):
-        later = sum(BUDGET[other] for other in list(stages)[number:])
-        share = options.seconds / sum(BUDGET[other] for other in stages)
-        check.end = max(time.monotonic() + 1, end - later * share)
+    for number, name in enumerate(stages, 1):
+        later = sum(list(stages.values())[number:])
+        check.end = max(time.monotonic() + 1, end - later * seconds / sum(stages.values()))
         try:
-            parts = stage(check)
+            parts = STAGES[name](check)
         except Exception as error:  # a stage that fails must not take the others along
             parts = [Outcome(name, RED, f"{type(error).__name__}: {error}")]
         print(*parts, sep="\n", flush=True)
         outcomes += parts
-    red = [outcome.part for outcome in outcomes if outcome.status == RED]
-    print(f"{len(outcomes)} parts, red: {', '.join(red) or 'none'}; logs in {work}")
-    return bool(red)
+    return outcomes
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--stage", action="append", choices=STAGES, help="only this; may be repeated"
-    )
+    parser.add_argument("visit", choices=VISITS, help="which of the three")
+    parser.add_argument("--stage", action="append", help="only this one of it; may be repeated")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, at toy sizes")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda, or cpu in a dry run")
-    parser.add_argument("--seconds", type=float, default=sum(BUDGET.values()), help="in all (480)")
+    parser.add_argument("--seconds", type=float, help="in all (the sum of the stages')")
     parser.add_argument("--work", default=ROOT / "build" / "gpu-check", help="folder for the build")
     out = os.environ.get("OUT")
-    parser.add_argument("--out", default=out, help="a further folder for results (default: $OUT)")
-    return parser.parse_args()
+    parser.add_argument("--out", default=out, help="folder of the archive (default: $OUT)")
+    options = parser.parse_args()
+    unknown = set(options.stage or ()) - set(VISITS[options.visit])
+    if unknown:
+        parser.error(f"{options.visit} has the stages {', '.join(VISITS[options.visit])}")
+    return options
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ AXES: dict[str, dict[str, tuple]] = {
 }
 # For rehearsals: the same program at sizes of no interest.
 TOY_AXES: dict[str, dict[str, tuple]] = {
-    "branch_attention": {"t": (33, 5), "N": (3, 1), "Hq Hkv D": ((4, 2, 16),), "B": (1, 2)},
+    # 1500 tokens of one prompt are split over blocks, whose last one merges what they found.
+    "branch_attention": {"t": (33, 5, 1500), "N": (3, 1), "Hq Hkv D": ((4, 2, 16),), "B": (1, 2)},
     "topk_logprobs": {"V": (997,), "B": (1, 2), "k": (10,)},
     "select": {"B": (2,), "k": (10,), "H": (48,)},
     "commit": {"L": (2,), "B": (2,), "N": (3,), "Hkv D": ((2, 16),)},

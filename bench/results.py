@@ -13,7 +13,8 @@ import torch
 from args_fast.bench.timing import device_name, environment, slug
 
 FALLBACK = "bench-results"  # in the current folder, outside a checkout
-SAME = ("device", "threads", "versions", "commit", "sources")
+SOURCES = (".py", ".so", ".json")  # linear.json says which kernels run
+SAME = ("device", "threads", "versions", "switches", "commit", "sources")
 
 
 def results_folder(device: torch.device, folder: Path | None = None) -> Path:
@@ -26,12 +27,12 @@ def results_folder(device: torch.device, folder: Path | None = None) -> Path:
 
 
 def sources() -> str:
-    """A fingerprint of the code that runs, binaries with it. It is known without git, and changes
-    with every edit, as a commit does not."""
+    """A fingerprint of the code that runs, with binaries and tables. It is known without git, and
+    changes with every edit, as a commit does not."""
     digest = hashlib.sha256()
     for package in ("args_fast", "args_fast.kernels", "args_fast.bench"):
         folder = Path(next(iter(import_module(package).__path__)))
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".so")):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in SOURCES):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

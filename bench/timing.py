@@ -1,5 +1,6 @@
 """How everything here is timed, and the facts that stand next to every figure."""
 
+import os
 import platform
 import statistics
 import subprocess
@@ -67,7 +68,8 @@ def measure(
 ) -> Sample:
     """Time a short call many times; the sample is in seconds.
 
-    On CUDA the device's clock counts, and a write empties the L2 cache before every call.
+    On CUDA the device's clock counts, and the L2 cache is emptied before every call: by reading
+    what was written, as a write alone may leave what the cache held.
 
     Args:
         call: What is timed. It need not synchronise.
@@ -90,11 +92,12 @@ def measure(
 def _by_events(
     call: Callable[[], object], device: torch.device, drained: bool
 ) -> Callable[[], float]:
-    flushed = torch.empty(FLUSHED, dtype=torch.int8, device=device)
+    flushed = torch.empty(FLUSHED // 4, dtype=torch.float32, device=device)
 
     def once() -> float:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flushed.zero_()
+        flushed.sum()
         if drained:
             torch.cuda.synchronize(device)
         begin.record()
@@ -121,9 +124,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "cuda": torch.version.cuda,
+        "switches": switches(),
         "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def switches() -> dict[str, str]:
+    """Variables of the environment that change what runs."""
+    names = ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "OMP_WAIT_POLICY", "TRITON_INTERPRET")
+    chosen = {k: v for k, v in os.environ.items() if k.startswith("ARGS_FAST_") or k in names}
+    return dict(sorted(chosen.items()))
 
 
 def describe(facts: dict[str, Any]) -> str:

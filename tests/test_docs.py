@@ -27,7 +27,9 @@ from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig
 from args_fast.tiny_pair import LM, RM
 decoder = ArgsDecoder.from_pretrained(LM, RM, device="cpu")
 config = DecodingConfig(max_new_tokens=4)
-messages = other = [{"role": "user", "content": "How do I grow basil?"}]
+messages = other = [{"role": "user", "content": "How do I teach my spaniel to sit?"}]
+lm, reward, tokenizer = decoder.language_model, decoder.reward_model, decoder.tokenizer
+inputs = tokenizer("How do I teach", return_tensors="pt")
 """
 
 
@@ -61,10 +63,10 @@ def headings(page):
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if blocks(p, "python") and p.name not in NOT_RUN], ids=name
 )
-def test_python_runs_as_it_stands(page, monkeypatch, tmp_path, capsys):
+def test_python_runs_as_it_stands(page, monkeypatch):
     if page.parent.name == "rewards":
         pytest.skip("tests/rewards/test_adding_a_reward.py follows its steps")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(ROOT)
     names = {"__name__": "__main__"}
     if page.name != "README.md":  # whose script is complete
         exec(PRELUDE, names)
@@ -86,7 +88,7 @@ COMMANDS = get_command(app)
 def test_commands_and_their_options_exist(page):
     for code in blocks(page, "bash"):
         for line in code.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line, comments=True) if "args-fast " in line else []
             while "args-fast" in words:
                 words = words[words.index("args-fast") + 1 :]
                 check(words, line)

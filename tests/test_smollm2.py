@@ -1,5 +1,6 @@
 """The real pair: what ships, what is said where its packages are missing, what is written once."""
 
+import ast
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from args_fast import smollm2
 from args_fast.errors import MissingPackageError
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
 MEGABYTE = 1 << 20
 
 
@@ -30,6 +31,21 @@ def test_check_installed_names_what_is_missing_and_the_way(monkeypatch):
     )
     with pytest.raises(MissingPackageError, match=r"needs gguf.*pip install.*tiny_pair"):
         smollm2.lm()
+
+
+def test_package_data_names_every_file():
+    setup = ast.parse((ROOT / "setup.py").read_text())
+    (patterns,) = (
+        ast.literal_eval(value)
+        for node in ast.walk(setup)
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "args_fast.smollm2"
+    )
+    folder = smollm2.ADAPTER.parent
+    files = {f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    packed = {f for pattern in patterns for f in folder.glob(pattern)}
+    assert {f for f in files if f.suffix != ".py"} == {f for f in packed if f.is_file()}
 
 
 def test_adapter_is_small_and_has_a_trained_head():

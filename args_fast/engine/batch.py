@@ -131,7 +131,7 @@ class Batch:
         self.judge.load(requests, resumed=resumed)
 
     def _draws(self, requests: Sequence[Request], steps: int) -> Tensor:
-        noise = torch.zeros(self.noise.shape)
+        noise = torch.zeros(self.noise.shape, dtype=torch.float32, device="cpu")
         for row, request in zip(noise, requests, strict=False):
             row[:, request.k :] = -torch.inf
             row[:steps, : request.k] = request.noise(steps)

@@ -21,6 +21,7 @@ from args_fast.engine.scheduler import Scheduler, Stats
 from args_fast.engine.streams import SideStream
 from args_fast.kvcache.pages import PagedText, PagePool
 from args_fast.kvcache.storage import PagedCache
+from args_fast.models.autocast import without_autocast
 from args_fast.models.backbone import Backbone, check_eval, check_length
 from args_fast.models.score import prompt_logprobs
 from args_fast.rewards.base import LM_GROUP, Reward
@@ -163,6 +164,7 @@ class Engine:
                 request.status = Status.CREATED
 
     @torch.inference_mode()
+    @without_autocast()
     def step(self) -> None:
         """Store some of the prompts, then decode one burst of every runner. Requests that are
         finished have left. An exception of a model or a reward ends the requests that it concerns
@@ -180,6 +182,7 @@ class Engine:
             self._evict_if_idle()
 
     @torch.inference_mode()
+    @without_autocast()
     def score(self, ids: Sequence[int]) -> list[float]:
         """log p(ids[i] | ids[:i]) by the language model, NaN for the first."""
         with self.ownership.using():
@@ -187,6 +190,7 @@ class Engine:
             return prompt_logprobs(self.lm, list(ids))
 
     @torch.inference_mode()
+    @without_autocast()
     def rewards_along(self, request: Request, continuation: Sequence[int]) -> list[float]:
         """The request's reward after every token of a continuation, without a cache."""
         with self.ownership.using():

@@ -1,5 +1,6 @@
 """CUDA graphs of a step, one per shape, captured when a shape comes for the second time."""
 
+import gc
 import warnings
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
@@ -26,6 +27,7 @@ class StepGraphs:
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
+        self.failure: str | None = None  # why a capture failed: steps then run as they are
         # Each with the function, because what that holds must live as long as the graph.
         self._replays: dict[Hashable, tuple[Function, Function] | None] = {}
         self._pool: Any = None  # memory that all the graphs work in, in turn
@@ -63,6 +65,10 @@ class StepGraphs:
         self._stream = self._stream or torch.cuda.Stream()
         before = torch.cuda.current_stream()
         _forget_workspaces()
+        # Collected tensors of the garbage collector would be freed into the capture.
+        gc.collect()
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             # Other threads may allocate meanwhile: what they do is not ours to forbid.
             with torch.cuda.graph(
@@ -72,6 +78,7 @@ class StepGraphs:
         except RuntimeError as error:
             torch.cuda.set_stream(before)  # a capture that fails does not find back by itself
             self.enabled = False
+            self.failure = f"{type(error).__name__}: {error}"
             warnings.warn(
                 f"a decode step cannot be captured as a CUDA graph ({error}); it runs without, "
                 "slower. cuda_graphs=False says so from the start.",
@@ -79,6 +86,8 @@ class StepGraphs:
             )
             return function
         finally:
+            if collecting:
+                gc.enable()
             _forget_workspaces()
         self._pool = graph.pool()
         return graph.replay

@@ -138,7 +138,7 @@ class Request:
     def noise(self, steps: int) -> Tensor:
         """The draws of the next steps, [steps, k] f32."""
         if self.config.temperature is None:
-            return torch.zeros(steps, self.k)
+            return torch.zeros(steps, self.k, dtype=torch.float32, device="cpu")
         if self._noise is None:
             self._noise = self.config.noise()
         start = len(self.tokens) + self.in_flight
@@ -163,10 +163,10 @@ class Request:
             return
         for text in self.texts.values():
             text.ids.append(token)
-        if token in self.end_tokens:
-            self.finish_reason = "eos"
-        elif token in self.stop_tokens:
+        if token in self.stop_tokens:
             self.finish_reason = "stop"
+        elif token in self.end_tokens:
+            self.finish_reason = "eos"
         elif len(self.ids) == self.max_length:
             self.finish_reason = "length"
         piece = None

@@ -92,5 +92,6 @@ class BatchMemory:
 
     def send(self, target: Tensor, rows: list, filler: object) -> None:
         """Write one value per request into a tensor whose first size is B."""
-        host = torch.tensor(rows + [filler] * (self.B - len(rows)), dtype=target.dtype)
+        values = rows + [filler] * (self.B - len(rows))
+        host = torch.tensor(values, dtype=target.dtype, device="cpu")
         send_into(target, host.view(target.shape))

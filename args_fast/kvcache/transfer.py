@@ -11,7 +11,9 @@ from torch import Tensor
 
 def send(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor on the device, from (lists of) numbers."""
-    return _pinned(torch.tensor(values, dtype=dtype), device).to(device, non_blocking=True)
+    return _pinned(torch.tensor(values, dtype=dtype, device="cpu"), device).to(
+        device, non_blocking=True
+    )
 
 
 def send_into(target: Tensor, host: Tensor) -> None:
@@ -21,7 +23,7 @@ def send_into(target: Tensor, host: Tensor) -> None:
 
 def fetch(tensor: Tensor) -> Tensor:
     """A copy on the host. The copy of a CUDA tensor is complete once the stream has reached it."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda)
     return host.copy_(tensor, non_blocking=True)
 
 

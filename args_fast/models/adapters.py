@@ -5,6 +5,7 @@ import copy
 import json
 import logging
 import re
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,8 @@ from args_fast.models import checkpoint, pretrained
 
 logger = logging.getLogger(__name__)
 
-HEAD = re.compile(r"(^|\.)(score|classifier)\.")
+HEAD = re.compile(r"(?:^|\.)(?:score|classifier)\.(?:modules_to_save\.(?:\w+\.)?)?weight$")
+OF_HEAD = re.compile(r"(?:^|\.)(?:score|classifier)\.")
 WEIGHTS = "adapter_model.safetensors"
 VALUE_HEAD = "value_head.safetensors"  # next to an adapter of a language model, by LLaMA-Factory
 
@@ -32,11 +34,13 @@ class AdapterFolder:
         path: of the folder.
         task: "CAUSAL_LM", "SEQ_CLS" or what else peft calls it; "None" where it does not say.
         base: the folder or hub id of its base model.
+        promises_head: whether its configuration says that a head was trained.
     """
 
     path: Path
     task: str
     base: str
+    promises_head: bool
 
     @classmethod
     def read(cls, path: Path, base: str | Path | None = None) -> "AdapterFolder":
@@ -46,23 +50,22 @@ class AdapterFolder:
                 f"{path} is a LoRA adapter ({checkpoint.ADAPTER}), which needs peft: pip install "
                 "peft; or merge it into its base (merge_and_unload) and save the whole model"
             )
-        try:
-            config = json.loads((path / checkpoint.ADAPTER).read_text("utf-8"))
-            base = base or config.get("base_model_name_or_path")
-        except (ValueError, AttributeError, OSError) as error:
-            raise LoadError(f"{path / checkpoint.ADAPTER} cannot be read: {error}") from error
-        if not base:
+        fields = _fields(path / checkpoint.ADAPTER)
+        base = base or fields.get("base_model_name_or_path")
+        if not base or not isinstance(base, (str, Path)):
             raise LoadError(
                 f"the adapter {path} does not name its base model; pass base=, or set "
                 f"base_model_name_or_path in {checkpoint.ADAPTER}"
             )
-        return cls(path, str(config.get("task_type")), str(base))
+        saved = fields.get("modules_to_save") or ()
+        promises = any(module in saved for module in ("score", "classifier"))
+        return cls(path, str(fields.get("task_type")), str(base), promises)
 
     @property
     def labels(self) -> int | None:
         """Outputs of the trained head in it; None where there is none."""
         shapes = _shapes(self.path).items()
-        sizes = [shape[0] for key, shape in shapes if HEAD.search(key) and shape]
+        sizes = [shape[0] for key, shape in shapes if HEAD.search(key) and len(shape) == 2]
         return sizes[0] if sizes else None
 
     @property
@@ -88,7 +91,7 @@ def is_folder(path: str | Path) -> bool:
 def load_language_model(path: Path, dtype: Any, options: dict[str, Any]) -> PreTrainedModel:
     """An adapter of a language model, merged. Raises LoadError."""
     folder = check_language_model(path)
-    return _merged(folder, AutoModelForCausalLM, "base of the adapter", dtype, options)
+    return _merged(folder, AutoModelForCausalLM, "adapter", dtype, options)
 
 
 def check_language_model(path: Path) -> AdapterFolder:
@@ -109,7 +112,7 @@ def load_reward_model(
     """An adapter of a reward model, merged; that of a language model where the head is in a file
     next to it. Raises RewardHeadError where no head was trained, LoadError."""
     folder = AdapterFolder.read(path, base)
-    role = "base of the reward adapter"
+    role = "reward adapter"
     if folder.labels is None and folder.value_head is not None:
         model = _merged(folder, AutoModelForCausalLM, role, dtype, options)
         return Merged(model, folder.value_head)
@@ -121,27 +124,60 @@ def load_reward_model(
 def _merged(
     folder: AdapterFolder, kind: Any, role: str, dtype: Any, options: dict[str, Any]
 ) -> PreTrainedModel:
-    from peft import PeftModel
-
-    path, base = folder.path, checkpoint.find(folder.base)
-    model, report = pretrained.load(kind, base, role, dtype, options)
-    missing = [key for key in report.missing if not HEAD.search(f".{key}")]
+    base = checkpoint.find(folder.base)
+    model, report = pretrained.load(kind, base, f"base of the {role}", dtype, options)
+    name = f"the base {folder.base} of the {role} {folder.path}"
+    missing = [key for key in report.missing if not OF_HEAD.search(key)]
     if missing:
         raise LoadError(
-            f"{folder.base}, the base of the adapter {path}, lacks {pretrained.listed(missing)}: "
-            "they would be random. Use a whole checkpoint as its base."
+            f"{name} lacks {pretrained.listed(missing)}: they would be random. Use a checkpoint "
+            "with all of its weights"
         )
-    if len(missing) < len(report.missing) and folder.labels is None:
+    pretrained.check_unused(model, report.unexpected, name)
+    headless = folder.promises_head or len(missing) < len(report.missing)
+    if headless and folder.labels is None and kind is not AutoModelForCausalLM:
         raise RewardHeadError(
-            f"the adapter {path} has no trained reward head, and neither has its base "
-            f"{folder.base}: it would be random. Train the adapter with modules_to_save=['score'], "
-            f"or save its head next to it as {VALUE_HEAD}"
+            f"the adapter {folder.path} holds no trained reward head: the head would be random. "
+            f"Train it with modules_to_save=['score'], or save its head next to it as {VALUE_HEAD}"
         )
-    merged: PreTrainedModel = pretrained.translated(
-        lambda: PeftModel.from_pretrained(model, str(path)).merge_and_unload(), str(path), "adapter"
-    )
-    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", path, folder.base)
+    merged = _merge(model, folder, role)
+    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", folder.path, folder.base)
     return merged
+
+
+def _merge(model: PreTrainedModel, folder: AdapterFolder, role: str) -> PreTrainedModel:
+    """The base with the adapter added to its weights. Raises LoadError where their weights do not
+    fit each other: peft would leave out what it does not find."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    def load() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights that are missing: below
+            return PeftModel.from_pretrained(model, str(folder.path))
+
+    adapted = pretrained.translated(load, str(folder.path), role)
+    expected, keys = set(get_peft_model_state_dict(adapted)), set(_shapes(folder.path))
+    if expected != keys:
+        lacks = sorted(expected - keys) or sorted(keys - expected)
+        verb = "lacks" if expected - keys else "has, and its configuration does not,"
+        raise LoadError(
+            f"the adapter {folder.path} {verb} {pretrained.listed(lacks)}; use the "
+            f"{checkpoint.ADAPTER} and the base that it was trained with"
+        )
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+def _fields(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(
+            checkpoint.damage(file) or f"{file} cannot be read: {checkpoint.words(error)}"
+        ) from error
+    if not isinstance(fields, dict):
+        raise LoadError(f"{file} is not the configuration of an adapter: it is not a JSON object")
+    return fields
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -156,7 +192,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
             keys = opened.keys()
             return {key: tuple(opened.get_slice(key).get_shape()) for key in keys}
     except (SafetensorError, OSError) as error:
-        raise LoadError(f"{file} cannot be read: {error}") from error
+        raise LoadError(checkpoint.damage(file) or f"{file} cannot be read: {error}") from error
 
 
 # ---- objects -------------------------------------------------------------------------------------

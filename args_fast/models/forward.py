@@ -49,7 +49,7 @@ def own_reward(
     name = f"the reward model ({type(model).__name__})"
     text = torch.tensor([list(ids)], device=model.device)
     try:
-        with _without_padding(model):
+        with without_padding(model):
             out = model(input_ids=text)
     except torch.OutOfMemoryError:
         raise
@@ -63,7 +63,7 @@ def own_reward(
         raise RewardHeadError(f"{name} gives none of {', '.join(OUTPUTS)}; use a classifier.")
     last = values[0, -1] if values.dim() == 3 else values[0]
     if fold is not None:
-        return sum((last[i].float() * share for i, share in fold.items()), torch.zeros(()))
+        return torch.stack([last[i].float() * share for i, share in fold.items()]).sum()
     if values.dim() == 2 and last.numel() == len(ids):
         last = last[-1]
     if last.numel() != 1:
@@ -75,15 +75,15 @@ def own_reward(
 
 
 @contextmanager
-def _without_padding(model: PreTrainedModel) -> Iterator[None]:
+def without_padding(model: PreTrainedModel) -> Iterator[None]:
+    """No token of a text is taken for padding, not even one that has the padding token's id."""
     configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
-    before = [
-        (config, config.pad_token_id) for config in configs if hasattr(config, "pad_token_id")
-    ]
+    before = [(c, c.pad_token_id) for c in configs if hasattr(c, "pad_token_id")]
     try:
         for config, _ in before:
-            config.pad_token_id = None
+            # Past the checks of configurations that take no None here.
+            object.__setattr__(config, "pad_token_id", None)
         yield
     finally:
         for config, pad in before:
-            config.pad_token_id = pad
+            object.__setattr__(config, "pad_token_id", pad)

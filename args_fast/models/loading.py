@@ -175,6 +175,11 @@ def load_tokenizer(
         )
         if not any(files):
             return None
+    return tokenizer_in(name, **options)
+
+
+def tokenizer_in(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id that has one. Raises LoadError."""
 
     def load() -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

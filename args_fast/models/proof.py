@@ -101,7 +101,7 @@ def prove_reward(
         if 1 <= tokens <= backbone.max_length
     ]
     with torch.inference_mode():
-        engine = torch.tensor(rewards_of(texts), dtype=torch.float64)
+        engine = torch.tensor(rewards_of(texts), dtype=torch.float64, device="cpu")
         own = torch.stack([own_reward(backbone.model, text, fold) for text in texts]).double()
         own = own.cpu()
     allowed = REWARD_TOLERANCE[backbone.layout.dtype] * max(1.0, own.abs().max().item())
@@ -114,8 +114,8 @@ def prove_reward(
         f"the reward model's forward ({type(backbone.model).__name__}) "
         f"{_difference(engine, own, allowed)}: for a text of {len(texts[worst])} tokens the engine "
         f"gives {engine[worst]:.4g}, the model {own[worst]:.4g}. The engine does not compute that; "
-        "use a model whose reward is its head at the last token, or args_fast.reference.decode, "
-        "which runs the model's own forward."
+        "use rewards.Text(model, tokenizer), which runs the model's own forward, or a model whose "
+        "reward is its head at the last token."
     )
 
 

@@ -51,4 +51,12 @@ def load() -> None:
         warnings.warn(f"the CUDA ops were {_refused}", stacklevel=2)
         return
     for op in OPS:
-        offer("cuda", "cuda", op, getattr(torch.ops.args_fast_cuda, op).default)
+        implementation = getattr(torch.ops.args_fast_cuda, op).default
+        offer("cuda", "cuda", op, implementation, unsupported=_unsupported)
+
+
+def _unsupported(*arguments: object) -> str | None:
+    tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return "it takes float32, bfloat16 and float16, not float64"
+    return None

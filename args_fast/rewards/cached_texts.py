@@ -142,11 +142,11 @@ class CachedTexts:
         tail = Branches(
             self._cache, _padded(pages, device), lengths, k, v, _mask(width, depth, device)
         )
-        ids = torch.zeros(B, depth, width, dtype=torch.int64)
-        last = torch.zeros(B, width, dtype=torch.int64)
+        ids = torch.zeros(B, depth, width, dtype=torch.int64, device="cpu")
+        last = torch.zeros(B, width, dtype=torch.int64, device="cpu")
         for b, chains in enumerate(group):
             for j, text in enumerate(chains.texts):
-                suffix = torch.tensor(text[chains.prefix :])
+                suffix = torch.tensor(text[chains.prefix :], device="cpu")
                 ids[b, : len(suffix), j] = suffix
                 last[b, j] = (len(suffix) - 1) * width + j
         ids, last = ids.flatten(1).to(device), last.to(device)

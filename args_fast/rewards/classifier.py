@@ -113,7 +113,9 @@ class Classifier(Reward):
                 "both to one device, or to two CUDA devices"
             )
         if self._known is not None:
-            padding = torch.zeros(max(0, lm.vocabulary - len(self._known)), dtype=torch.bool)
+            padding = torch.zeros(
+                max(0, lm.vocabulary - len(self._known)), dtype=torch.bool, device="cpu"
+            )
             self._known = torch.cat([self._known, padding])[: lm.vocabulary]
         elif self.backbone.vocabulary < lm.vocabulary:
             raise PairMismatchError(

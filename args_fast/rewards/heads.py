@@ -2,6 +2,7 @@
 number."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 
 from args_fast import ops
 from args_fast.errors import ConfigError, RewardHeadError
+from args_fast.models import checkpoint
+from args_fast.models.forward import own_reward
 
 # Under these names a reward model's head is looked for: transformers' own first.
 NAMES = ("score", "v_head", "value_head", "reward_head", "rm_head", "classifier", "summary")
@@ -29,7 +32,7 @@ class RewardHead:
     Attributes:
         module: gives the outputs of a hidden state.
         fold: the weight of each output in the reward; None for the only output.
-        own: whether the model's own forward uses this head, and it alone.
+        own: whether the model's own forward returns what this head gives, or should.
     """
 
     module: nn.Module
@@ -48,7 +51,7 @@ class RewardHead:
         bias = None if module.bias is None else module.bias.detach()
         if self.fold is None:
             return weight[0], bias
-        shares = torch.zeros(weight.shape[0], device=weight.device)
+        shares = torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device)
         for i, share in self.fold.items():
             shares[i] = share
         return shares @ weight.float(), None if bias is None else shares @ bias.float()[:, None]
@@ -64,8 +67,8 @@ class RewardHead:
         fused = self.fused(hidden)
         if fused is not None:
             rows = hidden.reshape(-1, 1, hidden.shape[-1])
-            zeros = torch.zeros(rows.shape[0], 1, device=rows.device)
-            ones = torch.ones(rows.shape[0], device=rows.device)
+            zeros = rows.new_zeros(rows.shape[0], 1, dtype=torch.float32)
+            ones = rows.new_ones(rows.shape[0], dtype=torch.float32)
             _, rewards, _ = ops.select(rows, *fused, zeros, ones, ones, zeros)
             return rewards.view(hidden.shape[:-1])
         if (linear := self.linear) is not None:
@@ -110,7 +113,7 @@ def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
     for name in NAMES:
         module = getattr(model, name, None)
         if isinstance(module, nn.Module):
-            return module, name == "score"  # what forwards of transformers apply
+            return module, name == "score" or _gives_reward(model)
     if model.get_output_embeddings() is not None:
         raise RewardHeadError(
             f"{type(model).__name__} is a language model without a reward head. For its log-"
@@ -124,29 +127,71 @@ def _module(model: PreTrainedModel, head: HeadLike) -> tuple[nn.Module, bool]:
     )
 
 
+def _gives_reward(model: PreTrainedModel) -> bool:
+    """Whether a model's own forward returns a reward, which its head alone may not be."""
+    for fold in (None, {0: 1.0}):  # of one output, of several
+        with suppress(RewardHeadError):
+            own_reward(model, [1, 2], fold)
+            return True
+    return False
+
+
 def _from_file(model: PreTrainedModel, path: Path) -> nn.Linear:
-    """A linear head from a file with one weight matrix, and a bias perhaps."""
+    """A linear head from a file that holds nothing else."""
     if not path.is_file():
         raise RewardHeadError(f"head is {str(path)!r}, and there is no such file")
+    parameter = next(model.parameters())
+    head = linear_head(*read_head(path), str(path))
+    return head.to(device=parameter.device, dtype=parameter.dtype).eval()
+
+
+def read_head(path: Path) -> tuple[Tensor, Tensor | None]:
+    """The weight, and the bias if there is one, in a file of a head. Raises RewardHeadError."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise RewardHeadError(f"{path} cannot be read as safetensors: {error}") from error
-    weights = {name: x for name, x in tensors.items() if x.dim() == 2}
-    biases = {name: x for name, x in tensors.items() if x.dim() == 1}
+        raise RewardHeadError(
+            checkpoint.damage(path) or f"{path} cannot be read as safetensors: {error}"
+        ) from error
+    weights = [x for x in tensors.values() if x.dim() == 2]
+    biases = [x for x in tensors.values() if x.dim() == 1]
     if len(weights) != 1 or len(biases) > 1:
         raise RewardHeadError(
-            f"{path} holds {', '.join(sorted(tensors))}; a head's file has one weight matrix, and "
-            "at most one bias"
+            f"{path} holds {', '.join(sorted(tensors)) or 'nothing'}; a head's file has one weight "
+            "matrix, and at most one bias"
         )
-    (weight,) = weights.values()
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(biases))
+    return weights[0], biases[0] if biases else None
+
+
+def linear_head(weight: Tensor, bias: Tensor | None, name: str) -> nn.Linear:
+    """A head of these numbers.
+
+    Args:
+        weight: [outputs, H], or [H] for one output.
+        bias: [outputs], or None.
+        name: of what holds them, for the message.
+
+    Raises:
+        RewardHeadError: they are not the weight and the bias of one linear layer.
+    """
+    if weight.dim() == 1:
+        weight = weight[None]
+    if (
+        weight.dim() != 2
+        or not weight.numel()
+        or (bias is not None and bias.shape != weight.shape[:1])
+    ):
+        shapes = f"weight {list(weight.shape)}, bias {'none' if bias is None else list(bias.shape)}"
+        raise RewardHeadError(
+            f"the reward head in {name} is not a linear layer: {shapes}; it has a weight of "
+            "[outputs, hidden size] and a bias of [outputs], or none"
+        )
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         linear.weight.copy_(weight)
-        if biases:
-            linear.bias.copy_(next(iter(biases.values())))
-    parameter = next(model.parameters())
-    return linear.to(device=parameter.device, dtype=parameter.dtype).eval()
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear
 
 
 def _outputs(module: nn.Module, model: PreTrainedModel) -> int:

@@ -137,9 +137,9 @@ class HostJudge(Judge):
             [self._reward.text_of(request, [*request.response, token]) for token in row]
             for request, row in zip(self._requests, rows, strict=False)
         ]
-        rewards = torch.zeros(candidates.ids.shape, dtype=torch.float32)
+        rewards = torch.zeros(candidates.ids.shape, dtype=torch.float32, device="cpu")
         for i, values in enumerate(self._values(texts)):
-            rewards[i] = torch.tensor(values, dtype=torch.float32)
+            rewards[i] = torch.tensor(values, dtype=torch.float32, device="cpu")
         self._rewards = rewards.to(self._memory.device)
 
     def rewards(self) -> Tensor:

@@ -15,12 +15,18 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from args_fast.errors import ConfigError, LoadError, PairMismatchError, RewardHeadError
+from args_fast.errors import (
+    ConfigError,
+    LoadError,
+    PairMismatchError,
+    RewardHeadError,
+    UnsupportedModelError,
+)
 from args_fast.models import adapters, checkpoint, loading, pretrained
 from args_fast.rewards.adapter import Adapter, load_merged
 from args_fast.rewards.base import Reward
 from args_fast.rewards.classifier import Classifier
-from args_fast.rewards.heads import HeadLike, Labels
+from args_fast.rewards.heads import HeadLike, Labels, linear_head, read_head
 from args_fast.rewards.strings import TooLong
 from args_fast.rewards.text import Text
 
@@ -53,7 +59,7 @@ def load(
 ) -> Reward:
     """The reward at a path or hub id, as the first kind that fits: a LoRA adapter as Adapter, an
     encoder as Text, a decoder with a head as Classifier where its tokenizer gives the language
-    model's ids their text, else as Text. A line of the log says what it was taken as.
+    model's ids their text and the engine can drive it, else as Text. A line of the log says what it was taken as.
 
     Args:
         path: a folder or hub id (safetensors only).
@@ -98,9 +104,18 @@ def load(
             common["head"] = model.head
         return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
     made = Adapter if isinstance(model, adapters.Merged) else Classifier
-    logger.info("%s: a decoder with a head (rewards.%s)", path, made.__name__)
     theirs = None if tokenizer is None else own
-    return made(model, theirs, closing_ids=closing_ids, known=known, **common)
+    try:
+        reward = made(model, theirs, closing_ids=closing_ids, known=known, **common)
+    except RewardHeadError:
+        raise
+    except UnsupportedModelError as error:
+        if theirs is None:
+            raise
+        logger.info("%s: %s", path, error)
+        return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
+    logger.info("%s: a decoder with a head (rewards.%s)", path, made.__name__)
+    return reward
 
 
 def _tokenizer_of(lm: Any, options: dict) -> PreTrainedTokenizerBase | None:
@@ -135,16 +150,15 @@ def _as_text(
 ) -> Text:
     if own is None:
         raise LoadError(
-            f"the reward model {path} reads text and has no tokenizer next to it; save its "
-            "tokenizer there, or use rewards.Text(model, tokenizer)"
+            f"the reward model {path} reads text, and comes without a tokenizer; save one there, "
+            "or use rewards.Text(model, tokenizer)"
         )
     if closing_ids is not None:
         raise ConfigError(
             f"closing_ids are for rewards that read the language model's ids, and {path} reads "
             "text; its template closes the answer (template='chat')"
         )
-    reason = "an encoder" if is_encoder(model.config) else "another tokenizer, or template='pair'"
-    logger.info("%s: %s; it reads text (rewards.Text)", path, reason)
+    logger.info("%s: it reads text (rewards.Text)", path)
     return Text(model, own, **options)
 
 
@@ -174,10 +188,10 @@ def known_ids(
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.num_embeddings
     if ours == theirs:
-        return torch.ones(rows, dtype=torch.bool)
+        return torch.ones(rows, dtype=torch.bool, device="cpu")
     with_text = set(theirs.values())
     size = max(*ours.values(), rows - 1) + 1
-    return torch.tensor([id < rows and id in with_text for id in range(size)])
+    return torch.tensor([id < rows and id in with_text for id in range(size)], device="cpu")
 
 
 # ---- models --------------------------------------------------------------------------------------
@@ -212,47 +226,46 @@ def _decoder(
         return loading.load_lm(path, device, dtype, **options)
     tensors = checkpoint.shapes(name)
     keys = [key for key in tensors if HEAD_KEY.match(key)]
-    file = Path(str(path)) / VALUE_HEAD_FILE
-    if "score.weight" in tensors or not (keys or file.is_file()):
+    file = Path(name) / VALUE_HEAD_FILE
+    heads = [key for key in (loading.SCORE,) if key in tensors] + keys
+    heads += [VALUE_HEAD_FILE] if file.is_file() else []
+    if len(heads) > 1:
+        raise RewardHeadError(
+            f"the reward model {path} has several heads: {', '.join(heads)}. Say which: load it, "
+            "and pass rewards.Classifier(model, head=...) in its place"
+        )
+    if not heads or heads[0] == loading.SCORE:
         return loading.load_rm(path, device, dtype, several=several, **options)
     if keys:
-        weight, bias = checkpoint.read(name, keys[0]), None
         bias_key = keys[0].removesuffix("weight") + "bias"
-        if bias_key in tensors:
-            bias = checkpoint.read(name, bias_key)
+        bias = checkpoint.read(name, bias_key) if bias_key in tensors else None
+        score = linear_head(checkpoint.read(name, keys[0]), bias, str(path))
     else:
-        weight, bias = _value_head(file)
-    outputs = options | {"num_labels": weight.shape[0]}
+        score = linear_head(*read_head(file), str(file))
+    outputs = options | {"num_labels": score.out_features}
     model, report = pretrained.load(
         AutoModelForSequenceClassification, name, "reward model", dtype, outputs
     )
-    missing = [key for key in report.missing if not key.startswith("score.")]
-    if missing:
+    _check_body(model, report, f"the reward model {path}")
+    own = getattr(model, "score", None)
+    if not isinstance(own, nn.Linear) or own.in_features != score.in_features:
         raise RewardHeadError(
-            f"the reward model {path} lacks {pretrained.listed(missing)}: they would be random. "
-            "Use a checkpoint with all of its weights."
+            f"the reward head of {path} reads {score.in_features} numbers, and "
+            f"{type(model).__name__} does not give as many; use the head that was trained with it"
         )
-    score = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    with torch.no_grad():
-        score.weight.copy_(weight)
-        if bias is not None:
-            score.bias.copy_(bias)
     model.score = score.to(next(model.parameters()).dtype)
     return pretrained.finish(model, device, f"the reward model {path}")
 
 
-def _value_head(file: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
-    from safetensors.torch import load_file
-
-    tensors = load_file(file)
-    weights = [x for x in tensors.values() if x.dim() == 2]
-    biases = [x for x in tensors.values() if x.dim() == 1]
-    if len(weights) != 1 or len(biases) > 1:
-        raise RewardHeadError(
-            f"{file} holds {', '.join(sorted(tensors))}; a value head's file has one weight "
-            "matrix, and at most one bias"
+def _check_body(model: PreTrainedModel, report: pretrained.Report, name: str) -> None:
+    """Raises LoadError unless all weights but the head's are there, and used."""
+    missing = [key for key in report.missing if not key.startswith("score.")]
+    if missing:
+        raise LoadError(
+            f"{name} lacks {pretrained.listed(missing)}: they would be random. Use a checkpoint "
+            "with all of its weights"
         )
-    return weights[0], biases[0] if biases else None
+    pretrained.check_unused(model, report.unexpected, name)
 
 
 def as_reward(rm: Any) -> Reward:

@@ -112,7 +112,7 @@ class Text(HostReward):
         assert tokenizer is not None  # super().attach has seen to it
         # An id without a token has no text that this model could read.
         tokens = set(tokenizer.get_vocab().values())
-        self._known = torch.tensor([id in tokens for id in range(lm.vocabulary)])
+        self._known = torch.tensor([id in tokens for id in range(lm.vocabulary)], device="cpu")
         self.encoder.name = self.name  # a decoder may have named it
         texts = self._probes()
         self._cached = self._prove_cache(texts, lm.fused)

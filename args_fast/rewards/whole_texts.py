@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from args_fast.errors import RewardHeadError
+from args_fast.models.forward import OUTPUTS, without_padding
 from args_fast.rewards.heads import HeadLike, Labels, RewardHead, find_head, fold_labels
 from args_fast.rewards.strings import Encoded
 
-OUTPUTS = ("logits", "rewards", "score")  # where reward models put their rewards
 TOKENS_PER_PASS = 16384  # padding included
 # Largest difference between a batch and a text alone, relative to max(1, |r|).
 SAME = {torch.float64: 2e-5, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -128,7 +127,7 @@ class WholeTexts:
         outputs = outputs.float().reshape(len(texts), -1)
         if self._fold is None:
             return outputs[:, 0]
-        weights = torch.zeros(outputs.shape[1], device=outputs.device)
+        weights = torch.zeros(outputs.shape[1], dtype=torch.float32, device=outputs.device)
         for i, weight in self._fold.items():
             weights[i] = weight
         return (outputs * weights).sum(1)
@@ -139,7 +138,7 @@ class WholeTexts:
 
     @torch.inference_mode()
     def _outputs(self, ids: Tensor, **more: Tensor) -> Tensor:
-        with _without_padding(self.model):
+        with without_padding(self.model):
             out = self.model(input_ids=ids.to(self.model.device), **more)
         values = next((v for n in OUTPUTS if (v := getattr(out, n, None)) is not None), None)
         if values is None:
@@ -159,17 +158,3 @@ class WholeTexts:
         short, long = torch.tensor([[1, 2]]), torch.tensor([[1, 2, 3, 4]])
         a, b = self._hidden(short)[0, 1].float(), self._hidden(long)[0, 1].float()
         return bool(((a - b).norm() <= 1e-3 * b.norm()).item())
-
-
-@contextmanager
-def _without_padding(model: PreTrainedModel) -> Iterator[None]:
-    """No token of a text is taken for padding, not even one that has the padding token's id."""
-    configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
-    before = [(config, getattr(config, "pad_token_id", None)) for config in configs]
-    try:
-        for config, _ in before:
-            config.pad_token_id = None
-        yield
-    finally:
-        for config, pad in before:
-            config.pad_token_id = pad

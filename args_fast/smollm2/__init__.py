@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,9 @@ def reward_model(
     base = AutoModelForSequenceClassification.from_pretrained(
         lm(cache), num_labels=1, dtype=torch.float32, use_safetensors=True
     )
-    merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft and transformers between themselves
+        merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     model: PreTrainedModel = merged.eval()
     return model
 

@@ -22,7 +22,11 @@ def args(
     pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float, /
 ) -> list[list[int]]:
     config = DecodingConfig(k=k, w=w, max_new_tokens=new_tokens, eos_token_ids=[])
-    return [result.token_ids for result in pair.generate(list(prompts), config)]
+    results = pair.generate(list(prompts), config)
+    for runner in pair.engine.bursts.runners.values():
+        if runner.graphs.failure is not None:  # slower than what was asked for
+            raise RuntimeError(f"a step was not captured as a graph: {runner.graphs.failure}")
+    return [result.token_ids for result in results]
 
 
 def greedy(

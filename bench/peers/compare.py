@@ -40,7 +40,8 @@ FOLDER = Path("build") / "peers"
 SAVED = "4 bit"  # the type that the package has; llama.cpp alone reads it
 TYPES = ("float32", "bfloat16", SAVED)
 GREEDIES = (baselines.TRANSFORMERS, "llama.cpp greedy", baselines.GREEDY)  # slowdowns are against
-GUIDED = (baselines.ARGS, baselines.K_COPIES, baselines.NAIVE)
+PUBLISHED = (baselines.K_COPIES, baselines.NAIVE)  # ways of caching
+GUIDED = (baselines.ARGS, *PUBLISHED)
 PAUSE = 0.3  # seconds before each decode, in which the threads of the last one stop spinning
 
 
@@ -67,6 +68,7 @@ def compare(
     new_tokens: int,
     rounds: int,
     model_bytes: int | None = None,
+    without: Sequence[str] = (),
     report: slowdown.Report = slowdown.ignore,
 ) -> dict[str, Figures]:
     """Ask all methods of all workers in turn; the figures of each method.
@@ -77,9 +79,15 @@ def compare(
         new_tokens: Decoded by each method in a turn; slow ones decode fewer.
         rounds: Turns of each method; slow ones take fewer.
         model_bytes: Bytes that a step of one model reads; both models are of one size.
+        without: Methods that are left out.
         report: Gets lines of progress.
     """
-    asked = {name: Asked(worker, name, prompt) for worker in workers for name in worker.methods}
+    asked = {
+        name: Asked(worker, name, prompt)
+        for worker in workers
+        for name in worker.methods
+        if name not in without
+    }
     methods = [
         Method(
             name,
@@ -184,6 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=128, help="tokens (128)")
     parser.add_argument("--new-tokens", type=int, default=33)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=PUBLISHED, help="what takes minutes at 1024"
+    )
     most = len(cores())
     parser.add_argument("--threads", type=int, default=most, help=f"of each engine ({most})")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"what is kept ({FOLDER})")
@@ -210,6 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
                 prompt,
                 new_tokens=options.new_tokens,
                 rounds=options.rounds,
+                without=options.without,
                 model_bytes=_model_bytes(folder, dtype, options.prompt + options.new_tokens // 2),
                 report=say,
             )

@@ -5,7 +5,7 @@ import pytest
 from args_fast.bench import baselines, models
 from args_fast.bench.cases import SETS, USUAL, Case, tiny
 
-EVERY_CASE = [pytest.param(case, id=case.key) for case in SETS["all"]]
+EVERY_CASE = [pytest.param(case, id=case.key) for case in SETS["all"] + SETS["cpu"]]
 
 
 @pytest.mark.parametrize("case", EVERY_CASE)
@@ -44,7 +44,8 @@ def test_the_papers_pair_comes_first():
 
 
 def test_keys_tell_all_cases_apart():
-    assert len({case.key for case in SETS["all"]}) == len(SETS["all"])
+    for settings in SETS.values():
+        assert len({case.key for case in settings}) == len(settings)
 
 
 def test_slow_methods_decode_few_tokens():

@@ -75,6 +75,11 @@ def test_methods_take_turns_and_their_tokens_are_compared(worker):
     assert found["stub greedy"]["bytes_per_second"] == pytest.approx(10**6 / step)
 
 
+def test_methods_can_be_left_out(worker):
+    found = compare.compare([worker], [3, 5], new_tokens=8, rounds=1, without=["stub greedy"])
+    assert set(found) == {"transformers greedy", "other greedy"}
+
+
 def test_method_that_fails_leaves_the_others(worker):
     found = compare.compare([worker], [3] * 33, new_tokens=8, rounds=2)
     assert "room for 40 tokens" in found["stub greedy"]["error"]

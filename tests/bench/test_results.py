@@ -14,7 +14,13 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def facts(monkeypatch):
     """The environment that is found; a test may change it."""
-    found = {"device": "A CPU", "threads": 2, "versions": {"torch": "2.13"}, "commit": "0123456789"}
+    found = {
+        "device": "A CPU",
+        "threads": 2,
+        "versions": {"torch": "2.13"},
+        "switches": {},
+        "commit": "0123456789",
+    }
     monkeypatch.setattr(results, "environment", lambda device: dict(found))
     monkeypatch.setattr(results, "sources", lambda: "abcdef012345")
     return found

@@ -114,6 +114,40 @@ def test_one_captured_engine_serves_request_after_request(lookahead):
     assert made.cache.pages_in_use == 0
 
 
+@functools.cache
+def pair_in_16_bits(lookahead, graphs):
+    lm, rm = (
+        copy.deepcopy(model).to(DEVICE, torch.bfloat16)
+        for model in (language_model("llama"), reward_model("llama"))
+    )
+    return ArgsDecoder(lm, rm, lookahead=lookahead, cuda_graphs=graphs, cache_bytes=2**24)
+
+
+def figures(result):
+    return result.token_ids, result.logprobs, result.rewards
+
+
+@pytest.mark.parametrize("lookahead", [True, False])
+@pytest.mark.parametrize("length", [9, 90])  # 90: the prefix is split over blocks
+def test_every_replay_has_the_same_bits_and_those_of_the_eager_step(lookahead, length):
+    prompt, options = tokens(length, seed=length), config(KINDS[0], steps=6)
+    for make in (pair_in_16_bits, functools.partial(pair, "llama")):
+        replayed, eager = make(lookahead, True), make(lookahead, False)
+        (wanted,) = eager.generate(prompt, options)
+        for number in range(200 if DEVICE == "cuda" else 4):
+            (result,) = replayed.generate(prompt, options)
+            assert figures(result) == figures(wanted), number
+
+
+def test_lookahead_in_16_bits_is_the_plain_order_up_to_rounding():
+    prompts, options = [tokens(n, seed=n) for n in (5, 40, 90)], config(KINDS[0], steps=1)
+    ahead = pair_in_16_bits(True, True).generate(prompts, options)
+    plain = pair_in_16_bits(False, True).generate(prompts, options)
+    for one, two in zip(ahead, plain, strict=True):
+        assert one.logprobs == pytest.approx(two.logprobs, abs=0.05)
+        assert one.rewards == pytest.approx(two.rewards, abs=0.05)
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CPU has nothing to wait for")
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("lookahead", [True, False])

@@ -16,6 +16,7 @@ SCRIPTS = [
     "several_rewards",
     "openai_client",
     "prove_it",
+    "huggingface/generate",
 ]
 NEEDS_A_SERVER = {"openai_client"}
 SAYS = {
@@ -25,6 +26,7 @@ SAYS = {
     "reward_from_function": "w = 2.0:",
     "several_rewards": "'brief': 3.0",
     "prove_it": "32 equal tokens",
+    "huggingface/generate": "'role': 'assistant'",
 }
 
 

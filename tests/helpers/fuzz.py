@@ -15,10 +15,13 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
+import peft
 import torch
 import transformers
+from encoders import encoder, own_forward
 from safetensors.torch import load_file, save_file
 from scan import TOLERANCE, deviation
 from tiny_models import language_model, reward_model, tokens
@@ -26,8 +29,19 @@ from vocabularies import byte_level
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ArgsError
+from args_fast.rewards import Text
 
-PAIRS = (("llama", "llama"), ("gpt2", "opt"), ("mistral", "qwen2"), ("gemma2", "gpt_neox"))
+# A language model and a reward: a classifier, or one in another of the usual forms.
+PAIRS = (
+    ("llama", "llama"),
+    ("gpt2", "opt"),
+    ("mistral", "qwen2"),
+    ("gemma2", "gpt_neox"),
+    ("qwen3", "adapter"),
+    ("phi3", "v_head"),
+    ("olmo2", "value_head.safetensors"),
+    ("llama_mqa", "bert"),
+)
 CONFIG = DecodingConfig(k=4, w=1.5, max_new_tokens=3)
 SECONDS = 120  # a case that takes longer hangs
 MEMORY = 12 << 30
@@ -41,14 +55,45 @@ TYPES = ("llama", "gpt2", "opt", "mistral", "bert", "mamba", "t5", "bloom", "gem
 def pair_folder(number):
     """A pair as save_pretrained leaves it, and the tokens that it gives."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-pair-"))
-    lm, rm = language_model(PAIRS[number][0]), reward_model(PAIRS[number][1])
-    for role, model in (("lm", lm), ("rm", rm)):
-        model.save_pretrained(folder / role)
+    lm, form = PAIRS[number]
+    language_model(lm).save_pretrained(folder / "lm")
+    _save_reward(form, folder / "rm")
+    for role in ("lm", "rm"):
         byte_level().save_pretrained(folder / role)
     (result,) = ArgsDecoder.from_pretrained(folder / "lm", folder / "rm").generate(
         tokens(9), CONFIG
     )
     return folder, result.token_ids
+
+
+def _save_reward(form, folder):
+    """A reward model in one of the forms that people have."""
+    if form == "bert":
+        encoder("bert").save_pretrained(folder)
+    elif form == "adapter":
+        base = folder.parent / "base"
+        reward_model("llama").save_pretrained(base)
+        lora = {"r": 2, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["score"]}
+        adapted = peft.get_peft_model(
+            copy.deepcopy(reward_model("llama")), peft.LoraConfig(task_type="SEQ_CLS", **lora)
+        )
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for weight in adapted.parameters():
+                if weight.requires_grad:
+                    weight.normal_(0, 0.3)
+        adapted.peft_config["default"].base_model_name_or_path = str(base)
+        adapted.save_pretrained(folder)
+    else:
+        model = reward_model("llama" if form in ("v_head", "value_head.safetensors") else form)
+        model.save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
+        if form == "v_head":
+            weights["v_head.summary.weight"] = weights.pop("score.weight")
+        elif form == "value_head.safetensors":
+            head = {"v_head.summary.weight": weights.pop("score.weight")}
+            save_file(head, folder / form, metadata={"format": "pt"})
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def judge(number):
@@ -62,9 +107,12 @@ def judge(number):
         for _ in range(dice.choice((1, 1, 1, 2))):
             role = dice.choice(("lm", "rm"))
             faults.append(f"{role}: {corrupt(folder / role, dice)}")
-        # A model that has other numbers may give other tokens: those of its own forward.
-        same_model = not any("config" in fault or "value" in fault for fault in faults)
-        verdict = _decode(folder, expected if same_model else None)
+        # A model that has other numbers, or another tokenizer, may give other tokens: those of its
+        # own forward.
+        same = not any(
+            word in fault for word in ("config", "value", "tokenizer") for fault in faults
+        )
+        verdict = _decode(folder, expected if same else None)
     return verdict, "; ".join(faults)
 
 
@@ -79,8 +127,16 @@ def _decode(folder, expected):
             decoder.generate("abc cab", CONFIG)
         if expected is not None and result.token_ids != expected:
             return f"wrong: {result.token_ids}, without the fault {expected}"
-        models = decoder.language_model, decoder.reward_model
-        error = deviation(*models, tokens(9), result, CONFIG)
+        (reward,) = decoder._rewards.values()
+        own = functools.partial(_of_text, decoder, reward) if isinstance(reward, Text) else None
+        error = deviation(
+            decoder.language_model,
+            own or reward.model,
+            tokens(9),
+            result,
+            CONFIG,
+            known=reward.known_ids(),
+        )
         return "right" if error <= TOLERANCE else f"wrong: off by {error:.1e}"
     except ArgsError as error:
         return f"refused: {type(error).__name__}: {error}"
@@ -90,6 +146,14 @@ def _decode(folder, expected):
         return "traceback: " + traceback.format_exc()
     finally:
         signal.alarm(0)
+
+
+def _of_text(decoder, reward, ids):
+    """r of a reward that reads text, by its model's own forward on the text of these ids."""
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    prompt = decoder.tokenizer.decode(tokens(9), **options)
+    response = decoder.tokenizer.decode(ids, **options)[len(prompt) :].rstrip("\ufffd")
+    return own_forward(reward.model, reward.encoder.tokenizer, prompt + response)
 
 
 def _hangs(*_):
@@ -108,7 +172,7 @@ def corrupt(folder, dice):
 def _field(folder, dice):
     """A field of a JSON file changes, goes or comes."""
     names = ("config.json", "config.json", "config.json", "generation_config.json")
-    names += ("tokenizer_config.json", "tokenizer.json")
+    names += ("tokenizer_config.json", "tokenizer.json", "adapter_config.json")
     path = folder / dice.choice([name for name in names if (folder / name).is_file()] or ["none"])
     try:
         content = json.loads(path.read_text())
@@ -147,7 +211,7 @@ def _places(content):
 
 def _tensor(folder, dice):
     """A weight is missing, renamed, of another shape, or has other numbers."""
-    path = folder / "model.safetensors"
+    path = dice.choice(sorted(folder.glob("*.safetensors")) or [folder / "none"])
     try:
         weights = load_file(path)
         name = dice.choice(sorted(weights))
@@ -231,7 +295,7 @@ def _file(folder, dice):
     elif fault == "pointer":
         path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
     elif fault == "swapped":
-        other = dice.choice(sorted(folder.parent.glob(f"*/{path.name}")))
+        other = dice.choice(sorted(folder.parent.glob(f"*/*{path.suffix}")))
         path.write_bytes(other.read_bytes())
         fault = f"config, weights or value of {other.parent.name}"
     else:
@@ -270,6 +334,7 @@ def main(first, count):
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.disable()
+    warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     counts, kinds = collections.Counter(), collections.Counter()
     for number in range(first, first + count):

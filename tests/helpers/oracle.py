@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -70,7 +69,9 @@ def reward(rm, text):
     configs = [rm.config, *(getattr(rm.config, part, None) for part in rm.config.sub_configs)]
     with ExitStack() as stack:
         for config in filter(lambda c: hasattr(c, "pad_token_id"), configs):
-            stack.enter_context(patch.object(config, "pad_token_id", None))
+            # Past the checks of configurations that take no None here.
+            stack.callback(object.__setattr__, config, "pad_token_id", config.pad_token_id)
+            object.__setattr__(config, "pad_token_id", None)
         output = rm(torch.tensor([text]), attention_mask=torch.ones(1, len(text), dtype=torch.long))
     # [1, 1]; or a value for every token [1, T, 1], of which the last is the whole text's
     return output["logits"].reshape(-1)[-1].double().item()

@@ -36,6 +36,7 @@ REASONS = {
     "more than once": "layers that run more than once",
     "keep a state of another kind": "layers without attention",
     "is an encoder-decoder": "encoder-decoder",
+    "is a bidirectional encoder": "it reads text in both directions",
     "mask of its own": "an attention mask of its own",
     "is not causal": "not causal",
     "does not pass to its attention": "a window that its attention is not given",
@@ -91,14 +92,25 @@ def judge(kind, name, length, *, unset=False, prompts=PROMPTS, steps=5):
     return "right", late
 
 
-def deviation(lm, rm, prompt, result, config):
-    """The largest error of any logprob, reward or choice, by the models' own forwards."""
+def deviation(lm, rm, prompt, result, config, known=None):
+    """The largest error of any logprob, reward or choice, by the models' own forwards; relative,
+    of numbers above 1.
+
+    Args:
+        lm, rm: the models; ``rm`` may be a function of ids.
+        prompt: ids.
+        result: the Generation.
+        config: its options.
+        known: [V] bool, which ids may be candidates; None for all.
+    """
     worst, text = 0.0, list(prompt)
     for token, logprob, reward in zip(
         result.token_ids, result.logprobs, result.rewards, strict=True
     ):
         own = lm(torch.tensor([text])).logits[0, -1].double().log_softmax(-1)
         likeliest = own.sort(descending=True, stable=True).indices.tolist()
+        if known is not None:
+            likeliest = [v for v in likeliest if v < len(known) and known[v]]
         last, following = own[likeliest[config.k - 1]].item(), own[likeliest[config.k]].item()
         # Of tokens that are as likely but for rounding any may be a candidate.
         sure = [v for v in likeliest[: config.k] if own[v] > following + 1e-4]
@@ -110,8 +122,9 @@ def deviation(lm, rm, prompt, result, config):
             max(0.0, last - own[token].item()),  # it was a candidate
             *(max(0.0, own[v].item() + config.w * rewards[v] - score) for v in sure),  # the best
         ]
+        size = max(1.0, abs(logprob), *(abs(config.w * r) for r in rewards.values()))
         # NaN is the largest of errors.
-        worst = max(worst, *(abs(error) if error == error else float("inf") for error in errors))
+        worst = max(worst, *(abs(e) / size if e == e else float("inf") for e in errors))
         text.append(token)
     return worst
 
@@ -153,7 +166,10 @@ def page(data):
         "was wrong. An architecture that is not listed is proved at load like all others.",
         "",
         "`name+variant` is an architecture with a configuration that its defaults do not have. "
-        "Refused models can still be decoded with `args_fast.reference.decode`, slowly.",
+        "Refused models can still be decoded with `args_fast.reference.decode`, slowly. Reward "
+        "models were given as objects, without a tokenizer; most of those that are refused can be "
+        "used as `rewards.Text(model, tokenizer)`, which runs their own forward pass, and which "
+        "encoders are taken as by path.",
         "",
         "This page is written by `python tests/helpers/scan.py --write`.",
     ]

@@ -78,7 +78,7 @@ def take(way, monkeypatch, model):
 def outputs(name, pieces):
     """The hidden states of a prompt that is stored piece by piece, in pages of which nothing is
     known, and the rows of each pass."""
-    model = Backbone(language_model(name), "language model")
+    model = Backbone(language_model(name), "language model", fused=False)
     cache, pages = PagedCache(model.layout, 8), [5, 2, 7, 1]
     cache.k_pages.fill_(torch.nan)
     cache.v_pages.fill_(torch.nan)

@@ -119,7 +119,7 @@ def test_strict_tokenizers(folders):
         ("two", {}, RewardHeadError, "labels=1"),
         ("plain", {"template": "chat"}, ConfigError, "chat template"),
         ("plain", {"template": "jinja"}, ConfigError, "template is 'jinja'"),
-        ("alone", {"template": "pair"}, LoadError, "no tokenizer next to it"),
+        ("alone", {"template": "pair"}, LoadError, "without a tokenizer"),
     ],
 )
 def test_what_load_refuses(folders, folder, options, error, words):

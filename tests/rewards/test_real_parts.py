@@ -1,6 +1,6 @@
 """Rewards of every sort around a real language model, SmolLM2-135M-Instruct, against a naive
-decoder that gives each candidate's whole text to transformers. Each part comes from a package, and a test
-whose package is absent is skipped."""
+decoder that gives each candidate's whole text to transformers. Each part comes from a package,
+and a test whose package is absent is skipped."""
 
 import functools
 import importlib.util

@@ -1,0 +1,1 @@
+"""Guided decoding from within other libraries, one module for each."""

@@ -1,0 +1,154 @@
+"""What a replayed decode step does on a GPU: kernels, gaps between them, overlap of the streams.
+
+    python -m args_fast.bench.graph_trace --lm opt-2.7b --rm opt-350m --prompt 128
+
+Decodes one prompt, lets torch.profiler trace some steps once their graphs are captured, and writes
+bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
+median time; the shares of the time in which no kernel runs, one runs, and kernels of two streams
+run at once; and the gaps between a kernel and the next of its stream. --rehearse traces CPU ops of
+tiny models, to show that the program works.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers.utils import logging
+
+from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.bench import cases, models, results, slowdown
+from args_fast.bench.sweep import build
+from args_fast.bench.timing import describe
+
+KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
+WARM_UP = 24  # tokens: three bursts, after which every graph is captured
+
+
+def summarise(events: Iterable[dict[str, Any]], kinds: tuple[str, ...] = KERNELS) -> dict[str, Any]:
+    """The figures of a Chrome trace's events, times in microseconds."""
+    kept = [e for e in events if e.get("ph") == "X" and e.get("cat") in kinds]
+    kept.sort(key=lambda event: event["ts"])
+    by_name: dict[str, list[float]] = defaultdict(list)
+    by_stream: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+    for event in kept:
+        by_name[event["name"]].append(event["dur"])
+        spans = by_stream[event.get("args", {}).get("stream", event.get("tid"))]
+        spans.append((event["ts"], event["ts"] + event["dur"]))
+    gaps = [
+        max(0.0, after[0] - before[1])
+        for spans in by_stream.values()
+        for before, after in pairwise(spans)
+    ]
+    kernels = [
+        {"name": name, "calls": len(times), "median": statistics.median(times), "sum": sum(times)}
+        for name, times in by_name.items()
+    ]
+    return {
+        "kernels": sorted(kernels, key=lambda kernel: -kernel["sum"]),
+        "launches": len(kept),
+        "gap_median": statistics.median(gaps) if gaps else 0.0,
+        "streams": len(by_stream),
+        **_busy(by_stream.values()),
+    }
+
+
+def _busy(streams: Iterable[list[tuple[float, float]]]) -> dict[str, float]:
+    """Shares of the time in which no stream, one, or several are at work."""
+    edges = [edge for spans in streams for a, b in _joined(spans) for edge in ((a, 1), (b, -1))]
+    edges.sort()
+    spent: dict[int, float] = defaultdict(float)
+    running = 0
+    for (time, change), (later, _) in pairwise(edges):
+        running += change
+        spent[min(running, 2)] += later - time
+    whole = sum(spent.values()) or 1.0
+    return {name: spent[n] / whole for n, name in enumerate(("idle", "one", "overlapping"))}
+
+
+def _joined(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans of one stream without those that lie within others (ops that call ops)."""
+    joined: list[tuple[float, float]] = []
+    for begin, end in spans:
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def trace(pair: ArgsDecoder, case: cases.Case, steps: int) -> list[dict[str, Any]]:
+    """The events of so many steps."""
+    (prompt,) = case.prompts(pair.language_model.config.get_text_config().vocab_size)
+    config = DecodingConfig(k=case.k, max_new_tokens=WARM_UP + 2 * steps, eos_token_ids=[])
+    stream = pair.stream(prompt, config)
+    for _ in range(WARM_UP):
+        next(stream)
+    kind = ProfilerActivity.CUDA if pair.device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[kind]) as profiler:
+        for _ in range(steps):
+            next(stream)
+        if pair.device.type == "cuda":
+            torch.cuda.synchronize(pair.device)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(file))
+        return json.loads(file.read_text())["traceEvents"]
+
+
+def markdown(document: dict[str, Any]) -> str:
+    lines = ["# What a replayed step does", "", describe(document["environment"]) + "."]
+    for name, found in document["traces"].items():
+        shares = ", ".join(f"{part} {found[part]:.0%}" for part in ("idle", "one", "overlapping"))
+        per_step = found["launches"] / found["steps"]
+        lines.append(
+            f"\n## {name}\n\n{per_step:.0f} launches per step on {found['streams']} streams; of "
+            f"the time: {shares}; the median gap is {found['gap_median']:.1f} us.\n"
+        )
+        rows = [["kernel", "calls", "median, us", "sum, us"]]
+        for kernel in found["kernels"][:40]:
+            times = (f"{kernel[part]:.1f}" for part in ("median", "sum"))
+            rows.append([kernel["name"][:90].replace("|", "/"), str(kernel["calls"]), *times])
+        lines.append(slowdown.as_markdown(rows))
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lm", default="opt-2.7b", choices=models.CONFIGS, metavar="SHAPE")
+    parser.add_argument("--rm", default="opt-350m", choices=models.CONFIGS, metavar="SHAPE")
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
+    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity_error()
+    case = cases.Case(options.lm, options.rm, prompt=options.prompt)
+    device = torch.device("cpu" if options.rehearse else "cuda")
+    if options.rehearse:
+        case = cases.tiny(case)
+    found = summarise(
+        trace(build(case, device), case, options.steps),
+        ("cpu_op",) if options.rehearse else KERNELS,
+    )
+    folder = results.results_folder(device, options.results)
+    kind = "graph-trace-rehearsed" if options.rehearse else "graph-trace"
+    file, document = results.begin(folder, kind, device, traces={})
+    document["traces"][case.name] = {"steps": options.steps, **found}
+    results.write(file, document, markdown(document))
+    print(markdown(document), file.with_suffix(".md"), sep="\n")
+    return 0 if found["launches"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

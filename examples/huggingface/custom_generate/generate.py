@@ -1,0 +1,5 @@
+"""ARGS as a decoding loop for ``model.generate(custom_generate=...)``."""
+
+from args_fast.integrations.transformers import generate
+
+__all__ = ["generate"]

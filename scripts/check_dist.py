@@ -1,0 +1,50 @@
+"""Build the source distribution and the wheel, install each in an environment of its own, and run
+tests/claims with it: python scripts/check_dist.py [options of pip]
+
+Nothing but the distribution and the tests is there: no checkout, no compiler's leftovers.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ("claims", "helpers", "conftest.py")
+
+
+def run(*command: object, cwd: Path) -> None:
+    subprocess.run([str(word) for word in command], cwd=cwd, check=True)
+
+
+def check(archive: Path, folder: Path, pip_options: list[str]) -> None:
+    run(sys.executable, "-m", "venv", "--system-site-packages", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    pip = (python, "-m", "pip", "install", "--quiet", *pip_options)
+    run(*pip, "--no-build-isolation", "--no-deps", "--force-reinstall", archive, cwd=folder)
+    for name in TESTS:
+        source = ROOT / "tests" / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / "tests" / name)
+    here = "import args_fast, sys; sys.exit(not args_fast.__file__.startswith(sys.prefix))"
+    run(python, "-c", here, cwd=folder)  # the installed package, not the checkout
+    options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", folder)
+    run(python, "-m", "pytest", *options, "-o", "pythonpath=tests/helpers", "tests", cwd=folder)
+
+
+def main(pip_options: list[str]) -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        built = Path(scratch, "dist")
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(built)]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        for archive in sorted(built.iterdir()):
+            print(f"{archive.name}: {archive.stat().st_size / 1e6:.1f} MB", flush=True)
+            folder = Path(scratch, archive.suffix.strip("."))
+            (folder / "tests").mkdir(parents=True)
+            check(archive, folder, pip_options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
