@@ -59,7 +59,7 @@ def load(
 ) -> Reward:
     """The reward at a path or hub id, as the first kind that fits: a LoRA adapter as Adapter, an
     encoder as Text, a decoder with a head as Classifier where its tokenizer gives the language
-    model's ids their text and the engine can drive it, else as Text. A line of the log says what it was taken as.
+    model's ids their text and the engine can drive it, else as Text. A line of the log says which.
 
     Args:
         path: a folder or hub id (safetensors only).
