@@ -15,7 +15,7 @@ class Mixture:
 
     A mixture stands for the reward model in ``ArgsDecoder``, alone or among others by name. Its
     parts keep their names, so a request may weigh them in another way (``DecodingConfig.reward``)
-    and ``Generation.rewards_by_name`` has the raw value of each.
+    and ``Generation.rewards_by_name`` has their raw values.
 
     Args:
         parts: rewards (or reward models) with their weights; a mixture may be a part.

@@ -1,7 +1,7 @@
 """Steps without the reward: ``DecodingConfig.every`` and ``certain``. They are not ARGS.
 
 A request whose reward is skipped takes the token that the language model prefers (or draws). The
-reward's K/V is behind by that token until a step asks for the reward again; then it is filled.
+reward's K/V lacks that token until a step asks for the reward again; then it is filled.
 """
 
 from collections.abc import Mapping, Sequence
