@@ -11,6 +11,7 @@ from torch import Tensor
 from args_fast.errors import ConfigError
 
 MAX_K = 128  # what every implementation of the ops holds in registers
+MAX_SAMPLES = 10_000  # of one prompt: each is a request that has to be held
 SMALLEST, LARGEST = 1e-30, 1e30  # of w and temperature: beyond, scores overflow float32
 
 
@@ -32,9 +33,9 @@ class DecodingConfig:
             the language model's own, () for none.
         stop: strings that end a sequence; ``text`` is cut before the first of them. A string that
             is a special token of the tokenizer ends it at that id. None is the same as ().
-        num_return_sequences: samples per prompt. Sample i draws with seed + i, so sample 0 is the
-            one that a single sample would be; they share the prompt's keys and values. Without a
-            temperature all are the same.
+        num_return_sequences: samples per prompt, up to 10,000. Sample i draws with seed + i, so
+            sample 0 is the one that a single sample would be; they share the prompt's keys and
+            values. Without a temperature all are the same.
         return_candidates: report the k candidates of every step, with log-probability, reward and
             score (``Generation.candidates``). The tokens are the same.
 
@@ -70,8 +71,10 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         self._set("k", _whole("k", self.k, 1, MAX_K))
-        for field in ("max_new_tokens", "num_return_sequences", "every"):
-            self._set(field, _whole(field, getattr(self, field), 1, 2**31 - 1))
+        self._set("max_new_tokens", _whole("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1))
+        samples = _whole("num_return_sequences", self.num_return_sequences, 1, MAX_SAMPLES)
+        self._set("num_return_sequences", samples)
+        self._set("every", _whole("every", self.every, 1, 2**31 - 1))
         self._set("seed", _whole("seed", self.seed, 0, 2**63 - self.num_return_sequences))
         if not isinstance(self.return_candidates, bool):
             raise ConfigError(

@@ -21,8 +21,8 @@ from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, PromptError
 from args_fast.generation import Generation, Token
 from args_fast.models import adapters, loading, processors
-from args_fast.models.autocast import without_autocast
 from args_fast.models.backbone import Backbone
+from args_fast.models.inference import without_autocast
 from args_fast.models.proof import prove_language_model
 from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
@@ -73,6 +73,11 @@ class ArgsDecoder:
         **options: Any,
     ) -> None:
         self.options = EngineOptions.take(options)
+        if isinstance(tokenizer, (str, Path)):
+            raise ConfigError(
+                f"tokenizer is {str(tokenizer)!r}; it must be the tokenizer itself: "
+                f"AutoTokenizer.from_pretrained({str(tokenizer)!r})"
+            )
         self.tokenizer = tokenizer
         if isinstance(lm, torch.nn.Module):
             lm = adapters.merged_copy(lm) if adapters.has_adapter(lm) else lm

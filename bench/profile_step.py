@@ -30,7 +30,7 @@ from args_fast.bench.sweep import build
 from args_fast.bench.timing import Sample, describe, summary
 
 HOST, PRODUCTS, OTHER = "host: Python and dispatch", "matrix products", "other torch ops"
-OURS = "args_fast::"
+OURS = ("args_fast", "args_fast_cpp")  # namespaces of our ops
 KINDS = dict.fromkeys(("addmm", "mm", "bmm", "baddbmm", "linear", "matmul"), PRODUCTS)
 KINDS |= dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), "norms")
 KINDS |= dict.fromkeys(("copy_", "clone", "contiguous", "_to_copy"), "copies")
@@ -42,7 +42,7 @@ def shares(ops: Iterable[Any], wall: float, device: str) -> dict[str, float]:
     for op in ops:
         space, _, name = op.key.partition("::")
         if name:  # ranges and calls of the driver are not work
-            kind = KINDS.get(name, name if f"{space}::" == OURS else OTHER)
+            kind = KINDS.get(name, name if space in OURS else OTHER)
             microseconds = op.self_device_time_total if device == "cuda" else op.self_cpu_time_total
             spent[kind] += microseconds * 1e-6 / wall
     spent[HOST] = max(0.0, 1 - sum(spent.values()))

@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 # Lower rooms first: a file imports from its own room and from those before it.
 LEVELS = (
     {"errors", "machine", "version"},
-    {"config", "generation", "options", "text", "prompts", "templates"},
+    {"config", "generation", "options", "text", "prompts", "templates", "openai_fields"},
     {"kernels"},
     {"ops"},
     {"kvcache"},

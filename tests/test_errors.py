@@ -7,8 +7,7 @@ import torch
 import transformers as t
 from refusals import refuses
 from tiny_models import CONFIGS, LENGTH, VOCABULARY, decoder, language_model, reward_model, tokens
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
+from vocabularies import byte_level
 
 from args_fast import ArgsDecoder, ArgsError, DecodingConfig, errors, ops, reference
 from args_fast.errors import (
@@ -98,6 +97,7 @@ def test_there_are_no_other_errors():
         "LengthError",
         "LineError",
         "LoadError",
+        "MissingPackageError",
         "NonFiniteError",
         "PairMismatchError",
         "ProofError",
@@ -141,7 +141,7 @@ def test_a_prompt_that_cannot_be_decoded(idle, prompts, said):
 
 
 def test_an_empty_text():
-    pair = ArgsDecoder(language_model(), reward_model(), tokenizer=tokenizer())
+    pair = ArgsDecoder(language_model(), reward_model(), tokenizer=byte_level())
     with refuses(PromptError, "''", "at least one"):
         pair.generate("", CONFIG)
     with refuses(PromptError, "''", "at least one"):
@@ -305,37 +305,23 @@ def test_a_reward_model_that_knows_more_tokens_is_fine():
     ArgsDecoder(language_model(), t.LlamaForSequenceClassification(config))
 
 
+@pytest.mark.parametrize("role", ["lm", "rm"])
+def test_models_in_float64(role):
+    models = {"lm": language_model(), "rm": reward_model()}
+    models[role] = copy.deepcopy(models[role]).double()
+    with refuses(UnsupportedModelError, "float64", "model.float()"):
+        ArgsDecoder(**models)
+
+
+def test_a_name_in_the_place_of_the_tokenizer():
+    with refuses(ConfigError, "'gpt2'", "AutoTokenizer.from_pretrained('gpt2')"):
+        ArgsDecoder(language_model(), reward_model(), tokenizer="gpt2")
+
+
 def test_models_on_two_devices():
     elsewhere = t.LlamaForSequenceClassification(CONFIGS["llama"]()).to("meta")
     with refuses(PairMismatchError, "cpu", "meta", "one device"):
         ArgsDecoder(language_model(), elsewhere)
-
-
-def tokenizer(words="a b c d", kind=None):
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *words.split()])}
-    raw = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
-    raw.pre_tokenizer = kind or pre_tokenizers.Whitespace()
-    return t.PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="<pad>")
-
-
-def test_tokenizers_that_agree():
-    loading.check_tokenizers(tokenizer(), tokenizer())
-    loading.check_tokenizers(tokenizer(), tokenizer("a b c d e"))  # the reward model may know more
-
-
-@pytest.mark.parametrize(
-    ("theirs", "said"),
-    [("a c b d", ["2 of 7", "'b'", "'c'"]), ("a b c", ["1 of 7", "'d'"]), ("x", ["4 of 7"])],
-)
-def test_tokenizers_that_differ(theirs, said):
-    with refuses(PairMismatchError, *said, "one tokenizer"):
-        loading.check_tokenizers(tokenizer(), tokenizer(theirs))
-
-
-def test_tokenizers_with_one_vocabulary_that_split_text_apart():
-    other = tokenizer(kind=pre_tokenizers.Sequence([pre_tokenizers.CharDelimiterSplit("t")]))
-    with refuses(PairMismatchError, "split text apart"):
-        loading.check_tokenizers(tokenizer(), other)
 
 
 # ---- reward heads --------------------------------------------------------------------------------

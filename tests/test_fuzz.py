@@ -1,16 +1,19 @@
-"""Model folders with random faults are refused by name, or decode to the right tokens.
+"""Model folders, and files of prompts, with random faults are refused by name, or decode to the
+right tokens.
 
-ARGS_FAST_LONG=1 tries 10,000; a fault is tried again by its number:
-python tests/helpers/fuzz.py NUMBER 1
+ARGS_FAST_LONG=1 tries 10,000 folders and 2,000 files; a fault is tried again by its number:
+python tests/helpers/fuzz.py NUMBER 1, or fuzz_lines.py
 """
 
 import os
 
 import fuzz
+import fuzz_lines
 import pytest
 
 LONG = os.environ.get("ARGS_FAST_LONG") == "1"
 CASES, GROUPS = (10_000, 20) if LONG else (120, 4)
+FILES = 2_000 if LONG else 120
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
@@ -27,6 +30,14 @@ def test_the_same_number_is_the_same_fault():
     assert fuzz.judge(7)[1] == fuzz.judge(7)[1]
 
 
+@pytest.mark.filterwarnings("ignore")  # of text that is not wrapped, say
+def test_a_faulty_line_is_an_error_record_and_the_others_are_decoded():
+    verdicts = [(n, *fuzz_lines.judge(n)) for n in range(FILES)]
+    assert not [found for found in verdicts if not found[1].startswith(("right", "refused"))]
+    decoded = sum(int(v.partition(":")[2]) for _, v, _ in verdicts if v.startswith("right"))
+    assert decoded >= FILES  # of four lines each
+
+
 # ---- the fuzz would notice -----------------------------------------------------------------------
 
 
@@ -40,3 +51,17 @@ def test_an_error_that_is_not_ours_is_noticed(monkeypatch):
     folder, expected = fuzz.pair_folder(0)
     monkeypatch.setattr(fuzz, "deviation", lambda *given: {}["x"])
     assert fuzz._decode(folder, expected).startswith("traceback")
+
+
+def test_tokens_of_another_line_are_noticed(monkeypatch):
+    (number,) = [n for n in range(20) if fuzz_lines.judge(n)[0] == "right: 3"][:1]
+    monkeypatch.setattr(fuzz_lines, "_alone", lambda content: [[0]])
+    assert fuzz_lines.judge(number)[0].startswith("wrong")
+
+
+def test_a_line_that_is_lost_is_noticed(monkeypatch):
+    lines = fuzz_lines.decode_lines
+    lost = lambda *given: list(lines(*given))[:-1]  # noqa: E731
+    monkeypatch.setattr(fuzz_lines, "decode_lines", lost)
+    verdicts = {fuzz_lines.judge(n)[0] for n in range(10)}
+    assert "wrong: 3 records of 4 lines" in verdicts

@@ -21,8 +21,8 @@ from args_fast.engine.scheduler import Scheduler, Stats
 from args_fast.engine.streams import SideStream
 from args_fast.kvcache.pages import PagedText, PagePool
 from args_fast.kvcache.storage import PagedCache
-from args_fast.models.autocast import without_autocast
 from args_fast.models.backbone import Backbone, check_eval, check_length
+from args_fast.models.inference import inference_mode
 from args_fast.models.score import prompt_logprobs
 from args_fast.rewards.base import LM_GROUP, Reward
 from args_fast.rewards.panel import Key, Panel
@@ -38,9 +38,9 @@ class Engine:
     """Decodes any number of requests together; each gets the tokens it would get alone.
 
     Safe to use from several threads: they take turns, step by step, and each finds its requests
-    advanced. While the ``ownership`` has an owner, only that thread may use it. Pages retained
-    for later requests are evicted when nothing is left to do, because between decodes the models
-    are the caller's, who may change them; ``hold_prefixes`` keeps them.
+    advanced. While the ``ownership`` has an owner, only that thread may use it. Pages kept for
+    later requests are evicted when nothing is left to do, as the caller may change the models
+    between decodes; ``hold_prefixes`` keeps them.
 
     Args:
         lm: the language model.
@@ -48,10 +48,8 @@ class Engine:
         pages: of each cache.
         rows: requests decoded together at most.
         graphs: replay captured CUDA graphs (on one CUDA device only).
-        lookahead: the largest B * k with which the language model looks ahead.
-        padded: as for Runner; None where graphs want it.
-        eager: run one step at a time, without graphs or lookahead, because requests have
-            ``process_logits``.
+        lookahead, padded: as for Runner; padded None where graphs want it.
+        eager: one step at a time, without graphs or lookahead: requests have ``process_logits``.
         steps, in_flight, fill: in place of the tables above.
     """
 
@@ -82,8 +80,8 @@ class Engine:
         graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
         steps = steps or STEPS_PER_BURST[device]
         padded = graphs if padded is None else padded
-        ways = {"steps": steps, "padded": padded, "graphs": graphs, "lookahead": lookahead}
-        self._runner_options: dict[str, Any] = {**ways, "eager": eager}
+        ways: dict[str, Any] = {"steps": steps, "padded": padded, "lookahead": lookahead}
+        self._runner_options = {**ways, "graphs": graphs, "eager": eager}
         pools = [PagePool(pages) for _ in range(self.panel.group_count)]
         self.scheduler = Scheduler(pools, rows=rows, steps=steps, root_of=self.panel.root)
         self.bursts = Bursts(
@@ -163,8 +161,7 @@ class Engine:
                 self.bursts.drop_in_flight()
                 request.status = Status.CREATED
 
-    @torch.inference_mode()
-    @without_autocast()
+    @inference_mode()
     def step(self) -> None:
         """Store some of the prompts, then decode one burst of every runner. Requests that are
         finished have left. An exception of a model or a reward ends the requests that it concerns
@@ -181,16 +178,14 @@ class Engine:
                 raise
             self._evict_if_idle()
 
-    @torch.inference_mode()
-    @without_autocast()
+    @inference_mode()
     def score(self, ids: Sequence[int]) -> list[float]:
         """log p(ids[i] | ids[:i]) by the language model, NaN for the first."""
         with self.ownership.using():
             check_length(self.lm, len(ids), 0)
             return prompt_logprobs(self.lm, list(ids))
 
-    @torch.inference_mode()
-    @without_autocast()
+    @inference_mode()
     def rewards_along(self, request: Request, continuation: Sequence[int]) -> list[float]:
         """The request's reward after every token of a continuation, without a cache."""
         with self.ownership.using():

@@ -5,25 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from args_fast.errors import LineError
+from args_fast.openai_fields import (
+    ALSO_MAX_TOKENS,
+    OPENAI_NAMES,
+    Refusal,
+    disagreement,
+    refused_field,
+)
 
-RENAMED = {
-    "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
-    "n": "num_return_sequences",
-}
-SAME = ("temperature", "seed", "stop", "top_p")
-# Fields that would change the answer, with the values that ask for nothing.
-NOT_OBEYED: dict[str, tuple[Any, ...]] = {
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "tools": ([],),
-    "functions": ([],),
-    "response_format": ({"type": "text"},),
-    "best_of": (1,),
-    "suffix": ("",),
-    "echo": (False,),
-}
+OURS = {openai: ours for ours, openai in OPENAI_NAMES.items()} | {ALSO_MAX_TOKENS: "max_new_tokens"}
 
 
 def prompt(content: dict[str, Any]) -> Any:
@@ -46,14 +36,10 @@ def options(body: dict[str, Any], ours: Sequence[str]) -> dict[str, Any]:
             that is not an option.
     """
     fields = {name: value for name, value in body.items() if value is not None}
-    for name, nothing in NOT_OBEYED.items():
-        if name in fields and fields[name] not in nothing:
-            raise LineError(
-                f"the body sets {name} to {json.dumps(fields[name])[:40]}, which is not supported; "
-                "leave it out"
-            )
-    chosen = {option: fields[name] for name, option in RENAMED.items() if name in fields}
-    chosen |= {name: fields[name] for name in SAME if name in fields}
+    refusal = refused_field(fields) or disagreement(fields) or _echo(fields)
+    if refusal is not None:
+        raise LineError(f"the body of the line: {refusal.message}")
+    chosen = {OURS[name]: value for name, value in fields.items() if name in OURS}
     args = fields.get("args", {})
     unknown = [name for name in args if name not in ours] if isinstance(args, dict) else [args]
     if unknown:
@@ -62,3 +48,9 @@ def options(body: dict[str, Any], ours: Sequence[str]) -> dict[str, Any]:
             f"options are {', '.join(ours)}"
         )
     return chosen | args
+
+
+def _echo(fields: dict[str, Any]) -> Refusal | None:
+    """A job's line has the prompt next to the answer, not in it."""
+    asked = fields.get("echo", False) is not False
+    return Refusal("echo", "echo is not supported in a job; leave it out") if asked else None

@@ -24,6 +24,8 @@ def find(name: str | Path) -> str:
     Raises:
         LoadError: there is no such model, or it is an adapter.
     """
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise LoadError(f"{name!r} is not a model; give a model's folder, or a hub id (org/name)")
     path = Path(name).expanduser()
     if path.is_file():
         raise LoadError(f"{name} is a file; give the folder that it is in, or a hub id (org/name)")

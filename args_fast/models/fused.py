@@ -22,6 +22,8 @@ from args_fast.ops.decoder_layers import decoder_layers
 from args_fast.ops.linear import cpu_linear
 from args_fast.ops.schemas import LAYER_WEIGHTS
 
+CPU = torch.device("cpu")  # whatever torch's default device is
+
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
 # often, and more of the attention is over the rows themselves, which is slower than over pages.
 PROMPT_ROWS = 64
@@ -99,19 +101,20 @@ class FusedLayers:
     @torch.no_grad()
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int) -> None:
         """Store the keys and values of ids after the ``start`` that are stored."""
-        table = torch.tensor([pages], dtype=torch.int32)
+        table = torch.tensor([pages], dtype=torch.int32, device=CPU)
         stop = start + len(ids)
         for first in range(start, stop, PROMPT_ROWS):
-            index = torch.arange(first, min(stop, first + PROMPT_ROWS))
+            index = torch.arange(first, min(stop, first + PROMPT_ROWS), device=CPU)
             rows = len(index)
             branches = Branches(
                 cache,
                 table,
-                torch.tensor([first], dtype=torch.int32),
+                torch.tensor([first], dtype=torch.int32, device=CPU),
                 *_rows_of(cache, rows),
-                torch.ones(rows, rows, dtype=torch.bool).tril(),
+                torch.ones(rows, rows, dtype=torch.bool, device=CPU).tril(),
             )
-            self.hidden(torch.tensor([ids[first - start :][:rows]]), index[None], branches)
+            piece = torch.tensor([ids[first - start :][:rows]], device=CPU)
+            self.hidden(piece, index[None], branches)
             slots = table[0].long()[index // cache.page_size] * cache.page_size
             slots += index % cache.page_size
             cache.k_pages.flatten(1, 2).index_copy_(1, slots, branches.k[:, 0])
@@ -142,7 +145,8 @@ def _rows_of(cache: PagedCache, rows: int) -> tuple[Tensor, Tensor]:
     """Room for keys and values of the rows of one text, [L, 1, rows, Hkv, D] each."""
     layout = cache.layout
     shape = layout.layers, 1, rows, layout.kv_heads, layout.head_size
-    return torch.empty(shape, dtype=layout.dtype), torch.empty(shape, dtype=layout.dtype)
+    k, v = (torch.empty(shape, dtype=layout.dtype, device=CPU) for _ in range(2))
+    return k, v
 
 
 def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:
@@ -150,7 +154,7 @@ def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]
     if module is None:
         return None, None
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    return torch.empty(0) if weight is None else weight, bias
+    return torch.empty(0, device=CPU) if weight is None else weight, bias
 
 
 def _within(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
-from args_fast.errors import ConfigError, LoadError, PairMismatchError, RewardHeadError
+from args_fast.errors import ConfigError, LoadError, RewardHeadError
 from args_fast.models import adapters, checkpoint, pretrained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,11 +36,9 @@ HEAD = re.compile(
     r"|regression_head|summary|qa_outputs)\."
 )
 VALUE_HEAD = re.compile(r"(^|\.)(v_head|value_head)\.")
-# What a language model may be the reward as.
-OF_LM = (
-    " A language model has no reward head: for its log-probabilities as rewards use "
-    "rewards.Autoregressive(model), for a head in a file rewards.load(path, "
-    "head='value_head.safetensors')."
+WAYS_WITHOUT_HEAD = (
+    "For the log-probabilities of a language model as rewards use rewards.Autoregressive(model); "
+    "for a head in a file rewards.load(path, head='value_head.safetensors')."
 )
 LM_HEADS = ("lm_head.", "embed_out.", "output_layer.", "cls.")
 
@@ -145,7 +143,7 @@ def load_rm(
         raise RewardHeadError(
             f"the reward model {path} lacks {pretrained.listed(report.missing)}: they would be "
             "random. Use a checkpoint saved by the *ForSequenceClassification it was trained as."
-            + (OF_LM if report.missing == [SCORE] else "")
+            + (f" {WAYS_WITHOUT_HEAD}" if report.missing == [SCORE] else "")
             + _other_heads(tensors)
         )
     unexpected = report.unexpected
@@ -198,7 +196,7 @@ def _not_one_output(path: str, outputs: int | None, tensors: dict[str, tuple[int
         )
     return (
         f"the reward model {path} has no reward head ({SCORE}), and num_labels = {outputs}. Use a "
-        "model trained with num_labels=1." + OF_LM + _other_heads(tensors)
+        f"model trained with num_labels=1. {WAYS_WITHOUT_HEAD}" + _other_heads(tensors)
     )
 
 
@@ -209,25 +207,4 @@ def _other_heads(tensors: dict[str, tuple[int, ...]]) -> str:
     return (
         f" It has {', '.join(others[:3])}: if that is a linear reward head, rename its weight to "
         f"{SCORE} (safetensors.torch.load_file, save_file) and set num_labels to 1 in config.json."
-    )
-
-
-def check_tokenizers(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -> None:
-    """Raises PairMismatchError unless the reward model reads every id as the language model does.
-    The reward model may know more tokens (a padding token, say)."""
-    ours, theirs = lm.get_vocab(), rm.get_vocab()
-    differing = [token for token, id in ours.items() if theirs.get(token) != id]
-    split = [tokenizer.encode(PROBE, add_special_tokens=False) for tokenizer in (lm, rm)]
-    if not differing and split[0] == split[1]:
-        return
-    examples = (
-        ", ".join(repr(token) for token in differing[:3]) or "none, but they split text apart"
-    )
-    raise PairMismatchError(
-        "the language model and the reward model have different tokenizers: "
-        f"{len(differing)} of {len(ours)} tokens have another id or none ({examples}). The reward "
-        "model has to score the language model's tokens; use a pair trained with one tokenizer. If "
-        "the tokens that differ never occur in your texts, load both models with transformers and "
-        "pass them as objects: ArgsDecoder(lm, rm, tokenizer=tokenizer). For a reward model that "
-        "reads text, args_fast.reference.decode takes a function that scores token ids."
     )

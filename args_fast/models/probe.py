@@ -12,6 +12,7 @@ from args_fast.kvcache.storage import CacheLayout
 from args_fast.models.attention import CONTEXT, AttentionOptions, driven
 from args_fast.models.limits import WINDOWS, Limits, limits
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LANGUAGE_MODEL = "language model"
 ELSEWHERE = "use another architecture, or args_fast.reference.decode."
 
@@ -79,6 +80,11 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
         )
 
     key = recorder.calls[0][0]
+    if key.dtype not in DTYPES:
+        raise UnsupportedModelError(
+            f"{name} computes in {key.dtype}; the engine takes float32, bfloat16 and float16. "
+            "Convert it: model.float()"
+        )
     options = tuple(recorder.calls[layer][2] for layer in sorted(recorder.calls))
     sinks = any(o.sinks is not None for o in options)
     special = sinks or any(o.softcap for o in options)

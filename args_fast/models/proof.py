@@ -47,9 +47,16 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
     if backbone.fused_layers() is not None:
         try:
             return _prove(backbone, logits, branches)
-        except ProofError as error:
+        except ProofError:
             backbone.drop_fused_layers()
-            warnings.warn(f"fused_layers is not used: {error}", stacklevel=2)
+            _prove(backbone, logits, branches)
+            warnings.warn(
+                f"fused_layers is not used for the {backbone.role} "
+                f"({type(backbone.model).__name__}): what it gives is not what the model gives. "
+                "The model's modules are right, and slower; please report the model's name.",
+                stacklevel=2,
+            )
+            return
     _prove(backbone, logits, branches)
 
 

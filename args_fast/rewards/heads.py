@@ -74,7 +74,8 @@ class RewardHead:
         if (linear := self.linear) is not None:
             rewards = (hidden.float() * linear[0].float()).sum(-1)
             return rewards if linear[1] is None else rewards + linear[1].float()
-        outputs: Tensor = self.module(hidden).float()
+        rows = hidden.reshape(-1, hidden.shape[-1])  # not every layer takes one row alone
+        outputs: Tensor = self.module(rows).float().view(*hidden.shape[:-1], -1)
         if self.fold is None:
             return outputs[..., 0]
         return torch.stack([share * outputs[..., i] for i, share in self.fold.items()]).sum(0)

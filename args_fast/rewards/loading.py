@@ -89,7 +89,7 @@ def load(
     model = _model(path, place, kind, options, several=labels is not None, head=head, base=base)
     own = loading.load_tokenizer(path, base=base, **options)
     if tokenizers == "strict" and own is not None and tokenizer is not None:
-        loading.check_tokenizers(tokenizer, own)
+        _check_identical(tokenizer, own)
     common: dict[str, Any] = {
         "name": name or Path(str(path)).name,
         "template": template,
@@ -116,6 +116,20 @@ def load(
         return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
     logger.info("%s: a decoder with a head (rewards.%s)", path, made.__name__)
     return reward
+
+
+def _check_identical(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -> None:
+    """Raises PairMismatchError unless both give every text the same ids."""
+    ours, theirs = lm.get_vocab(), rm.get_vocab()
+    tokens = [token for token in ours | theirs if ours.get(token) != theirs.get(token)]
+    split = [tokenizer.encode(PROBE, add_special_tokens=False) for tokenizer in (lm, rm)]
+    if tokens or split[0] != split[1]:
+        examples = ", ".join(map(repr, tokens[:3])) or "none, but they split text apart"
+        raise PairMismatchError(
+            "the language model and the reward model have different tokenizers: "
+            f"{len(tokens)} tokens have another id or none ({examples}). tokenizers='alike' takes "
+            "reserved and added tokens that differ, and reads text where others do"
+        )
 
 
 def _tokenizer_of(lm: Any, options: dict) -> PreTrainedTokenizerBase | None:

@@ -1,7 +1,7 @@
 """The requests that the server takes: OpenAI's fields, and ``args`` with ours.
 
 Fields that no one knows are ignored, as OpenAI's own servers do for their clients' sake; those that
-are known and not supported are in unsupported.py.
+are known and not supported are in openai_fields.py.
 """
 
 from dataclasses import fields
@@ -19,20 +19,11 @@ from pydantic import (
 )
 
 from args_fast.config import DecodingConfig
+from args_fast.openai_fields import OPENAI_NAMES, disagreement
 from args_fast.serve.errors import invalid
 from args_fast.serve.unsupported import unsupported
 
 MOST_STOPS, LONGEST_STOP, MOST_MESSAGES, MOST_TOP_LOGPROBS = 16, 256, 4096, 128
-
-# Fields of DecodingConfig that OpenAI has a name of its own for, so ``args`` does not have them.
-OPENAI_NAMES = {
-    "temperature": "temperature",
-    "max_new_tokens": "max_tokens",
-    "seed": "seed",
-    "stop": "stop",
-    "num_return_sequences": "n",
-    "top_p": "top_p",
-}
 
 
 class _Known(BaseModel):
@@ -127,14 +118,10 @@ class DecodingRequest(_Body):
     def new_tokens(self) -> int | None:
         """Upper bound on the new tokens, under either of its names. Raises an ApiError where they
         disagree."""
-        bounds = {self.max_tokens, self.max_completion_tokens} - {None}
-        if len(bounds) > 1:
-            raise invalid(
-                f"max_tokens is {self.max_tokens} and max_completion_tokens is "
-                f"{self.max_completion_tokens}; give one of them",
-                "max_completion_tokens",
-            )
-        return next(iter(bounds), None)
+        refusal = disagreement(vars(self))
+        if refusal is not None:
+            raise invalid(refusal.message, refusal.field)
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
 
 
 class TextPart(BaseModel):

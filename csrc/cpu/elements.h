@@ -88,10 +88,19 @@ inline Vector widened(const Half* from) {
 }
 
 inline Vector widened(const int8_t* from) {
+#if ARGS_FAST_WIDTH == 16
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  const __mmask16 all = __mmask16(-1);
+  return Vector(_mm512_maskz_cvtepi32_ps(all, _mm512_maskz_cvtepi8_epi32(all, bytes)));
+#elif ARGS_FAST_WIDTH == 8
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  return Vector(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+#else
   typedef int8_t Bytes __attribute__((vector_size(ARGS_FAST_WIDTH)));
   Bytes bytes;
   std::memcpy(&bytes, from, sizeof bytes);
   return __builtin_convertvector(__builtin_convertvector(bytes, Integers), Vector);
+#endif
 }
 
 // A row of D elements as floats, padded with zeros to whole vectors.

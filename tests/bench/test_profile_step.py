@@ -50,7 +50,7 @@ def test_small_run_writes_the_shares_of_a_step(tmp_path, capsys):
     (file,) = tmp_path.glob("*/step-profile-*.json")
     (step,) = json.loads(file.read_text())["steps"].values()
     assert step["step"]["repeats"] == 6
-    assert {PRODUCTS, "branch_attention", "topk_logprobs", HOST} <= set(step["shares"])
+    assert {PRODUCTS, "decoder_layers", "topk_logprobs", HOST} <= set(step["shares"])
     for share in step["shares"].values():
         assert 0 <= share["median"] <= 1
     assert "| matrix products |" in capsys.readouterr().out

@@ -366,6 +366,19 @@ def test_option_of_the_engine(asked):
     assert reward.backbone.fused_layers() is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_a_request_has_the_same_bits_alone_and_in_a_batch(name, dtype):
+    lm, rm = (copy.deepcopy(make(name)).to(dtype) for make in (language_model, reward_model))
+    decoder = ArgsDecoder(lm, rm)
+    prompts = [ids(length, seed=length).tolist() for length in (17, 1, 30, 5)]
+    config = DecodingConfig(k=5, w=1.5, max_new_tokens=6, eos_token_ids=[])
+    together = decoder.generate(prompts, config)
+    for prompt, result in zip(prompts, together, strict=True):
+        (alone,) = decoder.generate(prompt, config)
+        assert alone == result  # tokens, and the last bit of every number
+
+
 def test_option_that_is_not_true_or_false_is_refused():
     with refuses(ConfigError, "fused_layers is 1; it must be True or False"):
         pair(fused_layers=1)
@@ -380,7 +393,7 @@ def test_layers_that_disagree_with_the_model_are_not_used(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(fused, "decoder_layers", lambda: wrong)
-        with pytest.warns(UserWarning, match="fused_layers is not used: the language model"):
+        with pytest.warns(UserWarning, match="fused_layers is not used for the language model"):
             decoder = pair()
     assert decoder.engine.lm.fused_layers() is None
     assert decoder.engine.panel.rewards["reward"].backbone.fused_layers() is None

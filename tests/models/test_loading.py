@@ -157,14 +157,16 @@ def test_a_language_model_in_the_place_of_the_reward_model(pair):
     path = pair / "lm" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in config.items() if "label" not in k}))
-    with refuses(RewardHeadError, str(pair / "lm"), "num_labels = 2", "no reward head"):
+    with refuses(
+        RewardHeadError, str(pair / "lm"), "no reward head", "rewards.Autoregressive", "head="
+    ):
         ArgsDecoder.from_pretrained(pair / "lm", pair / "lm")
 
 
 def test_a_checkpoint_without_a_head_is_not_given_a_random_one(pair):
     # transformers makes up what is missing, with no more than a warning.
     language_model().save_pretrained(pair / "rm")
-    with refuses(RewardHeadError, str(pair / "rm"), "score.weight", "random"):
+    with refuses(RewardHeadError, "score.weight", "random", "rewards.Autoregressive", "head="):
         load(pair)
 
 
@@ -172,7 +174,7 @@ def test_a_classifier_of_several_classes(pair):
     config = copy.deepcopy(reward_model("opt").config)
     config.num_labels = 3
     t.OPTForSequenceClassification(config).save_pretrained(pair / "rm")
-    with refuses(RewardHeadError, str(pair / "rm"), "3 outputs", "num_labels=1"):
+    with refuses(RewardHeadError, str(pair / "rm"), "3 outputs", "labels=1", "num_labels=1"):
         load(pair)
 
 
@@ -404,6 +406,14 @@ def test_a_folder_that_does_not_exist(path, saved):
     for pair in ((path, saved / "rm"), (saved / "lm", path)):
         with refuses(LoadError, f"there is no folder {path}", "hub id"):
             ArgsDecoder.from_pretrained(*pair)
+
+
+@pytest.mark.parametrize("path", [None, 3, ""])
+def test_what_is_not_a_path(path, saved):
+    with refuses(LoadError, repr(path), "hub id"):
+        ArgsDecoder.from_pretrained(path, saved / "rm")
+    with refuses(LoadError, repr(path), "hub id"):
+        ArgsDecoder.from_pretrained(saved / "lm", path)
 
 
 def test_a_file_in_the_place_of_a_folder(saved):

@@ -6,11 +6,17 @@ import copy
 import oracle
 import pytest
 import torch
+from encoders import SIZES
 from refusals import refuses
 from safetensors.torch import save_file
 from tiny_models import CONFIGS, decoder, language_model, reward_model, tokens
 from traffic import assert_as_alone, run, scheduler, sequence
-from transformers import AutoModelForSequenceClassification, OPTForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    ModernBertDecoderConfig,
+    OPTForSequenceClassification,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from vocabularies import byte_level
 
@@ -195,6 +201,27 @@ def test_a_head_that_is_an_mlp():
     decode(ArgsDecoder(language_model(), model), tokens(9), lambda ids: last(model, ids).item())
 
 
+class Int8Head(torch.nn.Module):
+    """Weights of 8 bits, and an input of two dimensions, as some kernels want it."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.scale = linear.weight.detach().abs().max() / 127
+        self.register_buffer("weight", (linear.weight.detach() / self.scale).round().to(torch.int8))
+
+    def forward(self, hidden):
+        rows = hidden.flatten(0, -2)
+        assert hidden.dim() >= 2
+        return (rows @ (self.weight.float() * self.scale).T).view(*hidden.shape[:-1], -1)
+
+
+def test_a_quantized_head():
+    model = copy.deepcopy(reward_model("opt"))
+    model.score = Int8Head(torch.nn.Linear(16, 1, bias=False))
+    pair = ArgsDecoder(language_model(), model)
+    decode(pair, tokens(9), lambda ids: oracle.reward(model, ids))
+
+
 @pytest.mark.parametrize("name", ["v_head", "value_head", "reward_head"])
 def test_a_head_under_another_usual_name(name):
     class Renamed(OPTForSequenceClassification):
@@ -209,6 +236,26 @@ def test_a_head_under_another_usual_name(name):
     head = getattr(model, name)
     pair = ArgsDecoder(language_model(), model)
     decode(pair, tokens(9), lambda ids: last(model, ids, head).item())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(
+            is_decoder=True, num_labels=1, **SIZES
+        ),  # reads the first token, through a pooler
+        ModernBertDecoderConfig(
+            bos_token_id=1, eos_token_id=2, num_labels=1, **SIZES
+        ),  # a layer before it
+    ],
+    ids=["bert", "modernbert-decoder"],
+)
+def test_a_forward_that_is_more_than_a_head_of_a_usual_name_is_refused(config):
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with refuses(RewardHeadError, "for a text of", "rewards.Text(model, tokenizer)"):
+        ArgsDecoder(language_model(), model)
+    assert model.config.pad_token_id == 0
 
 
 def test_a_head_from_a_file(tmp_path):

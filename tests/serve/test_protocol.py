@@ -4,8 +4,8 @@ import pytest
 from fake_engine import FakeEngine
 from served import ask, chat, complete
 
-from args_fast.serve.protocol import OPENAI_NAMES, ArgsOptions
-from args_fast.serve.unsupported import NEUTRAL, OURS
+from args_fast.openai_fields import IN_ARGS, NEUTRAL, OPENAI_NAMES
+from args_fast.serve.protocol import ArgsOptions
 
 PROMPT = {"prompt": "Hello"}
 
@@ -25,7 +25,7 @@ def config_of(body, **more):
     return engine.requests[0][1]
 
 
-@pytest.mark.parametrize("field", sorted(set(NEUTRAL) - OURS))
+@pytest.mark.parametrize("field", sorted(set(NEUTRAL) - IN_ARGS))
 def test_unsupported_field_is_refused_by_name(field):
     error = refusal(complete(PROMPT | {field: {"type": "json_schema"}}))
     assert error["param"] == field

@@ -14,7 +14,7 @@ import httpx
 from cases import REFUSED, Case
 from supervisor import Supervisor
 
-PATIENCE = 180  # seconds after which a request counts as unanswered
+PATIENCE = 600  # seconds after which a request counts as unanswered; a busy machine is slow
 LOOKS = ("/v1/models", "/health", "/metrics", "/version", "/openapi.json", "/")
 
 
