@@ -5,6 +5,8 @@ A single plain reward model is its path; anything else is the JSON of rewards by
 """
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,6 +92,8 @@ def written(values: Mapping[str, Any]) -> str | None:
     command with one sentence where they contradict each other."""
     models = [_named(text) for text in _listed(values.get("rm"))]
     functions = [_named(text) for text in _listed(values.get("reward_function"))]
+    if functions and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a script has its own modules, an installed command not
     extra = [name for name in list(OPTIONS)[1:] if values.get(name)]
     if not models and not functions:
         if extra:

@@ -1,6 +1,7 @@
 """Rewards on the command line: what the options say, as data, and what they may not say."""
 
 import json
+import sys
 
 import pytest
 
@@ -52,6 +53,15 @@ def function(tmp_path, monkeypatch):
 def test_what_the_options_say(values, specs):
     text = rewards.written(values)
     assert (json.loads(text) if isinstance(specs, dict) else text) == specs
+
+
+def test_a_function_may_lie_in_this_folder(cli, tmp_path, monkeypatch):
+    (tmp_path / "nearby.py").write_text(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    options = ["--lm", LM, "--reward-function", "nearby:shortness", "--max-new-tokens", "2"]
+    result = cli("generate", "Hi", *options)
+    assert result.exit_code == 0, result.stderr
 
 
 @pytest.mark.parametrize(
