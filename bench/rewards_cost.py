@@ -21,8 +21,18 @@ from args_fast.rewards import Classifier, Reward, Text
 
 PROMPT, K, ROUNDS = 512, 10, 3
 STEPS = {"Text, an encoder": 2}  # tokens of a measurement; those of other kinds are 16
-SHAPE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_labels": 1}
-SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 128}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_labels": 1,
+}
+SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "ffn_dim": 128,
+}
 
 
 def rewards(tokenizer: Any) -> dict[str, tuple[Reward, str]]:

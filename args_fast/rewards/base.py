@@ -41,8 +41,10 @@ class Reading(Protocol):
     messages: list[dict] | None  # where the prompt was a conversation
     end_tokens: frozenset[int]  # ids that end it
     texts: dict[int, PagedText]  # by cache group
-    skips: bool  # whether some steps do without the reward
     lag: int  # tokens at its end that are not in the rewards' K/V
+
+    @property
+    def skips(self) -> bool: ...  # whether some steps do without the reward
 
     def skips_reward(self, likeliest: float) -> bool: ...
 

@@ -133,7 +133,7 @@ def _check_identical(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -
 
 
 def _tokenizer_of(lm: Any, options: dict) -> PreTrainedTokenizerBase | None:
-    source = lm.name_or_path if isinstance(lm, PreTrainedModel) else lm
+    source: Any = lm.name_or_path if isinstance(lm, PreTrainedModel) else lm
     return loading.load_tokenizer(source, **options) if str(source) else None
 
 

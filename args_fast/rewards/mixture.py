@@ -88,9 +88,9 @@ class NamedRewards:
             raise ConfigError("rm is an empty mapping; name at least one reward")
         else:
             members = {n: r if isinstance(r, Mixture) else as_reward(r) for n, r in rm.items()}
-            for name, reward in members.items():
-                if not isinstance(reward, Mixture):
-                    named._add(name, reward)
+            for name, member in members.items():
+                if not isinstance(member, Mixture):
+                    named._add(name, member)
             for name, member in members.items():
                 if isinstance(member, Mixture):
                     named._add_mixture(name, member)
