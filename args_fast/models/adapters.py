@@ -85,6 +85,8 @@ class Merged:
 
 def is_folder(path: str | Path) -> bool:
     """Whether a path is an adapter's folder."""
+    if not isinstance(path, (str, Path)) or not str(path):
+        return False  # what is wrong with it is for ``checkpoint.find`` to say
     return (Path(path).expanduser() / checkpoint.ADAPTER).is_file()
 
 

@@ -4,10 +4,12 @@ configuration or a job on other machines can write down."""
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from args_fast.errors import ConfigError
+from args_fast.rewards.base import Reward
 from args_fast.rewards.function import Function
 from args_fast.rewards.loading import load
 from args_fast.rewards.mixture import Mixture
@@ -46,10 +48,10 @@ def load_rewards(rm: Any, loaded: Callable[[Any], None], **options: Any) -> Any:
 
 
 def _loaded(name: str | None, spec: Any, loaded: Callable[[Any], None], options: dict) -> Any:
-    if isinstance(spec, (str, Path)):
-        spec = {"path": spec}
-    if not isinstance(spec, dict):
+    if isinstance(spec, (Reward, Mixture, nn.Module)):
         return spec
+    if not isinstance(spec, dict):
+        spec = {"path": spec}
     if "function" in spec:
         _check(name, spec, {"function"})
         return Function(find_function(spec["function"]), name=name)
