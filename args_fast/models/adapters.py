@@ -127,6 +127,7 @@ def _merged(
     folder: AdapterFolder, kind: Any, role: str, dtype: Any, options: dict[str, Any]
 ) -> PreTrainedModel:
     base = checkpoint.find(folder.base)
+    checkpoint.shapes(base)  # there are files, and they are whole
     model, report = pretrained.load(kind, base, f"base of the {role}", dtype, options)
     name = f"the base {folder.base} of the {role} {folder.path}"
     missing = [key for key in report.missing if not OF_HEAD.search(key)]

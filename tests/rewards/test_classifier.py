@@ -88,10 +88,11 @@ def test_a_conversation_is_read_in_the_rewards_own_rendering(rm, template, tempe
     encoded = pair._encoder.requests
     request = encoded(start, DecodingConfig())[0]
     request.messages = QUESTION
-    rendering = pair.engine.panel.rewards["reward"].rendering(request)
+    (reward,) = pair.engine.panel.rewards.values()
+    rendering = reward.rendering(request)
     assert (rendering.prefix, rendering.closing) == (prefix, closing)
 
-    engine = scheduler(rewards={"reward": pair.engine.panel.rewards["reward"]}, pages=40)
+    engine = scheduler(rewards={"reward": reward}, pages=40)
     one = sequence(start, k=5, w=3.0, temperature=temperature, max_new_tokens=8)
     one.messages = QUESTION
     run(engine, one)
