@@ -19,7 +19,7 @@ from vocabularies import byte_level, unigram, wordpiece
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import LoadError, PairMismatchError, RewardHeadError
-from args_fast.rewards import Classifier, Text
+from args_fast.rewards import Adapter, Classifier, Text
 from args_fast.rewards.loading import known_ids
 
 CONFIG = DecodingConfig(k=4, w=1.5, max_new_tokens=4, eos_token_ids=[])
@@ -188,7 +188,7 @@ def test_an_adapter_is_merged_into_its_base(lm, adapter, with_tokenizer):
     folder, adapted = adapter
     if with_tokenizer:
         byte_level().save_pretrained(folder)
-    assert taken_as(check(lm, folder, of_adapted(adapted))) is Classifier
+    assert taken_as(check(lm, folder, of_adapted(adapted))) is Adapter
 
 
 def test_an_adapted_model_as_an_object_stays_as_it_is(adapter):
@@ -240,7 +240,7 @@ def test_an_adapter_that_is_not_whole_is_refused(lm, adapter, damage, error, wor
 
 
 def test_an_adapter_without_peft(lm, adapter, monkeypatch):
-    monkeypatch.setattr("args_fast.rewards.adapters.find_spec", lambda name: None)
+    monkeypatch.setattr("args_fast.models.adapters.find_spec", lambda name: None)
     with refuses(LoadError, "pip install", "merge"):
         ArgsDecoder.from_pretrained(lm, adapter[0])
 
