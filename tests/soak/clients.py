@@ -37,6 +37,7 @@ class Clients:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
+        self.answered: list[float] = []  # the time of each right answer
         self._supervisor = supervisor
         self._cases = cases
         self._rng = rng
@@ -186,6 +187,7 @@ class Clients:
             self.counts["not compared: too close to tell"] += 1
         elif answers == case.expected:
             self.counts["right"] += 1
+            self.answered.append(time.monotonic())
         else:
             self.counts["wrong"] += 1
             self._fault(f"{case.path} {json.dumps(case.body)}: {answers}, not {case.expected}")
