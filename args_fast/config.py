@@ -43,6 +43,10 @@ class DecodingConfig:
             over the whole vocabulary add up to top_p; above 0 to 1, None for all k.
         min_p: keep only candidates with at least min_p times the probability of the most likely;
             0 to 1, None for all k. Neither renormalises, and at least one candidate is kept.
+        every: consult the reward for the first token and every n-th after it; the others are the
+            language model's choice. 1 is ARGS; above it, an approximation that is not ARGS.
+        certain: skip the reward where the language model's first candidate has this probability or
+            more; above 0 to 1, None never skips. An approximation, too.
         reward: which of the decoder's rewards guide this request: a name, or the weight of each by
             name; None for all of them, as they were given.
 
@@ -61,6 +65,8 @@ class DecodingConfig:
     return_candidates: bool = False
     top_p: float | None = None
     min_p: float | None = None
+    every: int = 1
+    certain: float | None = None
     reward: str | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +74,7 @@ class DecodingConfig:
         self._set("max_new_tokens", _whole("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1))
         samples = _whole("num_return_sequences", self.num_return_sequences, 1, MAX_SAMPLES)
         self._set("num_return_sequences", samples)
+        self._set("every", _whole("every", self.every, 1, 2**31 - 1))
         self._set("seed", _whole("seed", self.seed, 0, 2**63 - self.num_return_sequences))
         if not isinstance(self.return_candidates, bool):
             raise ConfigError(
@@ -79,6 +86,7 @@ class DecodingConfig:
         self._set("stop", _strings(self.stop))
         self._set("top_p", _share("top_p", self.top_p, SMALLEST))
         self._set("min_p", _share("min_p", self.min_p, 0))
+        self._set("certain", _share("certain", self.certain, SMALLEST, "never to skip"))
         self._set("reward", _reward(self.reward))
 
     def _set(self, field: str, value: object) -> None:
@@ -88,6 +96,16 @@ class DecodingConfig:
     def narrowed(self) -> bool:
         """Whether a step may keep fewer than k candidates."""
         return self.top_p is not None or self.min_p is not None
+
+    @property
+    def skips(self) -> bool:
+        """Whether some steps may do without the reward: then it is not ARGS."""
+        return self.every > 1 or self.certain is not None
+
+    def skips_reward(self, step: int, likeliest: float) -> bool:
+        """Whether a step (the first is 0) does without the reward, where the language model's first
+        candidate has this probability."""
+        return step % self.every > 0 or (self.certain is not None and likeliest >= self.certain)
 
     @property
     def consults_reward(self) -> bool:
@@ -182,13 +200,15 @@ def _temperature(temperature: float | None) -> float | None:
     return _plain(temperature)
 
 
-def _share(field: str, value: float | None, lowest: float) -> float | None:
+def _share(
+    field: str, value: float | None, lowest: float, without: str = "for all k candidates"
+) -> float | None:
     if value is None:
         return None
     if not (_is_number(value) and lowest <= value <= 1):
         raise ConfigError(
             f"{field} is {value!r}; it must be a number, {'above 0' if lowest else '0'} to 1, or "
-            "None for all k candidates"
+            f"None {without}"
         )
     return _plain(value)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -11,25 +12,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast import quantization
 from args_fast.config import DecodingConfig, configs_for
-from args_fast.encoding import Encoder
+from args_fast.encoding import Encoder, check_tokenizer
+from args_fast.engine.agreement import choices_along
 from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
 from args_fast.engine.lookahead import lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, PromptError
 from args_fast.generation import Generation, Token
-from args_fast.models import loading, processors
+from args_fast.models import adapters, loading, processors
 from args_fast.models.backbone import Backbone
 from args_fast.models.inference import without_autocast
 from args_fast.models.proof import prove_language_model
 from args_fast.options import EngineOptions, accepts_engine_options
 from args_fast.progress import Progress
 from args_fast.prompts import Conversation, Plain, Prompt, conversations
-from args_fast.rewards import Classifier, Reward
-from args_fast.rewards.loading import as_reward
-from args_fast.rewards.loading import load as load_reward
+from args_fast.rewards import Classifier, Mixture, Reward
+from args_fast.rewards.mixture import NamedRewards
+from args_fast.rewards.specs import load_rewards
 
-RewardLike = PreTrainedModel | Reward
+RewardLike = PreTrainedModel | Reward | Mixture
 
 
 class ArgsDecoder:
@@ -40,7 +42,7 @@ class ArgsDecoder:
     together. To serve many users from one event loop there is ``AsyncArgsDecoder``.
 
     Args:
-        lm: a causal language model of transformers.
+        lm: a causal language model of transformers; with an adapter in it, a merged copy is used.
         rm: the reward: a ``*ForSequenceClassification`` of transformers with one label that shares
             the language model's tokens, an object of ``args_fast.rewards``, or several of these by
             name. A model is on the language model's device, or on a CUDA device of its own.
@@ -71,17 +73,15 @@ class ArgsDecoder:
         **options: Any,
     ) -> None:
         self.options = EngineOptions.take(options)
-        if isinstance(tokenizer, (str, Path)):
-            raise ConfigError(
-                f"tokenizer is {str(tokenizer)!r}; it must be the tokenizer itself: "
-                f"AutoTokenizer.from_pretrained({str(tokenizer)!r})"
-            )
+        check_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         if isinstance(lm, torch.nn.Module):
+            lm = adapters.merged_copy(lm) if adapters.has_adapter(lm) else lm
             lm.eval()
         backbone = Backbone(lm, "language model", fused=self.options.fused_layers)
         self.device = backbone.device
-        self._rewards = _named(rm)
+        named = NamedRewards.of(rm)
+        self._rewards = named.rewards
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)
@@ -104,14 +104,14 @@ class ArgsDecoder:
             eager=bool(logits_processor),
         )
         processing = partial(processors.for_request, lm, logits_processor)
-        self._encoder = Encoder(backbone, list(self._rewards), tokenizer, processing)
+        self._encoder = Encoder(backbone, named, tokenizer, processing)
 
     @classmethod
     @accepts_engine_options
     def from_pretrained(
         cls,
         lm: str | Path,
-        rm: str | Path | Mapping[str, str | Path],
+        rm: str | Path | RewardLike | Mapping[str, Any],
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -120,15 +120,18 @@ class ArgsDecoder:
         rm_quantization: str | None = None,
         lm_device: str | torch.device | None = None,
         rm_device: str | torch.device | None = None,
+        tokenizers: str = "alike",
         logits_processor: processors.Choice = None,
         **options: Any,
     ) -> "ArgsDecoder":
         """Load a pair from paths or hub ids (safetensors only).
 
         Args:
-            lm, rm: the models; ``rm`` may be several by name. What ``rm`` is taken as follows from
-                what is there (``args_fast.rewards.load``): a decoder with a head and the language
-                model's tokens, a LoRA adapter, an encoder or a model with another tokenizer.
+            lm: the language model, or a LoRA adapter of one.
+            rm: a path, which is taken as what is there (``args_fast.rewards.load``); an object that
+                stands for a reward; or several of these by name, each of which may be ``{"path":
+                ..., "weight": ...}`` with options of ``rewards.load``, or ``{"function":
+                "module:name"}``.
             device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
             dtype: "auto" (the checkpoint's on CUDA, float32 on the CPU), "float32", "bfloat16",
                 "float16", or a torch.dtype.
@@ -136,6 +139,7 @@ class ArgsDecoder:
             lm_quantization, rm_quantization: "int8" or "fp8" weights for the linear layers of that
                 model, through torchao; None for the weights as they are. The reward head stays.
             lm_device, rm_device: of one model, in place of ``device``: two GPUs, one model each.
+            tokenizers: "strict" refuses a pair whose vocabularies are not identical.
             logits_processor, options: as for the constructor.
 
         Raises:
@@ -151,18 +155,18 @@ class ArgsDecoder:
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
-        rewards = {
-            name: load_reward(path, tokenizer=tokenizer, device=rm_on, dtype=kind, **trust)
-            for name, path in (rm.items() if isinstance(rm, Mapping) else [("reward", rm)])
-        }
-        for reward in rewards.values():
-            model = getattr(reward, "model", None)
-            if model is not None:
-                quantization.quantize(model.base_model, rm_quantization)
-        named = rewards if isinstance(rm, Mapping) else rewards["reward"]
+        reward = load_rewards(
+            rm,
+            lambda one: quantization.quantize(one.model.base_model, rm_quantization),
+            tokenizer=tokenizer,
+            device=rm_on,
+            dtype=kind,
+            tokenizers=tokenizers,
+            **trust,
+        )
         return cls(
             language_model,
-            named,
+            reward,
             tokenizer=tokenizer,
             logits_processor=logits_processor,
             **options,
@@ -316,6 +320,18 @@ class ArgsDecoder:
         (request,) = self._encoder.requests(prompt, config)
         return self.engine.rewards_along(request, continuation)
 
+    def agreement(self, prompt: Prompt, tokens: Sequence[int], config: DecodingConfig) -> float:
+        """The share of a text's tokens (ids) that ARGS itself would choose after those before them,
+        with this config (of one sample) but for ``every`` and ``certain``: how near such an
+        approximation comes. It costs about as much as decoding the text."""
+        tokens = self._encoder.check(tokens, "the text")
+        if not tokens:
+            raise PromptError("the text is empty; give at least one id")
+        new = max(len(tokens), config.max_new_tokens)
+        exact = replace(config, every=1, certain=None, max_new_tokens=new, num_return_sequences=1)
+        choices = choices_along(self.engine, lambda: self.single_request(prompt, exact), tokens)
+        return sum(a == b for a, b in zip(choices, tokens, strict=True)) / len(tokens)
+
     # ---- what it holds -------------------------------------------------------------------------
 
     @property
@@ -439,16 +455,3 @@ class ArgsDecoder:
     def _cancel(self, requests: list[Request]) -> None:
         for request in requests:
             self.engine.cancel(request)
-
-
-def _named(rm: RewardLike | Mapping[str, RewardLike]) -> dict[str, Reward]:
-    """Rewards by name, from whatever stands for the reward."""
-    if isinstance(rm, Mapping):
-        named = {name: as_reward(one) for name, one in rm.items()}
-        if not named:
-            raise ConfigError("rm is an empty mapping; name at least one reward")
-        for name, reward in named.items():
-            reward.name = name
-        return named
-    reward = as_reward(rm)
-    return {reward.name: reward}

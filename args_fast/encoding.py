@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,7 @@ from args_fast.engine.request import ProcessLogits, Request
 from args_fast.errors import ConfigError, PromptError
 from args_fast.models.backbone import Backbone
 from args_fast.prompts import Plain, Prompt
+from args_fast.rewards.mixture import NamedRewards
 from args_fast.text import TextStream, special_tokens
 
 BARE_TEXT = (
@@ -44,12 +46,21 @@ class Encoded:
     messages: list[dict[str, Any]] | None
 
 
+def check_tokenizer(tokenizer: object) -> None:
+    """Raises ConfigError for a tokenizer's name in its place."""
+    if isinstance(tokenizer, (str, Path)):
+        raise ConfigError(
+            f"tokenizer is {str(tokenizer)!r}; it must be the tokenizer itself: "
+            f"AutoTokenizer.from_pretrained({str(tokenizer)!r})"
+        )
+
+
 class Encoder:
     """Checks and encodes prompts for one decoder.
 
     Args:
         lm: the language model.
-        rewards: the names of the rewards.
+        rewards: of the decoder, by name.
         tokenizer: the tokenizer of the language model; None for ids in, ids out.
         processing: (the prompt's ids, most new tokens, end tokens) -> what processes the logits
             of that request, if anything does.
@@ -58,13 +69,13 @@ class Encoder:
     def __init__(
         self,
         lm: Backbone,
-        rewards: Many[str],
+        rewards: NamedRewards,
         tokenizer: PreTrainedTokenizerBase | None,
         processing: Processing | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._lm = lm
-        self._rewards = list(rewards)
+        self._rewards = rewards
         self._process_logits = processing or (lambda *_: None)
         self._has_warned = False
 
@@ -208,17 +219,7 @@ class Encoder:
 
     def _weights(self, config: DecodingConfig) -> dict[str, float]:
         """The weight of each reward that guides a request, by name. Raises ConfigError."""
-        if isinstance(config.reward, str):
-            weights = {config.reward: 1.0}
-        else:
-            weights = dict(config.reward or dict.fromkeys(self._rewards, 1.0))
-        unknown = sorted(set(weights) - set(self._rewards))
-        if unknown:
-            raise ConfigError(
-                f"reward names {unknown[0]!r}; this decoder's rewards are "
-                f"{', '.join(self._rewards)}"
-            )
-        weights = {name: float(weight) for name, weight in weights.items() if weight != 0}
+        weights = self._rewards.weights(config.reward)
         return weights if config.consults_reward else {}
 
     def _end_tokens(self, config: DecodingConfig) -> frozenset[int]:

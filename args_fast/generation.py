@@ -44,6 +44,8 @@ class Generation:
             ``DecodingConfig(return_candidates=True)``; else None.
         rewards_by_name: with several rewards, the raw reward of each by name, one per new token;
             else None.
+        skipped: the share of steps without the reward, whose ``rewards`` are NaN and whose
+            ``scores`` the log-probability, with ``DecodingConfig.every`` or ``certain``; else None.
     """
 
     token_ids: list[int]
@@ -55,6 +57,7 @@ class Generation:
     prompt_token_ids: list[int]
     candidates: list[tuple[Candidate, ...]] | None = None
     rewards_by_name: dict[str, list[float]] | None = None
+    skipped: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values; NaN and infinities become null."""

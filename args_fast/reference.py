@@ -63,11 +63,13 @@ def decode(
         candidates, lm_scores = order[: config.k].tolist(), values[: config.k].cpu()
 
         # r([x, v]) for every v in V(k), and s(v) = log p(v | x) + w * r([x, v])   (eq. 2)
-        if config.consults_reward:
+        # With ``every`` or ``certain`` some steps do without r: an approximation, not the paper's.
+        skips = config.consults_reward and config.skips_reward(t, values[0].exp().item())
+        if config.consults_reward and not skips:
             r = _rewards(rm, [[*x, v] for v in candidates])
         else:
             r = torch.full((config.k,), torch.nan)
-        s = lm_scores if config.w == 0 else lm_scores + config.w * r
+        s = lm_scores if config.w == 0 or skips else lm_scores + config.w * r
 
         # argmax s(v), or a draw from softmax(s / tau) over V(k) (eq. 3) by the Gumbel-max trick.
         # The candidates stand in order of their logprobs, so the first maximum wins a tie.
@@ -87,7 +89,12 @@ def decode(
             break
 
     prompt, new = x[: len(prompt_token_ids)], x[len(prompt_token_ids) :]
-    return Generation(new, None, logprobs, rewards, scores, finish_reason, prompt)
+    skipped = _skipped(rewards) if config.skips and config.consults_reward else None
+    return Generation(new, None, logprobs, rewards, scores, finish_reason, prompt, skipped=skipped)
+
+
+def _skipped(rewards: list[float]) -> float:
+    return sum(reward != reward for reward in rewards) / len(rewards)
 
 
 def _logprobs(

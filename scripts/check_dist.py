@@ -5,6 +5,7 @@ Nothing but the distribution and the tests is there: no checkout, no compiler's 
 """
 
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,12 @@ def run(*command: object, cwd: Path) -> None:
 
 
 def check(archive: Path, folder: Path, pip_options: list[str]) -> None:
-    run(sys.executable, "-m", "venv", "--system-site-packages", folder / "venv", cwd=folder)
+    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
+    # torch and the rest are those of this environment, which are large; its editable install of
+    # the package is not seen that way.
+    (own,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    (own / "parent.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     pip = (python, "-m", "pip", "install", "--quiet", *pip_options)
     run(*pip, "--no-build-isolation", "--no-deps", "--force-reinstall", archive, cwd=folder)
     for name in TESTS:

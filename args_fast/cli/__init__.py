@@ -11,6 +11,7 @@ from args_fast import __version__
 from args_fast.cli import (
     batch,
     bench,
+    chat,
     convert,
     doctor,
     explain,
@@ -52,6 +53,7 @@ def _main(
 
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(epilog=chat.EXAMPLES)(chat.chat)
 app.command(epilog=batch.EXAMPLES)(batch.batch)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.eval_)

@@ -221,7 +221,7 @@ def batch(
             kind = resolve_device(device).type
         settings = Settings(
             lm=_lasting(names["lm"]),
-            rm=_lasting(names["rm"]),
+            rm=names["rm"] if names["rm"].startswith("{") else _lasting(names["rm"]),
             dtype="float32" if (dtype, kind) == ("auto", "cpu") else dtype,
             defaults=defaults,
             reading=Reading(layout.value, prompt_field, chat, keep),

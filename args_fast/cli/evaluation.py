@@ -147,7 +147,7 @@ def opened(values: Mapping[str, Any]) -> Opened:
         dtype = "float32"
     settings = Settings(
         lm=_lasting(names["lm"]),
-        rm=_lasting(names["rm"]),
+        rm=names["rm"] if names["rm"].startswith("{") else _lasting(names["rm"]),
         dtype=dtype,
         data=data,
         split=values["split"],

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from args_fast.cli import rewards
 from args_fast.options import EngineOptions, doc_of
 
 MODELS, ENGINE = "Models", "Engine"
@@ -41,15 +42,6 @@ Lm = Annotated[
     str | None,
     typer.Option(
         help="Language model: a folder or hub id.", metavar="MODEL", rich_help_panel=MODELS
-    ),
-]
-Rm = Annotated[
-    str | None,
-    typer.Option(
-        help="Reward model: a folder or hub id; one label, and the same tokenizer. "
-        "Without --lm and --rm, a tiny pair that is part of the package is used.",
-        metavar="MODEL",
-        rich_help_panel=MODELS,
     ),
 ]
 Device = Annotated[
@@ -105,7 +97,7 @@ class Models:
 
     Attributes:
         lm: the language model; None for that of the embedded pair.
-        rm: the reward model, likewise.
+        rm: the rewards, as ``cli.rewards`` writes them; None likewise.
         options: further arguments of ``ArgsDecoder.from_pretrained``.
     """
 
@@ -118,7 +110,8 @@ class Models:
         """The models among the values of a command's options."""
         names = ("device", "rm_device", "dtype", "trust_remote_code", "logits_processor")
         options = {name: _plain(values[name]) for name in names}
-        return cls(values["lm"], values["rm"], options | {f.name: values[f.name] for f in FLAGS})
+        rm = rewards.written(values)
+        return cls(values["lm"], rm, options | {f.name: values[f.name] for f in FLAGS})
 
 
 FLAGS = [f for f in fields(EngineOptions) if f.metadata["flag"] is not None]
@@ -150,7 +143,7 @@ def _options() -> dict[str, tuple[Any, Any]]:
     """Each option's annotation and default."""
     return {
         "lm": (Lm, None),
-        "rm": (Rm, None),
+        **{name: (hint, None) for name, hint in rewards.OPTIONS.items()},
         "device": (Device, "auto"),
         "rm_device": (RmDevice, None),
         "dtype": (DtypeName, Dtype.auto),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from args_fast.cli import rewards
 from args_fast.cli.console import fail, note, notes, quiet_transformers
 from args_fast.cli.models import Models
 
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
-    """The folders or hub ids of the models: those given, or the embedded pair."""
+    """The folders or hub ids of the models, and several rewards as ``cli.rewards`` writes them:
+    those given, or the embedded pair."""
     if (lm is None) != (rm is None):
         given, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
         fail(
@@ -19,11 +21,15 @@ def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
             "tokenizer, or neither for the embedded pair"
         )
     from args_fast import tiny_pair
-    from args_fast.models.checkpoint import ADAPTER, find
+    from args_fast.models import adapters, checkpoint
 
-    reward = rm or tiny_pair.RM
-    is_adapter = (Path(reward) / ADAPTER).is_file()  # it is merged when it is loaded
-    return {"lm": find(lm or tiny_pair.LM), "rm": str(reward) if is_adapter else find(reward)}
+    def find(name: str) -> str:  # an adapter is merged when it is loaded
+        return name if adapters.is_folder(name) else checkpoint.find(name)
+
+    lm = str(lm or tiny_pair.LM)
+    if adapters.is_folder(lm):
+        adapters.check_language_model(Path(lm))
+    return {"lm": find(lm), "rm": rewards.lasting(str(rm or tiny_pair.RM), find)}
 
 
 def load_pair(models: Models) -> tuple["ArgsDecoder", dict[str, str]]:

@@ -96,7 +96,7 @@ class Batch:
         self.step_index = memory.tensor("step index", i64, 1)
         self.tokens = memory.tensor("tokens", i64, B, steps)
         self.stats = memory.tensor("stats", f32, B, steps, 3)
-        names = () if isinstance(key, str) else key
+        names = panel.reported(key)
         self.by_name = memory.tensor("by name", f32, B, steps, len(names)) if names else None
         self.ids = memory.tensor("candidates", i64, B, steps, k) if shape.detailed else None
         self.details = memory.tensor("details", f32, B, steps, k, 2) if shape.detailed else None

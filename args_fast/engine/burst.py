@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from args_fast.engine.batch import Arrival
-from args_fast.engine.request import Request, non_finite
+from args_fast.engine.request import Request
+from args_fast.errors import NonFiniteError
 from args_fast.generation import Candidate
 
 
@@ -64,3 +65,19 @@ class Burst:
         if self.arrival.by_name is None:
             return None
         return dict(zip(self.names, self.arrival.by_name[row, i].tolist(), strict=True))
+
+
+def non_finite(logprob: float, score: float, guided: bool) -> NonFiniteError | None:
+    """The error that NaN marks, if it does. The ops mark a broken row with NaN, so the check costs
+    the device nothing."""
+    if logprob != logprob:
+        return NonFiniteError(
+            "the language model's logits contain a NaN or +inf, or nothing above -inf: there is no "
+            "token to choose. Check its weights, or use dtype='float32' (float16 overflows easily)."
+        )
+    if guided and score != score:
+        return NonFiniteError(
+            "the reward model gave a candidate a NaN or infinite reward, so no choice by it means "
+            "anything. Check its weights, or use dtype='float32' (float16 overflows easily)."
+        )
+    return None

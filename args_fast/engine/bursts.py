@@ -41,7 +41,7 @@ class Bursts:
 
     def decode(self) -> None:
         """One burst of every runner that has requests."""
-        keys = [self._panel.key(request.weights) for request in self._scheduler.running]
+        keys = [self._panel.key(request) for request in self._scheduler.running]
         keys += [key for key, runner in self.runners.items() if runner.bursts_in_flight]
         for key in dict.fromkeys(keys):
             self._decode(self.runner(key))
@@ -82,7 +82,7 @@ class Bursts:
         self._read(runner, leave=self._in_flight)
 
     def _rows(self, runner: Runner) -> list[Request]:
-        return [r for r in self._scheduler.running if self._panel.key(r.weights) == runner.key]
+        return [r for r in self._scheduler.running if self._panel.key(r) == runner.key]
 
     def _continues(self, runner: Runner) -> bool:
         """Whether the requests in flight have another burst to come, as far as the host knows, and
@@ -101,7 +101,7 @@ class Bursts:
                     self._leave(request)
                 else:
                     for group, text in request.texts.items():
-                        self._scheduler.register(request, group, len(text.ids) - 1)
+                        self._scheduler.register(request, group, len(text.ids) - 1 - request.lag)
         rows = runner.requests_in_flight
         if rows and all(request.status is not Status.RUNNING for request in rows):
             runner.drop_in_flight()

@@ -92,6 +92,7 @@ class Engine:
             fail=self._fail,
             leave=self._close,
         )
+        self.scheduler.stats = Stats(unknown_ids=self.panel.count_unknown_ids())
         self._filler = Filler(lm, self.cache, self.panel, self._side, fill)
 
     # ---- in and out ----------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from args_fast.config import DecodingConfig
-from args_fast.errors import NonFiniteError
 from args_fast.generation import Candidate, FinishReason, Generation, Token
 from args_fast.kvcache.pages import PagedText
 
@@ -58,6 +57,7 @@ class Request:
         error: why it failed.
         texts: what each cache group holds of it; group 0 is the language model's.
         in_flight: tokens that the device has been asked for and that are not among ``ids`` yet.
+        lag: tokens at its end that were chosen without its rewards, and are not in their K/V.
     """
 
     prompt: list[int]
@@ -75,6 +75,7 @@ class Request:
     tokens: list[Token] = field(default_factory=list)
     texts: dict[int, PagedText] = field(default_factory=dict)
     in_flight: int = 0
+    lag: int = 0
     _streamed: int = 0
     _noise: Tensor | None = None
     _by_name: dict[str, list[float]] = field(default_factory=dict)
@@ -92,6 +93,16 @@ class Request:
     def guided(self) -> bool:
         """Whether a reward is consulted."""
         return bool(self.weights)
+
+    @property
+    def skips(self) -> bool:
+        """Whether some steps do without its rewards."""
+        return self.guided and self.config.skips
+
+    def skips_reward(self, likeliest: float) -> bool:
+        """Whether the next step does without its rewards, where the language model's first
+        candidate has this probability."""
+        return self.config.skips_reward(len(self.tokens), likeliest)
 
     @property
     def k(self) -> int:
@@ -195,20 +206,8 @@ class Request:
                 else None
             ),
             rewards_by_name=self._by_name or None,
+            skipped=self._skipped_share() if self.skips else None,
         )
 
-
-def non_finite(logprob: float, score: float, guided: bool) -> NonFiniteError | None:
-    """The error that NaN marks, if it does. The ops mark a broken row with NaN, so the check costs
-    the device nothing."""
-    if logprob != logprob:
-        return NonFiniteError(
-            "the language model's logits contain a NaN or +inf, or nothing above -inf: there is no "
-            "token to choose. Check its weights, or use dtype='float32' (float16 overflows easily)."
-        )
-    if guided and score != score:
-        return NonFiniteError(
-            "the reward model gave a candidate a NaN or infinite reward, so no choice by it means "
-            "anything. Check its weights, or use dtype='float32' (float16 overflows easily)."
-        )
-    return None
+    def _skipped_share(self) -> float:
+        return sum(token.reward != token.reward for token in self.tokens) / len(self.tokens)

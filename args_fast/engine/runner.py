@@ -59,8 +59,8 @@ class Runner:
         eager: bool,
     ) -> None:
         self.key = key
-        self._names = () if isinstance(key, str) else key
-        self.on_host = eager or any(reward.on_host for reward in panel.named(key))
+        self._names = panel.reported(key)
+        self.on_host = eager or panel.asks_host(key)
         self.steps = 1 if self.on_host else steps
         self.lookahead = lookahead if key and not eager else 0
         self.newest: Any = None  # the event at the end of everything that was launched, on CUDA

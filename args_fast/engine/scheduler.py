@@ -28,11 +28,14 @@ class Stats:
         prompt_tokens: tokens of all prompts that were filled.
         shared_tokens: those of them that were found in pages which other requests had filled.
         preemptions: times that a request gave its pages back midway.
+        unknown_ids: ids of the language model that mean nothing to one of its rewards, and are
+            never candidates of requests which that reward guides.
     """
 
     prompt_tokens: int = 0
     shared_tokens: int = 0
     preemptions: int = 0
+    unknown_ids: int = 0
 
 
 class Scheduler:
@@ -200,6 +203,7 @@ class Scheduler:
             # What a failed request computed may be broken.
             self.pools[group].release(text.pages, retain=request.status is not Status.FAILED)
             text.pages, text.cached_tokens, text.registered = [], 0, (0, 0)
+        request.lag = 0
 
     def _count(self, **more: int) -> None:
         now = {name: getattr(self.stats, name) + count for name, count in more.items()}

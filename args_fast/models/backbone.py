@@ -110,7 +110,7 @@ class Backbone:
     @torch.inference_mode()
     def has_plain_head(self) -> bool:
         """Whether the logits are the output layer's product with the last hidden state, and nothing
-        else: one pass over a few ids shows it."""
+        else: one pass over a few ids shows it. A model with a head of its own kind has none."""
         if self.model.get_output_embeddings() is None:
             return False
         ids = torch.arange(min(5, self.vocabulary), device=self.device)[None]

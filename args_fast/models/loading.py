@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import cached_file
 
 from args_fast.errors import ConfigError, LoadError, RewardHeadError
-from args_fast.models import checkpoint, pretrained
+from args_fast.models import adapters, checkpoint, pretrained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -38,7 +38,7 @@ HEAD = re.compile(
 VALUE_HEAD = re.compile(r"(^|\.)(v_head|value_head)\.")
 WAYS_WITHOUT_HEAD = (
     "For the log-probabilities of a language model as rewards use rewards.Autoregressive(model); "
-    "for a head of its own rewards.Classifier(model, head=...)."
+    "for a head in a file rewards.load(path, head='value_head.safetensors')."
 )
 LM_HEADS = ("lm_head.", "embed_out.", "output_layer.", "cls.")
 
@@ -78,6 +78,9 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch
 def load_lm(path: str | Path, device: torch.device, dtype: Any, **options: Any) -> PreTrainedModel:
     """Raises LoadError where the checkpoint is not a whole language model, for which transformers
     would make up what is missing with random weights."""
+    if adapters.is_folder(path):
+        merged = adapters.load_language_model(Path(path).expanduser(), dtype, options)
+        return pretrained.finish(merged, device, f"the language model {path}")
     name = checkpoint.find(path)
     config = pretrained.load_config(name, options)
     tensors = checkpoint.shapes(name)
@@ -103,8 +106,19 @@ def load_lm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
     return pretrained.finish(model, device, f"the language model {path}")
 
 
-def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) -> PreTrainedModel:
+def load_rm(
+    path: str | Path,
+    device: torch.device,
+    dtype: Any,
+    *,
+    several: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
     """The number of outputs is what the head in the file has: many configurations do not say it.
+
+    Args:
+        path, device, dtype, options: as for ``ArgsDecoder.from_pretrained``.
+        several: whether the head may have several outputs.
 
     Raises:
         RewardHeadError: the checkpoint does not hold a head with one output, for which transformers
@@ -116,14 +130,14 @@ def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
     tensors = checkpoint.shapes(name)
     if len(head_shape := tensors.get(SCORE, ())) == 2:
         outputs = head_shape[0]
-    if outputs != 1:
+    if outputs != 1 and not (several and SCORE in tensors):
         raise RewardHeadError(_not_one_output(str(path), outputs, tensors))
     model, report = pretrained.load(
         AutoModelForSequenceClassification,
         name,
         "reward model",
         dtype,
-        options | {"num_labels": 1},
+        options | {"num_labels": outputs},
     )
     if report.missing:
         raise RewardHeadError(
@@ -141,14 +155,25 @@ def load_rm(path: str | Path, device: torch.device, dtype: Any, **options: Any) 
     return pretrained.finish(model, device, f"the reward model {path}")
 
 
-def load_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer next to a model; None where the model comes without one. Raises LoadError."""
-    name = checkpoint.find(path)
-    files = (
-        cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        for file in TOKENIZER_FILES
-    )
-    return tokenizer_in(name, **options) if any(files) else None
+def load_tokenizer(
+    path: str | Path, *, base: str | Path | None = None, **options: Any
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer next to a model or an adapter, or to the adapter's base (``base`` in its
+    place); None where it comes without one. Raises LoadError."""
+    if adapters.is_folder(path):
+        folder = Path(path).expanduser()
+        if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+            return load_tokenizer(adapters.AdapterFolder.read(folder, base).base, **options)
+        name = str(folder)
+    else:
+        name = checkpoint.find(path)
+        files = (
+            cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+            for file in TOKENIZER_FILES
+        )
+        if not any(files):
+            return None
+    return tokenizer_in(name, **options)
 
 
 def tokenizer_in(name: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -166,8 +191,8 @@ def _not_one_output(path: str, outputs: int | None, tensors: dict[str, tuple[int
     if SCORE in tensors:
         return (
             f"the head of the reward model {path} has {outputs} outputs (labels); a reward is one "
-            "number. Load it with transformers and say which: rewards.Classifier(model, labels=1), "
-            "or labels={1: 1.0, 0: -1.0} for a weighted sum; or use one trained with num_labels=1"
+            "number. Say which is the reward: labels=1 (--rm-labels 1), or labels={1: 1.0, 0: "
+            "-1.0} for a weighted sum, for rewards.load; or use a model trained with num_labels=1."
         )
     return (
         f"the reward model {path} has no reward head ({SCORE}), and num_labels = {outputs}. Use a "

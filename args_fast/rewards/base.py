@@ -41,6 +41,12 @@ class Reading(Protocol):
     messages: list[dict] | None  # where the prompt was a conversation
     end_tokens: frozenset[int]  # ids that end it
     texts: dict[int, PagedText]  # by cache group
+    lag: int  # tokens at its end that are not in the rewards' K/V
+
+    @property
+    def skips(self) -> bool: ...  # whether some steps do without the reward
+
+    def skips_reward(self, likeliest: float) -> bool: ...
 
     @property
     def response(self) -> list[int]: ...
@@ -138,6 +144,7 @@ class Reward(ABC):
         reads_hidden: judges need ``Candidates.hidden``.
         own_ids: reads ids of its own, with pages and lengths of its own; False: the language
             model's ids, with the language model's page numbers.
+        pending: ids at a text's end whose K/V is stored by the next step, not by ``fill``.
         layout: what one token occupies in its K/V cache; None for a reward without one.
     """
 
@@ -146,6 +153,7 @@ class Reward(ABC):
     on_host: bool = False
     reads_hidden: bool = False
     own_ids: bool = False
+    pending: int = 0
     layout: CacheLayout | None = None
 
     def attach(self, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:  # noqa: B027

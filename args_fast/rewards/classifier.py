@@ -1,6 +1,7 @@
 """A reward model that is a decoder with a head, read at the candidate itself."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -41,7 +42,7 @@ class Classifier(Reward):
     Args:
         model: the reward model; put in eval mode.
         tokenizer: the reward model's, for its chat template; None reads the language model's ids.
-        name: by which requests name it.
+        name: by which requests name it; the model's folder or class by default.
         template: "chat" renders conversations and refuses other prompts, "plain" never renders,
             "auto" renders conversations where the tokenizer has a template.
         closing_ids: ids after every candidate, in place of those of the template.
@@ -64,7 +65,7 @@ class Classifier(Reward):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        name: str = "reward",
+        name: str | None = None,
         template: Template = "auto",
         closing_ids: Sequence[int] | None = None,
         head: HeadLike = None,
@@ -81,7 +82,8 @@ class Classifier(Reward):
                 "template is 'chat', and the reward has no tokenizer with a chat template; pass "
                 "tokenizer="
             )
-        self.name = name
+        folder = Path(getattr(model, "name_or_path", None) or "").name
+        self.name = name or folder or type(model).__name__
         self.model = model
         self._known = known
         self.backbone = Backbone(model, "reward model")

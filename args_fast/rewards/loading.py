@@ -1,10 +1,10 @@
 """The reward that a folder or hub id holds: ``load`` takes the first kind that fits."""
 
-import copy
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,12 +15,19 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from args_fast.errors import LoadError, PairMismatchError, RewardHeadError, UnsupportedModelError
-from args_fast.models import checkpoint, loading, pretrained
-from args_fast.rewards import adapters
+from args_fast.errors import (
+    ConfigError,
+    LoadError,
+    PairMismatchError,
+    RewardHeadError,
+    UnsupportedModelError,
+)
+from args_fast.models import adapters, checkpoint, loading, pretrained
+from args_fast.rewards.adapter import Adapter, load_merged
 from args_fast.rewards.base import Reward
 from args_fast.rewards.classifier import Classifier
-from args_fast.rewards.heads import linear_head, read_head
+from args_fast.rewards.heads import HeadLike, Labels, linear_head, read_head
+from args_fast.rewards.strings import TooLong
 from args_fast.rewards.text import Text
 
 logger = logging.getLogger(__name__)
@@ -36,56 +43,143 @@ PROBE = "Tokenizers that differ: naïve 12,345 tests\n\n\tdef f(x): return x  # 
 def load(
     path: str | Path,
     *,
-    tokenizer: PreTrainedTokenizerBase | None,
-    device: torch.device,
-    dtype: Any,
+    lm: str | Path | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str | None = None,
+    template: Literal["auto", "chat", "plain", "pair"] = "auto",
+    closing_ids: Sequence[int] | None = None,
+    head: HeadLike = None,
+    labels: Labels = None,
+    too_long: TooLong = "error",
+    tokenizers: Literal["alike", "strict"] = "alike",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     base: str | Path | None = None,
-    **options: Any,
+    trust_remote_code: bool = False,
 ) -> Reward:
-    """The reward at a path or hub id: a merged adapter, an encoder as Text, a decoder with a head
-    as Classifier where its tokenizer gives the language model's ids their text and the engine can
-    drive it, else as Text.
+    """The reward at a path or hub id, as the first kind that fits: a LoRA adapter as Adapter, an
+    encoder as Text, a decoder with a head as Classifier where its tokenizer gives the language
+    model's ids their text and the engine can drive it, else as Text. A line of the log says which.
 
     Args:
         path: a folder or hub id (safetensors only).
-        tokenizer: the language model's; None takes the ids as they are.
-        device, dtype: of the model.
+        lm: the language model, or its path; it gives what of tokenizer, device and dtype is None.
+        tokenizer: the language model's; where there is none, the ids are taken as they are.
+        name: by which requests name it; the folder's by default.
+        template, closing_ids, head, labels, too_long: as for the kinds; a ``head`` that is a file
+            may be relative to the folder.
+        tokenizers: "alike" takes reserved and added tokens that differ, and reads text where others
+            do; "strict" refuses vocabularies that are not identical.
+        device, dtype: of the model: "auto", "cpu", "cuda" ..., "float32" ...
         base: of an adapter, in place of the base model that it names.
-        options: of from_pretrained: ``trust_remote_code``.
+        trust_remote_code: run code that comes with the model; off unless asked for.
 
     Raises:
-        RewardHeadError, LoadError, PairMismatchError: what was found and what to do.
+        RewardHeadError, LoadError, PairMismatchError, ConfigError: what was found and what to do.
     """
-    name = Path(str(path)).name
-    if Path(path).is_dir() and (Path(path) / checkpoint.ADAPTER).is_file():
-        model, own = _merged(Path(path), base, device, dtype, options)
-    else:
-        own = loading.load_tokenizer(path, **options)
-        config = pretrained.load_config(checkpoint.find(path), options)
-        if is_encoder(config):
-            model = _plain(path, device, dtype, options)
-            if own is None:
-                raise LoadError(
-                    f"the reward model {path} is an encoder without a tokenizer next to it; save "
-                    "its tokenizer there, or use rewards.Text(model, tokenizer)"
-                )
-            logger.info("%s: an encoder; it reads text (rewards.Text)", path)
-            return Text(model, own, name=name)
-        model = _decoder(path, device, dtype, options)
-    if own is None or tokenizer is None:
-        logger.info("%s: a decoder with a head (rewards.Classifier)", path)
-        return Classifier(model)
-    known = known_ids(tokenizer, own, model)
-    if known is None:
-        logger.info("%s: another tokenizer; it reads text (rewards.Text)", path)
-        return Text(model, own, name=name)
+    if tokenizers not in ("alike", "strict"):
+        raise ConfigError(f"tokenizers is {tokenizers!r}; it must be 'alike' or 'strict'")
+    options = {"trust_remote_code": trust_remote_code}
+    if tokenizer is None and lm is not None:
+        tokenizer = _tokenizer_of(lm, options)
+    if isinstance(lm, PreTrainedModel):
+        device, dtype = device or lm.device, dtype or lm.dtype
+    place = loading.resolve_device(device or "auto")
+    kind = loading.resolve_dtype(dtype or "auto", place)
+    model = _model(path, place, kind, options, several=labels is not None, head=head, base=base)
+    own = loading.load_tokenizer(path, base=base, **options)
+    if tokenizers == "strict" and own is not None and tokenizer is not None:
+        _check_identical(tokenizer, own)
+    common: dict[str, Any] = {
+        "name": name or Path(str(path)).name,
+        "template": template,
+        "head": _beside(path, head),
+        "labels": labels,
+    }
+    plain = model.model if isinstance(model, adapters.Merged) else model
+    known = None if own is None or tokenizer is None else known_ids(tokenizer, own, plain)
+    alike = own is None or tokenizer is None or known is not None
+    if is_encoder(plain.config) or template == "pair" or not alike:
+        if isinstance(model, adapters.Merged) and head is None:
+            common["head"] = model.head
+        return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
+    made = Adapter if isinstance(model, adapters.Merged) else Classifier
+    theirs = None if tokenizer is None else own
     try:
-        reward = Classifier(model, own, known=known)
+        reward = made(model, theirs, closing_ids=closing_ids, known=known, **common)
+    except RewardHeadError:
+        raise
     except UnsupportedModelError as error:
-        logger.info("%s: %s It reads text (rewards.Text)", path, error)
-        return Text(model, own, name=name)
-    logger.info("%s: a decoder with a head (rewards.Classifier)", path)
+        if theirs is None:
+            raise
+        logger.info("%s: %s", path, error)
+        return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
+    logger.info("%s: a decoder with a head (rewards.%s)", path, made.__name__)
     return reward
+
+
+def _check_identical(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -> None:
+    """Raises PairMismatchError unless both give every text the same ids."""
+    ours, theirs = lm.get_vocab(), rm.get_vocab()
+    tokens = [token for token in ours | theirs if ours.get(token) != theirs.get(token)]
+    split = [tokenizer.encode(PROBE, add_special_tokens=False) for tokenizer in (lm, rm)]
+    if tokens or split[0] != split[1]:
+        examples = ", ".join(map(repr, tokens[:3])) or "none, but they split text apart"
+        raise PairMismatchError(
+            "the language model and the reward model have different tokenizers: "
+            f"{len(tokens)} tokens have another id or none ({examples}). tokenizers='alike' takes "
+            "reserved and added tokens that differ, and reads text where others do"
+        )
+
+
+def _tokenizer_of(lm: Any, options: dict) -> PreTrainedTokenizerBase | None:
+    source: Any = lm.name_or_path if isinstance(lm, PreTrainedModel) else lm
+    return loading.load_tokenizer(source, **options) if str(source) else None
+
+
+def _model(
+    path: Any,
+    device: torch.device,
+    dtype: Any,
+    options: dict,
+    *,
+    several: bool,
+    head: HeadLike,
+    base: Any,
+) -> Any:
+    """The model of a path, or the parts of an adapter's."""
+    if adapters.is_folder(path):
+        return load_merged(path, device, dtype, base=base, **options)
+    if is_encoder(pretrained.load_config(checkpoint.find(path), options)):
+        return _plain(path, device, dtype, options)
+    return _decoder(path, device, dtype, options, several=several, head=head)
+
+
+def _as_text(
+    path: Any,
+    model: PreTrainedModel,
+    own: PreTrainedTokenizerBase | None,
+    closing_ids: Sequence[int] | None,
+    **options: Any,
+) -> Text:
+    if own is None:
+        raise LoadError(
+            f"the reward model {path} reads text, and comes without a tokenizer; save one there, "
+            "or use rewards.Text(model, tokenizer)"
+        )
+    if closing_ids is not None:
+        raise ConfigError(
+            f"closing_ids are for rewards that read the language model's ids, and {path} reads "
+            "text; its template closes the answer (template='chat')"
+        )
+    logger.info("%s: it reads text (rewards.Text)", path)
+    return Text(model, own, **options)
+
+
+def _beside(path: Any, head: HeadLike) -> HeadLike:
+    """A head's file that is named relative to the model's folder, as the path that it is."""
+    file = Path(str(path)) / head if isinstance(head, (str, Path)) else None
+    return file if file is not None and file.is_file() else head
 
 
 def is_encoder(config: Any) -> bool:
@@ -120,6 +214,7 @@ def known_ids(
 def _plain(path: Any, device: torch.device, dtype: Any, options: dict) -> PreTrainedModel:
     """A ``*ForSequenceClassification`` whose weights are all there."""
     name = checkpoint.find(path)
+    checkpoint.shapes(name)  # there are files, and they are whole
     model, report = pretrained.load(
         AutoModelForSequenceClassification, name, "reward model", dtype, options
     )
@@ -132,9 +227,18 @@ def _plain(path: Any, device: torch.device, dtype: Any, options: dict) -> PreTra
     return pretrained.finish(model, device, f"the reward model {path}")
 
 
-def _decoder(path: Any, device: torch.device, dtype: Any, options: dict) -> PreTrainedModel:
-    """A decoder with its head, under whatever usual name and in whatever usual file."""
+def _decoder(
+    path: Any, device: torch.device, dtype: Any, options: dict, *, several: bool, head: HeadLike
+) -> PreTrainedModel:
+    """A decoder with its head, under whatever usual name and in whatever usual file.
+
+    Args:
+        several: whether the head may have several outputs.
+        head: where it is instead; a language model without one will do then.
+    """
     name = checkpoint.find(path)
+    if head is not None and "CausalLM" in str(pretrained.load_config(name, options).architectures):
+        return loading.load_lm(path, device, dtype, **options)
     tensors = checkpoint.shapes(name)
     keys = [key for key in tensors if HEAD_KEY.match(key)]
     file = Path(name) / VALUE_HEAD_FILE
@@ -146,7 +250,7 @@ def _decoder(path: Any, device: torch.device, dtype: Any, options: dict) -> PreT
             "and pass rewards.Classifier(model, head=...) in its place"
         )
     if not heads or heads[0] == loading.SCORE:
-        return loading.load_rm(path, device, dtype, **options)
+        return loading.load_rm(path, device, dtype, several=several, **options)
     if keys:
         bias_key = keys[0].removesuffix("weight") + "bias"
         bias = checkpoint.read(name, bias_key) if bias_key in tensors else None
@@ -158,6 +262,8 @@ def _decoder(path: Any, device: torch.device, dtype: Any, options: dict) -> PreT
         AutoModelForSequenceClassification, name, "reward model", dtype, outputs
     )
     _check_body(model, report, f"the reward model {path}")
+    if keys and keys[0] in model.state_dict():  # the class has this head itself
+        return pretrained.finish(model, device, f"the reward model {path}")
     own = getattr(model, "score", None)
     if not isinstance(own, nn.Linear) or own.in_features != score.in_features:
         raise RewardHeadError(
@@ -179,40 +285,15 @@ def _check_body(model: PreTrainedModel, report: pretrained.Report, name: str) ->
     pretrained.check_unused(model, report.unexpected, name)
 
 
-def _merged(
-    path: Path, base: str | Path | None, device: torch.device, dtype: Any, options: dict
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """A LoRA adapter merged into its base, and the tokenizer next to either."""
-    adapter = adapters.read(path, base)
-    name = checkpoint.find(adapter.base)
-    model, report = pretrained.load(
-        AutoModelForSequenceClassification,
-        name,
-        "base of the reward adapter",
-        dtype,
-        options | {"num_labels": adapter.outputs},
-    )
-    _check_body(model, report, f"the base {adapter.base} of the reward adapter {path}")
-    merged = adapters.merge(model, adapter)
-    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", path, adapter.base)
-    has_tokenizer = (path / "tokenizer_config.json").is_file()
-    tokenizer = (
-        loading.tokenizer_in(str(path), **options)
-        if has_tokenizer
-        else loading.load_tokenizer(adapter.base, **options)
-    )
-    return pretrained.finish(merged, device, f"the reward model {path}"), tokenizer
-
-
 def as_reward(rm: Any) -> Reward:
     """A reward of whatever stands for one: a reward, a model, a PeftModel. Raises ArgsError."""
     if isinstance(rm, Reward):
         return rm
-    if hasattr(rm, "merge_and_unload"):
-        return Classifier(copy.deepcopy(rm).merge_and_unload())
+    if adapters.has_adapter(rm):
+        return Adapter(rm, name="reward")
     if isinstance(rm, PreTrainedModel) and is_encoder(rm.config):
         raise PairMismatchError(
             f"{type(rm).__name__} is a bidirectional encoder, which reads text: use "
             "rewards.Text(model, tokenizer) with its own tokenizer, in place of the model"
         )
-    return Classifier(rm)
+    return Classifier(rm, name="reward")

@@ -1,6 +1,7 @@
 """The rewards of one engine by name, and the judges that they form."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,11 +9,20 @@ from torch import Tensor
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import GroupCache, PagedCache
 from args_fast.rewards.base import LM_GROUP, Candidates, Choice, Judge, Reading, Reward, select
+from args_fast.rewards.skipping import SkippingJudge
 from args_fast.rewards.unguided import NoOpinion
+
+
+@dataclass(frozen=True)
+class Skipping:
+    """The key of requests that skip the reward in some steps."""
+
+    names: str | tuple[str, ...]
+
 
 # Requests with one key are judged together: a name alone where that reward counts with weight 1,
 # the names where several do or with other weights, nothing for unguided decoding.
-Key = str | tuple[str, ...]
+Key = str | tuple[str, ...] | Skipping
 
 
 class Panel:
@@ -76,12 +86,21 @@ class Panel:
         names = frozenset(name for name in request.weights if self.groups.get(name) == LM_GROUP)
         return self._roots.setdefault(names, -1 - len(self._roots))
 
-    def key(self, weights: Mapping[str, float]) -> Key:
-        """Which requests a request with these weights is judged with."""
-        if len(weights) == 1:
-            ((name, weight),) = weights.items()
-            return name if weight == 1 else (name,)
-        return tuple(sorted(weights))
+    def key(self, request: Reading) -> Key:
+        """Which requests a request is judged with."""
+        key: str | tuple[str, ...] = tuple(sorted(request.weights))
+        if len(key) == 1 and request.weights[key[0]] == 1:
+            key = key[0]
+        return Skipping(key) if request.skips and key else key
+
+    def reported(self, key: Key) -> tuple[str, ...]:
+        """The rewards whose raw values are reported: where their sum is not simply one of them."""
+        names = key.names if isinstance(key, Skipping) else key
+        return () if isinstance(names, str) else names
+
+    def asks_host(self, key: Key) -> bool:
+        """Whether the host has a say in every step."""
+        return isinstance(key, Skipping) or any(reward.on_host for reward in self.named(key))
 
     def named(self, key: Key) -> list[Reward]:
         """The rewards that a key stands for."""
@@ -94,16 +113,27 @@ class Panel:
             self._known[key] = torch.stack(masks).all(0).to(self._home) if masks else None
         return self._known[key]
 
+    def count_unknown_ids(self) -> int:
+        """How many of the language model's ids mean nothing to one of the rewards."""
+        masks = [mask for r in self.rewards.values() if (mask := r.known_ids()) is not None]
+        return int((~torch.stack(masks).all(0)).sum()) if masks else 0
+
     def judge(self, key: Key, memory: BatchMemory) -> Judge:
         """The judge of a key's requests, for batches of the memory's present shape."""
         if not key:
             return NoOpinion()
-        judges = [self.rewards[n].judge(memory, self.stores.get(n)) for n in _names(key)]
-        return judges[0] if isinstance(key, str) else WeightedJudges(key, judges, memory)
+        names, reported = _names(key), self.reported(key)
+        judges = [self.rewards[n].judge(memory, self.stores.get(n)) for n in names]
+        judge = WeightedJudges(names, judges, memory) if reported else judges[0]
+        if not isinstance(key, Skipping):
+            return judge
+        stores = {name: self.stores[name] for name in names if name in self.stores}
+        return SkippingJudge(judge, self.rewards, stores, memory, len(reported))
 
 
 def _names(key: Key) -> tuple[str, ...]:
-    return (key,) if isinstance(key, str) else key
+    names = key.names if isinstance(key, Skipping) else key
+    return (names,) if isinstance(names, str) else names
 
 
 class WeightedJudges(Judge):

@@ -32,6 +32,8 @@ class Vocabulary(Reward):
         UnsupportedModelError: the engine cannot drive the model, or its output is of another shape.
     """
 
+    pending = 1
+
     def __init__(self, model: PreTrainedModel, *, name: str | None = None) -> None:
         if isinstance(model, nn.Module):
             model.eval()  # dropout would make every reward a lottery

@@ -15,6 +15,7 @@ from args_fast.engine.capacity import CacheUse
 from args_fast.errors import ConfigError
 from args_fast.generation import Candidate, Token
 from args_fast.prompts import Plain
+from args_fast.rewards.mixture import NamedRewards
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class EngineView:
             )
         self.tokenizer: PreTrainedTokenizerBase = decoder.tokenizer
         self.max_model_len = _longest(decoder, max_model_len)
-        self.encoder = Encoder(decoder.engine.lm, (), copy.deepcopy(decoder.tokenizer))
+        self.encoder = Encoder(decoder.engine.lm, NamedRewards(), copy.deepcopy(decoder.tokenizer))
         self.max_batch_size = decoder.max_batch_size
         self.places = decoder.max_batch_size + max_waiting
         self._decoder = decoder

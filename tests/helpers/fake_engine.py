@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from args_fast.encoding import Encoder
 from args_fast.engine.capacity import CacheUse
 from args_fast.generation import Candidate, Token
+from args_fast.rewards.mixture import NamedRewards
 from args_fast.serve.engine_view import ScoredPrompt
 from args_fast.text import TextStream
 from args_fast.tiny_pair import LM
@@ -41,8 +42,8 @@ class FakeEngine:
     ):
         self.tokenizer = own or tokenizer()
         lm = SimpleNamespace(vocabulary=1536)
-        self.encoder = Encoder(lm, (), self.tokenizer)
-        self._own_encoder = Encoder(lm, (), self.tokenizer)
+        self.encoder = Encoder(lm, NamedRewards(), self.tokenizer)
+        self._own_encoder = Encoder(lm, NamedRewards(), self.tokenizer)
         self.ids = self.tokenizer(text).input_ids
         self.fail_after = fail_after
         self.error = error

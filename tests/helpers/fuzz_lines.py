@@ -23,7 +23,7 @@ from vocabularies import byte_level
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ArgsError
 from args_fast.jobs.job import Settings, decode_lines, opened
-from args_fast.jobs.layouts import Reading
+from args_fast.jobs.layouts import Reading, detect
 
 DEFAULTS = DecodingConfig(k=4, w=1.5, max_new_tokens=3)
 OPTIONS = [field.name for field in fields(DecodingConfig)]
@@ -79,11 +79,12 @@ def judge(number):
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         source = Path(scratch, "in" + ending)
         source.write_bytes(content)
-        verdict = _run(source, whole if ending == ".jsonl" and not fault else [])
+        layout = detect(OBJECTS[kind]("a"), "prompt")
+        verdict = _run(source, whole if ending == ".jsonl" and not fault else [], layout)
     return verdict, f"{kind}{ending}: " + "; ".join(filter(None, faults))
 
 
-def _run(source, whole):
+def _run(source, whole, layout):
     settings = Settings(
         "lm", "rm", "float32", DEFAULTS, Reading("auto"), ordered=True, scores=False
     )
@@ -91,6 +92,9 @@ def _run(source, whole):
     try:
         with opened(str(source), str(output), settings) as job:
             is_plain = job.source.is_plain
+            found_layout = job.settings.reading.format
+            if found_layout != layout:
+                whole = []  # the first line that can be read is in another layout: all are read so
             for _ in job.write(decode_lines(decoder(), job.lines(), job.settings)):
                 pass
             expected = job.input.lines
@@ -109,7 +113,9 @@ def _run(source, whole):
                 return f"wrong: line {record['line']} is as it was: {record}"
             continue
         found = [sample["token_ids"] for sample in record.get("samples", [record])]
-        wanted = _alone(json.loads(line.decode("utf-8-sig"))) if line else None
+        if not line or found_layout not in ("jsonl", "messages"):
+            continue
+        wanted = _alone(json.loads(line.decode("utf-8-sig")))
         if wanted not in (None, found):
             return f"wrong: line {record['line']} gives {found}, alone {wanted}"
     return f"right: {sum('error' not in record for record in records)}"

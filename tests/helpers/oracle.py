@@ -19,7 +19,7 @@ class Decode:
 
 
 @torch.no_grad()
-def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=()):
+def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=(), every=1, certain=None):
     """Whole-text forwards, numpy in float64 from the logits and rewards on."""
     noise = np.zeros((steps, k))
     if temperature is not None:
@@ -36,12 +36,16 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=()):
         compared = order[: k + 1] if temperature is not None else order[k - 1 : k + 1]
         out.margin = min(out.margin, *-np.diff(logits[compared]), np.inf)
         candidates = order[:k]
-        if k == 1 or w == 0:
+        likeliest = np.exp(logprobs[order[0]])
+        skips = t % every > 0 or (certain is not None and likeliest >= certain)
+        if certain is not None:
+            out.margin = min(out.margin, abs(likeliest - certain))
+        if k == 1 or w == 0 or skips:
             rewards = np.full(k, np.nan)
         else:
             rewards = np.array([reward(rm, [*text, v]) for v in candidates])
         lm_scores = logprobs[candidates]
-        scores = lm_scores if w == 0 else lm_scores + w * rewards
+        scores = lm_scores if w == 0 or skips else lm_scores + w * rewards
         keys = lm_scores if k == 1 else scores / (temperature or 1.0) + noise[t]
         choice = int(np.argmax(keys))
         if k > 1:

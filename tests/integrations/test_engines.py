@@ -8,11 +8,13 @@ import weakref
 import pytest
 import torch
 from tiny_models import language_model, reward_model, tokens
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.integrations import engines
 from args_fast.integrations.transformers import reward_guided
-from args_fast.rewards import Autoregressive, Classifier, Function
+from args_fast.rewards import Autoregressive, Classifier, Function, Head, Text
+from args_fast.tiny_pair import RM
 
 IDS = torch.tensor([tokens(9)])
 
@@ -134,13 +136,34 @@ def test_threads_share_the_engine(made):
     assert len(outputs) == 4
 
 
-def test_function_is_a_reward(pair):
+def text_reward():
+    model = AutoModelForSequenceClassification.from_pretrained(RM, dtype="float32")
+    return Text(model, AutoTokenizer.from_pretrained(RM))
+
+
+def head():
+    torch.manual_seed(0)
+    return Head(torch.nn.Linear(192, 1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Function(lambda prompts, responses: [float(r.count("e")) for r in responses]),
+        text_reward,
+        head,
+    ],
+    ids=["function", "text", "head"],
+)
+def test_reward_of_every_kind(pair, make):
     lm, tokenizer = pair
-    reward = Function(lambda prompts, responses: [float(text.count("e")) for text in responses])
-    inputs = tokenizer("How do I grow basil?", return_tensors="pt")
-    guided = reward_guided(reward, w=2.0, tokenizer=tokenizer)
+    inputs = tokenizer("\n\nHuman: How do I grow basil?\n\nAssistant:", return_tensors="pt")
+    reward = make()
+    guided = reward_guided(reward, w=30.0, tokenizer=tokenizer)
     output = lm.generate(custom_generate=guided, max_new_tokens=8, do_sample=False, **inputs)
-    decoder = ArgsDecoder(lm, copy.copy(reward), tokenizer=tokenizer)
+    decoder = ArgsDecoder(lm, make(), tokenizer=tokenizer)
     prompt = inputs["input_ids"][0].tolist()
-    (expected,) = decoder.generate(prompt, DecodingConfig(w=2.0, max_new_tokens=8))
+    (expected,) = decoder.generate(prompt, DecodingConfig(w=30.0, max_new_tokens=8))
     assert output[0, len(prompt) :].tolist() == expected.token_ids
+    plain = lm.generate(max_new_tokens=8, do_sample=False, **inputs)
+    assert not torch.equal(plain, output)

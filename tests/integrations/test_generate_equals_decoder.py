@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refuses
 from tiny_models import VOCABULARY, language_model, reward_model, tokens
@@ -82,7 +82,6 @@ PROMPTS = [tokens(9), tokens(4, seed=1), tokens(17, seed=2)]
 # ---- the tokens of ArgsDecoder -------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     prompt_seed=st.integers(0, 99),

@@ -50,6 +50,8 @@ def test_a_line_may_override_every_option():
         "top_p": 0.9,
         "min_p": 0.1,
         "reward": {"a": 0.5},
+        "every": 2,
+        "certain": 0.9,
     }
     assert set(overrides) == set(subject.OPTIONS)
     _, (_, config) = read(json.dumps({"prompt": "a"} | overrides).encode())

@@ -310,15 +310,18 @@ def test_weights_that_are_not_numbers(pair, role, value):
         load(pair)
 
 
-@pytest.mark.parametrize("role", ["lm"])
+@pytest.mark.parametrize("role", ["lm", "rm"])
 @pytest.mark.parametrize("task", ["SEQ_CLS", "CAUSAL_LM"])
 @pytest.mark.parametrize("whole", [False, True], ids=["alone", "next to a model"])
-def test_an_adapter(pair, role, task, whole):
+def test_an_adapter_without_its_weights(pair, role, task, whole):
     fields = {"peft_type": "LORA", "task_type": task, "base_model_name_or_path": "org/base"}
     (pair / role / "adapter_config.json").write_text(json.dumps(fields))
     if not whole:
         (pair / role / "config.json").unlink()
-    with refuses(LoadError, str(pair / role), "adapter", task, "org/base", "merge_and_unload"):
+    words = ["adapter_model.safetensors"]
+    if (role, task) == ("lm", "SEQ_CLS"):
+        words = ["adapter of a reward model", "SEQ_CLS", "org/base", "pass it as the reward model"]
+    with refuses(LoadError, str(pair / role), *words):
         load(pair)
 
 

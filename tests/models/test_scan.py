@@ -71,7 +71,7 @@ def test_the_page_is_what_the_data_says():
 
 def test_a_wrong_number_is_noticed(monkeypatch):
     oracle_reward = scan.oracle.reward
-    monkeypatch.setattr(scan.oracle, "reward", lambda rm, ids: oracle_reward(rm, ids) + 0.01)
+    monkeypatch.setattr(scan.oracle, "reward", lambda rm, ids: oracle_reward(rm, ids) + 0.1)
     verdict, reason = scan.judge("causal", "llama", 110, prompts=(9,), steps=2)
     assert verdict == "wrong"
     assert "off by" in reason

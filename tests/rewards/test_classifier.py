@@ -216,8 +216,8 @@ class Int8Head(torch.nn.Module):
 
 
 def test_a_quantized_head():
-    model = copy.deepcopy(reward_model("opt"))
-    model.score = Int8Head(torch.nn.Linear(16, 1, bias=False))
+    model = copy.deepcopy(reward_model())
+    model.score = Int8Head(torch.nn.Linear(32, 1, bias=False))
     pair = ArgsDecoder(language_model(), model)
     decode(pair, tokens(9), lambda ids: oracle.reward(model, ids))
 

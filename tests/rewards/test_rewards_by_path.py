@@ -19,7 +19,7 @@ from vocabularies import byte_level, unigram, wordpiece
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import LoadError, PairMismatchError, RewardHeadError
-from args_fast.rewards import Classifier, Text
+from args_fast.rewards import Adapter, Classifier, Text
 from args_fast.rewards.loading import known_ids
 
 CONFIG = DecodingConfig(k=4, w=1.5, max_new_tokens=4, eos_token_ids=[])
@@ -132,6 +132,26 @@ def test_a_body_that_lacks_weights_is_refused(lm, tmp_path):
         ArgsDecoder.from_pretrained(lm, rm)
 
 
+def test_a_class_with_a_head_of_another_name_of_its_own(lm, tmp_path):
+    torch.manual_seed(4)
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48}
+    config = transformers.CTRLConfig(**sizes, n_positions=96, num_labels=1, initializer_range=0.3)
+    ctrl = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    assert taken_as(check(lm, save(ctrl, tmp_path / "rm"), ctrl)) is Classifier
+
+
+@pytest.mark.parametrize("part", ["encoder", "base"])
+def test_weights_in_another_format_name_the_way(lm, tmp_path, part, request):
+    if part == "encoder":
+        rm = damaged = save(encoder("bert"), tmp_path / "rm", wordpiece)
+    else:
+        rm, damaged = request.getfixturevalue("adapter")[0], tmp_path / "base"
+    torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
+    (damaged / "model.safetensors").unlink()
+    with refuses(LoadError, "pytorch_model.bin", "args-fast convert"):
+        ArgsDecoder.from_pretrained(lm, rm)
+
+
 # ---- adapters ------------------------------------------------------------------------------------
 
 
@@ -168,7 +188,7 @@ def test_an_adapter_is_merged_into_its_base(lm, adapter, with_tokenizer):
     folder, adapted = adapter
     if with_tokenizer:
         byte_level().save_pretrained(folder)
-    assert taken_as(check(lm, folder, of_adapted(adapted))) is Classifier
+    assert taken_as(check(lm, folder, of_adapted(adapted))) is Adapter
 
 
 def test_an_adapted_model_as_an_object_stays_as_it_is(adapter):
@@ -220,7 +240,7 @@ def test_an_adapter_that_is_not_whole_is_refused(lm, adapter, damage, error, wor
 
 
 def test_an_adapter_without_peft(lm, adapter, monkeypatch):
-    monkeypatch.setattr("args_fast.rewards.adapters.find_spec", lambda name: None)
+    monkeypatch.setattr("args_fast.models.adapters.find_spec", lambda name: None)
     with refuses(LoadError, "pip install", "merge"):
         ArgsDecoder.from_pretrained(lm, adapter[0])
 

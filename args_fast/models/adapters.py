@@ -1,0 +1,233 @@
+"""LoRA adapters of peft, merged into their base: a folder, a PeftModel, or a model that
+transformers has put one into."""
+
+import copy
+import json
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from args_fast.errors import LoadError, RewardHeadError
+from args_fast.models import checkpoint, pretrained
+
+logger = logging.getLogger(__name__)
+
+HEAD = re.compile(r"(?:^|\.)(?:score|classifier)\.(?:modules_to_save\.(?:\w+\.)?)?weight$")
+OF_HEAD = re.compile(r"(?:^|\.)(?:score|classifier)\.")
+WEIGHTS = "adapter_model.safetensors"
+VALUE_HEAD = "value_head.safetensors"  # next to an adapter of a language model, by LLaMA-Factory
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A folder that peft has saved.
+
+    Attributes:
+        path: of the folder.
+        task: "CAUSAL_LM", "SEQ_CLS" or what else peft calls it; "None" where it does not say.
+        base: the folder or hub id of its base model.
+        promises_head: whether its configuration says that a head was trained.
+    """
+
+    path: Path
+    task: str
+    base: str
+    promises_head: bool
+
+    @classmethod
+    def read(cls, path: Path, base: str | Path | None = None) -> "AdapterFolder":
+        """With another base than the one it names, perhaps. Raises LoadError."""
+        if find_spec("peft") is None:
+            raise LoadError(
+                f"{path} is a LoRA adapter ({checkpoint.ADAPTER}), which needs peft: pip install "
+                "peft; or merge it into its base (merge_and_unload) and save the whole model"
+            )
+        fields = _fields(path / checkpoint.ADAPTER)
+        base = base or fields.get("base_model_name_or_path")
+        if not base or not isinstance(base, (str, Path)):
+            raise LoadError(
+                f"the adapter {path} does not name its base model; pass base=, or set "
+                f"base_model_name_or_path in {checkpoint.ADAPTER}"
+            )
+        saved = fields.get("modules_to_save") or ()
+        promises = any(module in saved for module in ("score", "classifier"))
+        return cls(path, str(fields.get("task_type")), str(base), promises)
+
+    @property
+    def labels(self) -> int | None:
+        """Outputs of the trained head in it; None where there is none."""
+        shapes = _shapes(self.path).items()
+        sizes = [shape[0] for key, shape in shapes if HEAD.search(key) and len(shape) == 2]
+        return sizes[0] if sizes else None
+
+    @property
+    def value_head(self) -> Path | None:
+        """The file of a value head next to it."""
+        file = self.path / VALUE_HEAD
+        return file if file.is_file() else None
+
+
+@dataclass(frozen=True)
+class Merged:
+    """An adapter's model, merged, and the file of its head where that is not part of the model."""
+
+    model: PreTrainedModel
+    head: Path | None
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is an adapter's folder."""
+    if not isinstance(path, (str, Path)) or not str(path):
+        return False  # what is wrong with it is for ``checkpoint.find`` to say
+    return (Path(path).expanduser() / checkpoint.ADAPTER).is_file()
+
+
+def load_language_model(path: Path, dtype: Any, options: dict[str, Any]) -> PreTrainedModel:
+    """An adapter of a language model, merged. Raises LoadError."""
+    folder = check_language_model(path)
+    return _merged(folder, AutoModelForCausalLM, "adapter", dtype, options)
+
+
+def check_language_model(path: Path) -> AdapterFolder:
+    """An adapter's folder, once it is not one of a reward model. Raises LoadError."""
+    folder = AdapterFolder.read(path)
+    if folder.task == "SEQ_CLS" or folder.labels is not None:
+        raise LoadError(
+            f"{path} is an adapter of a reward model (task {folder.task}, base {folder.base}), not "
+            "of a language model: pass it as the reward model, and a causal language model in its "
+            "place"
+        )
+    return folder
+
+
+def load_reward_model(
+    path: Path, dtype: Any, options: dict[str, Any], base: str | Path | None = None
+) -> Merged:
+    """An adapter of a reward model, merged; that of a language model where the head is in a file
+    next to it. Raises RewardHeadError where no head was trained, LoadError."""
+    folder = AdapterFolder.read(path, base)
+    role = "reward adapter"
+    if folder.labels is None and folder.value_head is not None:
+        model = _merged(folder, AutoModelForCausalLM, role, dtype, options)
+        return Merged(model, folder.value_head)
+    if folder.labels is not None:
+        options = options | {"num_labels": folder.labels}
+    return Merged(_merged(folder, AutoModelForSequenceClassification, role, dtype, options), None)
+
+
+def _merged(
+    folder: AdapterFolder, kind: Any, role: str, dtype: Any, options: dict[str, Any]
+) -> PreTrainedModel:
+    base = checkpoint.find(folder.base)
+    model, report = pretrained.load(kind, base, f"base of the {role}", dtype, options)
+    name = f"the base {folder.base} of the {role} {folder.path}"
+    missing = [key for key in report.missing if not OF_HEAD.search(key)]
+    if missing:
+        raise LoadError(
+            f"{name} lacks {pretrained.listed(missing)}: they would be random. Use a checkpoint "
+            "with all of its weights"
+        )
+    pretrained.check_unused(model, report.unexpected, name)
+    headless = folder.promises_head or len(missing) < len(report.missing)
+    if headless and folder.labels is None and kind is not AutoModelForCausalLM:
+        raise RewardHeadError(
+            f"the adapter {folder.path} holds no trained reward head: the head would be random. "
+            f"Train it with modules_to_save=['score'], or save its head next to it as {VALUE_HEAD}"
+        )
+    merged = _merge(model, folder, role)
+    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", folder.path, folder.base)
+    return merged
+
+
+def _merge(model: PreTrainedModel, folder: AdapterFolder, role: str) -> PreTrainedModel:
+    """The base with the adapter added to its weights. Raises LoadError where their weights do not
+    fit each other: peft would leave out what it does not find."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    def load() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights that are missing: below
+            return PeftModel.from_pretrained(model, str(folder.path))
+
+    adapted = pretrained.translated(load, str(folder.path), role)
+    expected, keys = set(get_peft_model_state_dict(adapted)), set(_shapes(folder.path))
+    if expected != keys:
+        lacks = sorted(expected - keys) or sorted(keys - expected)
+        verb = "lacks" if expected - keys else "has, and its configuration does not,"
+        raise LoadError(
+            f"the adapter {folder.path} {verb} {pretrained.listed(lacks)}; use the "
+            f"{checkpoint.ADAPTER} and the base that it was trained with"
+        )
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+def _fields(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(
+            checkpoint.damage(file) or f"{file} cannot be read: {checkpoint.words(error)}"
+        ) from error
+    if not isinstance(fields, dict):
+        raise LoadError(f"{file} is not the configuration of an adapter: it is not a JSON object")
+    return fields
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    file = path / WEIGHTS
+    if not file.is_file():
+        raise LoadError(
+            f"{path} has no {WEIGHTS}; save the adapter with "
+            "save_pretrained(folder, safe_serialization=True)"
+        )
+    try:
+        with safe_open(file, "pt") as opened:
+            keys = opened.keys()
+            return {key: tuple(opened.get_slice(key).get_shape()) for key in keys}
+    except (SafetensorError, OSError) as error:
+        raise LoadError(checkpoint.damage(file) or f"{file} cannot be read: {error}") from error
+
+
+# ---- objects -------------------------------------------------------------------------------------
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether an object is a PeftModel, or a model that transformers has put an adapter into."""
+    is_peft = hasattr(model, "merge_and_unload") and hasattr(model, "peft_config")
+    return is_peft or bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def merged_copy(model: Any) -> PreTrainedModel:
+    """The model with its active adapters merged, a copy: the caller's stays as it is."""
+    model = copy.deepcopy(model)
+    if hasattr(model, "merge_and_unload"):
+        merged: PreTrainedModel = model.merge_and_unload()
+        return merged
+    _merge_modules(model)
+    model._hf_peft_config_loaded = False
+    return model
+
+
+def _merge_modules(parent: nn.Module) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for name, child in parent.named_children():
+        if isinstance(child, BaseTunerLayer):
+            child.merge()
+            setattr(parent, name, child.get_base_layer())
+        elif isinstance(child, ModulesToSaveWrapper):
+            active = child.active_adapters if hasattr(child, "active_adapters") else []
+            kept = child.modules_to_save[active[0]] if active else child.original_module
+            setattr(parent, name, kept)
+        else:
+            _merge_modules(child)
