@@ -38,6 +38,8 @@ def entries(
             raise EvaluationError(
                 f"{file} has {name!r}; its options are {', '.join(sorted(hints))}"
             )
+        if option == "rm":
+            value = _repeated(value)
         expected = _unfit(hints[option], value)
         if expected is not None:
             raise EvaluationError(f"{name} in {file} is {value!r}; it must be {expected}")
@@ -45,6 +47,13 @@ def entries(
         if source is None or source.name != "COMMANDLINE":
             values[option] = value
     return values
+
+
+def _repeated(value: Any) -> Any:
+    """The values of an option that may be repeated, of one or of several by name."""
+    if isinstance(value, dict):
+        return [f"{name}={one}" for name, one in value.items()]
+    return [value] if isinstance(value, str) else value
 
 
 def _unfit(hint: Any, value: Any) -> str | None:

@@ -129,7 +129,8 @@ def _sweep(range_: list[float], values: dict[str, Any]) -> str:
     """The command that measures what the suggestion is worth."""
     command = ["args-fast", "sweep"]
     for name in ("lm", "rm", "data"):
-        if values[name] is not None:
-            command += [f"--{name}", str(values[name])]
+        value = values[name]
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            command += [] if each is None else [f"--{name}", str(each)]
     weights = ",".join(f"{w:.2g}" for w in [*range_, 4 * range_[-1]])
     return shlex.join([*command, "--w", weights, "--k", str(values["k"])])
