@@ -82,8 +82,7 @@ inline void for_rows(int64_t rows, F f) {
 }
 
 inline void prefetch(const void* row, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64)
-    __builtin_prefetch(static_cast<const char*>(row) + at);
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at);
 }
 
 // A row of whole vectors of floats is used where it stands; any other is widened into `room`.

@@ -4,7 +4,8 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t SPLIT = 256;  // tokens per unit: its keys and values stay in the second cache level
+constexpr int64_t SPLIT =
+    256;  // tokens per unit: its keys and values stay in the second cache level
 
 // The softmax state of R query rows: weighted values [R, W], maxima and sums [R].
 struct State {
@@ -41,9 +42,9 @@ void attend_split(
     for (int64_t j = 0; j < std::min(BLOCK, end - first); ++j) {
       const int64_t page = table[(first + j) / a.page_size], row = (first + j) % a.page_size;
       k_found[j] = static_cast<const T*>(a.k_pages) + page * a.k_page_stride[0] +
-          row * a.k_page_stride[1] + h * a.k_page_stride[2];
+                   row * a.k_page_stride[1] + h * a.k_page_stride[2];
       v_found[j] = static_cast<const T*>(a.v_pages) + page * a.v_page_stride[0] +
-          row * a.v_page_stride[1] + h * a.v_page_stride[2];
+                   row * a.v_page_stride[1] + h * a.v_page_stride[2];
       prefetch(k_found[j], D * sizeof(T));
       prefetch(v_found[j], D * sizeof(T));
     }
@@ -84,8 +85,7 @@ void attend_split(
           const int64_t oldest = length + depth[(r + i) / G] - a.window;  // not seen, nor before it
           for (int64_t j = 0; j < count && first + j <= oldest; ++j) s[j] = -INFINITE;
         }
-        update(
-            s, W, state.values + (r + i) * W, state.maximum[r + i], state.total[r + i]);
+        update(s, W, state.values + (r + i) * W, state.maximum[r + i], state.total[r + i]);
       }
       float* values = state.values + r * W;
       for_rows(rows, [&](auto n) { accumulate<n()>(scores, v, count, W, values); });
@@ -96,16 +96,15 @@ void attend_split(
 // Merge the splits' states of one tail row's G heads with the tail and the sinks, and write them.
 template <typename T, typename Q>
 void merge(
-    const Attention& a, int64_t b, int64_t h, int64_t n, const int64_t* depth,
-    const State& states, int64_t splits, Buffers& buffers) {
+    const Attention& a, int64_t b, int64_t h, int64_t n, const int64_t* depth, const State& states,
+    int64_t splits, Buffers& buffers) {
   const int64_t G = a.Hq / a.Hkv, R = a.N * G, D = a.D, W = padded(D);
   float *q = buffers.q.data(), *row = buffers.k.data(), *scores = buffers.scores.data();
   float* values = buffers.v.data();
   for (int64_t g = 0; g < G; ++g) {
     const int64_t head = h * G + g, r = n * G + g;
     widen(
-        static_cast<const Q*>(a.q) + b * a.q_stride[0] + n * a.q_stride[1] +
-            head * a.q_stride[2],
+        static_cast<const Q*>(a.q) + b * a.q_stride[0] + n * a.q_stride[1] + head * a.q_stride[2],
         D, q);
     for (int64_t d = 0; d < D; ++d) q[d] *= a.scale;
 
@@ -116,8 +115,7 @@ void merge(
       if (m > highest || m != m) highest = m;
     }
     for (int64_t j = 0; j < a.N; ++j) {
-      const bool seen =
-          a.mask[n * a.N + j] && (a.window == 0 || depth[n] - depth[j] < a.window);
+      const bool seen = a.mask[n * a.N + j] && (a.window == 0 || depth[n] - depth[j] < a.window);
       scores[j] = -INFINITE;
       if (!seen) continue;
       widen(

@@ -9,8 +9,8 @@ Tensor branch_attention(
     const Tensor& v_pages, const Tensor& page_table, const Tensor& prefix_lengths,
     const Tensor& tail_mask, double scale, int64_t sliding_window, double softcap,
     std::optional<Tensor> sinks) {
-  Attention a = over_prefixes(
-      tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {});
+  Attention a =
+      over_prefixes(tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {});
   check_shape(q, {a.B, a.N, ANY, a.D}, "q");
   a.Hq = q.size(2);
   STD_TORCH_CHECK(

@@ -31,8 +31,7 @@ class AttentionPlan {
     const int64_t b =
         std::upper_bound(first_.begin(), first_.end(), unit / Hkv_) - first_.begin() - 1;
     const int64_t splits = first_[b + 1] - first_[b], within = unit - first_[b] * Hkv_;
-    attend_split<T, Q>(
-        a, b, within / splits, within % splits, depth_.data(), state(unit), buffers);
+    attend_split<T, Q>(a, b, within / splits, within % splits, depth_.data(), state(unit), buffers);
   }
 
   // Rows of all sequences and kv heads, in the order (b, h, n).

@@ -12,8 +12,8 @@ namespace args_fast {
 inline void check_rows(const Tensor& tensor, const char* name) {
   const int64_t last = tensor.dim() - 1;
   STD_TORCH_CHECK(
-      tensor.stride(last) == 1 || tensor.size(last) == 1,
-      "args_fast: the last dimension of ", name, " must be contiguous");
+      tensor.stride(last) == 1 || tensor.size(last) == 1, "args_fast: the last dimension of ", name,
+      " must be contiguous");
 }
 
 constexpr int64_t ANY = -1;
@@ -45,8 +45,8 @@ inline void strides_of(const Tensor& tensor, int64_t first, int64_t count, int64
 
 inline std::vector<float> floats_of(const Tensor& tensor) {
   std::vector<float> values(tensor.numel());
-  const Tensor wide = torch::stable::contiguous(
-      torch::stable::to(tensor, std::make_optional(ScalarType::Float)));
+  const Tensor wide =
+      torch::stable::contiguous(torch::stable::to(tensor, std::make_optional(ScalarType::Float)));
   std::memcpy(values.data(), wide.data_ptr(), values.size() * sizeof(float));
   return values;
 }

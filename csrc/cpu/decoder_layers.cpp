@@ -10,9 +10,34 @@ namespace {
 
 // The tensors of a layer, in the order in which they come (args_fast/ops/schemas.py).
 enum Part {
-  NORM1, NORM1_BIAS, Q, Q_BIAS, K, K_BIAS, V, V_BIAS, Q_NORM, K_NORM, O, O_BIAS,
-  NORM2, NORM2_BIAS, GATE, GATE_BIAS, UP, UP_BIAS, DOWN, DOWN_BIAS,
-  Q_SCALE, K_SCALE, V_SCALE, O_SCALE, GATE_SCALE, UP_SCALE, DOWN_SCALE, PARTS
+  NORM1,
+  NORM1_BIAS,
+  Q,
+  Q_BIAS,
+  K,
+  K_BIAS,
+  V,
+  V_BIAS,
+  Q_NORM,
+  K_NORM,
+  O,
+  O_BIAS,
+  NORM2,
+  NORM2_BIAS,
+  GATE,
+  GATE_BIAS,
+  UP,
+  UP_BIAS,
+  DOWN,
+  DOWN_BIAS,
+  Q_SCALE,
+  K_SCALE,
+  V_SCALE,
+  O_SCALE,
+  GATE_SCALE,
+  UP_SCALE,
+  DOWN_SCALE,
+  PARTS
 };
 
 // Takes the tensors of all layers apart. A tensor without elements stands for one that is not there.
@@ -116,8 +141,8 @@ void decoder_layers(
       L > 0 && windows.size() == scales.size() && int64_t(tensors.size()) == L * PARTS,
       "args_fast: each layer has a scale, a window and ", int64_t(PARTS), " tensors");
   DecoderLayers a{};
-  a.attention = over_prefixes(
-      tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {L});
+  a.attention =
+      over_prefixes(tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {L});
   const int64_t B = a.attention.B, N = a.attention.N, D = a.attention.D;
   check_shape(hidden, {B, N, ANY}, "hidden");
   check_type(hidden, ScalarType::Float, "hidden");
@@ -134,8 +159,10 @@ void decoder_layers(
       "args_fast: query heads must be a multiple of kv heads");
   a.attention.Hq = q.size(0) / D;
   a.F = up.size(0);
-  if (q.scalar_type() == ScalarType::Char) a.storage = Storage::int8;
-  else a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
+  if (q.scalar_type() == ScalarType::Char)
+    a.storage = Storage::int8;
+  else
+    a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
   a.layer_stride = {tail_k.stride(0), tail_v.stride(0), k_pages.stride(0), v_pages.stride(0)};
   STD_TORCH_CHECK(norm == "rms" || norm == "layer", "args_fast: there is no norm ", norm);
   a.rms = norm == "rms";
@@ -158,8 +185,7 @@ void decoder_layers(
     a.sin = static_cast<const float*>(sin->data_ptr());
   }
   std::vector<DecoderLayer> layers;
-  for (int64_t l = 0; l < L; ++l)
-    layers.push_back(layer_of(weights, l, a, scales[l], windows[l]));
+  for (int64_t l = 0; l < L; ++l) layers.push_back(layer_of(weights, l, a, scales[l], windows[l]));
   a.layers = layers.data();
   a.has_final_norm = final_norm.has_value();
   if (a.has_final_norm)

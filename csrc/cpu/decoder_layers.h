@@ -27,15 +27,14 @@ template <typename T, Storage STORAGE>
 class LayersOf {
   static constexpr bool COLUMNS = STORAGE == Storage::columns, INTEGERS = STORAGE == Storage::int8;
   typedef std::conditional_t<INTEGERS, int8_t, T> Weight;
-  typedef std::conditional_t<
-      STORAGE == Storage::rows, typename RowsOf<T>::Product, Widened<Weight>> P;
+  typedef std::conditional_t<STORAGE == Storage::rows, typename RowsOf<T>::Product, Widened<Weight>>
+      P;
 
  public:
   LayersOf(const DecoderLayers& a, int64_t threads)
       : a_(a), threads_(threads), M_(a.attention.B * a.attention.N), H_(a.H), F_(a.F),
         query_(a.attention.Hq * a.attention.D), key_(a.attention.Hkv * a.attention.D),
-        plan_(a.attention),
-        memory_(new float[M_ * (2 * query_ + 2 * key_ + 2 * F_)]) {
+        plan_(a.attention), memory_(new float[M_ * (2 * query_ + 2 * key_ + 2 * F_)]) {
     q_ = memory_.get();
     mixed_ = q_ + M_ * query_;
     k_ = mixed_ + M_ * query_;
@@ -102,8 +101,7 @@ class LayersOf {
 
   // Call use(x, begin, end) for shares of N weight rows, where x are the rows [M, K] that `row` gives.
   template <typename Row, typename Use>
-  void products(
-      Team::Member& team, int64_t K, int64_t N, const Row& rows, const Use& use) const {
+  void products(Team::Member& team, int64_t K, int64_t N, const Row& rows, const Use& use) const {
     const int64_t most = share(N);
     std::optional<Packed<P>> x;
     team.phase((N + most - 1) / most, [&](int64_t unit) {
@@ -205,9 +203,9 @@ class LayersOf {
     prepare(q_ + m * query_, at.Hq, layer.q_norm);
     prepare(k_ + m * key_, at.Hkv, layer.k_norm);
     T* k = static_cast<T*>(const_cast<void*>(at.tail_k)) + b * at.tail_k_stride[0] +
-        n * at.tail_k_stride[1];
+           n * at.tail_k_stride[1];
     T* v = static_cast<T*>(const_cast<void*>(at.tail_v)) + b * at.tail_v_stride[0] +
-        n * at.tail_v_stride[1];
+           n * at.tail_v_stride[1];
     for (int64_t h = 0; h < at.Hkv; ++h)
       for (int64_t d = 0; d < D; ++d) {
         from_float(k_[m * key_ + h * D + d], k[h * at.tail_k_stride[2] + d]);

@@ -92,8 +92,8 @@ struct TopK {
 };
 
 struct Select {
-  Type type;           // of hidden
-  const void* hidden;  // [B, k, H]
+  Type type;            // of hidden
+  const void* hidden;   // [B, k, H]
   const float* weight;  // [H]
   float bias;
   const float* logprobs;     // [B, k]

@@ -28,7 +28,8 @@ const Choice& choice() {
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f");
     const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+                          __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512bf16");
     const std::vector<std::pair<bool, Choice>> choices = {
         {has_bf16, {"avx512bf16", &avx512bf16::kernels}},
         {has_avx512, {"avx512", &avx512::kernels}},
@@ -61,6 +62,4 @@ STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
 }
 
 // Which kernels run, for the tests and for reports.
-extern "C" const char* args_fast_cpu_kernels() {
-  return args_fast::choice().name;
-}
+extern "C" const char* args_fast_cpu_kernels() { return args_fast::choice().name; }

@@ -57,8 +57,7 @@ inline Attention over_prefixes(
         0 <= a.lengths[b] && a.lengths[b] <= page_table.size(1) * a.page_size,
         "args_fast: a prefix length lies outside its page table");
     if (a.lengths[b] > 0)
-      check_pages(
-          a.page_table + b * a.table_stride, (a.lengths[b] - 1) / a.page_size + 1, pages);
+      check_pages(a.page_table + b * a.table_stride, (a.lengths[b] - 1) / a.page_size + 1, pages);
   }
   a.type = type_of(tail_k);
   a.tail_k = tail_k.data_ptr();

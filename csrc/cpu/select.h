@@ -12,8 +12,8 @@ void select_of(const Select& a) {
     bool bad_reward = false, bad_logprob = false;
     for (int64_t i = 0; i < a.k; ++i) {
       widen(
-          static_cast<const T*>(a.hidden) + b * a.hidden_stride[0] + i * a.hidden_stride[1],
-          a.H, row.data());
+          static_cast<const T*>(a.hidden) + b * a.hidden_stride[0] + i * a.hidden_stride[1], a.H,
+          row.data());
       rewards[i] = dot(row.data(), weight.data(), W) + a.bias;
       bad_reward |= !(std::fabs(rewards[i]) < INFINITE);
       bad_logprob |= a.logprobs[b * a.k + i] != a.logprobs[b * a.k + i];

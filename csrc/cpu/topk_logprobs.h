@@ -29,8 +29,7 @@ void scan(const T* logits, int64_t begin, int64_t end, int64_t k, Chunk& chunk) 
   Integers bad{};
   for (int64_t v = begin; v < end; v += WIDTH) {
     const int64_t count = std::min(WIDTH, end - v);
-    for (int64_t i = 0; i < WIDTH; ++i)
-      values[i] = i < count ? to_float(logits[v + i]) : -INFINITE;
+    for (int64_t i = 0; i < WIDTH; ++i) values[i] = i < count ? to_float(logits[v + i]) : -INFINITE;
     const Vector x = load(values);
     bad |= ~(x < INFINITE);
     top = x > top ? x : top;
@@ -60,8 +59,7 @@ void scan(const T* logits, int64_t begin, int64_t end, int64_t k, Chunk& chunk) 
   Vector added{};
   for (int64_t v = begin; v < end; v += WIDTH) {  // the chunk is in the first cache level by now
     const int64_t count = std::min(WIDTH, end - v);
-    for (int64_t i = 0; i < WIDTH; ++i)
-      values[i] = i < count ? to_float(logits[v + i]) : -INFINITE;
+    for (int64_t i = 0; i < WIDTH; ++i) values[i] = i < count ? to_float(logits[v + i]) : -INFINITE;
     added += exp_negative(load(values) - chunk.maximum);
   }
   chunk.total = sum(added);
@@ -75,8 +73,8 @@ void topk_of(const TopK& a) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t b = unit / chunks, first = unit % chunks * CHUNK;
       scan(
-          static_cast<const T*>(a.logits) + b * a.stride, first,
-          std::min(first + CHUNK, a.V), a.k, scanned[unit]);
+          static_cast<const T*>(a.logits) + b * a.stride, first, std::min(first + CHUNK, a.V), a.k,
+          scanned[unit]);
     }
   });
   for (int64_t b = 0; b < a.B; ++b) {
@@ -100,8 +98,7 @@ void topk_of(const TopK& a) {
     }
     for (int64_t c = 0; c < chunks; ++c) {
       const Chunk& chunk = scanned[b * chunks + c];
-      if (chunk.maximum > -INFINITE)
-        total += chunk.total * exp_negative(chunk.maximum - maximum);
+      if (chunk.maximum > -INFINITE) total += chunk.total * exp_negative(chunk.maximum - maximum);
     }
     std::partial_sort(best.begin(), best.begin() + a.k, best.end(), before);
     const float norm = maximum + std::log(total);

@@ -25,7 +25,7 @@ struct TopK {
   int64_t ticket;  // the first of B, used where more than one block works on a row
 };
 
-constexpr int64_t TOPK_MOST = 128;          // the largest k
+constexpr int64_t TOPK_MOST = 128;         // the largest k
 constexpr int64_t TOPK_LONGEST = 1 << 30;  // the largest V
 
 int64_t topk_scratch(int64_t B, int64_t V, int64_t k);  // words of 8 bytes

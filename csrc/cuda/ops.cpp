@@ -40,8 +40,8 @@ void check(cudaError_t error) {
 // On the same device, with this many dimensions, the last one contiguous.
 void check_tensor(const Tensor& tensor, const Tensor& like, int64_t dimensions, const char* name) {
   STD_TORCH_CHECK(
-      tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), "args_fast: ",
-      name, " is on another device");
+      tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), "args_fast: ", name,
+      " is on another device");
   STD_TORCH_CHECK(
       tensor.dim() == dimensions, "args_fast: ", name, " has ", tensor.dim(), " dimensions, not ",
       dimensions);
@@ -142,8 +142,8 @@ std::tuple<Tensor, Tensor, Tensor> select_commit(
     check_size(*tensor, 3, tail_k.size(3), name);
     check_size(*tensor, 4, tail_k.size(4), name);
     STD_TORCH_CHECK(
-        tensor->stride(3) == tensor->size(4) || tensor->size(3) == 1,
-        "args_fast: the rows of ", name, " must be contiguous");
+        tensor->stride(3) == tensor->size(4) || tensor->size(3) == 1, "args_fast: the rows of ",
+        name, " must be contiguous");
     const Tensor& like = tail ? tail_k : k_pages;
     check_size(*tensor, 1, tail ? B : like.size(1), name);
     check_size(*tensor, 2, like.size(2), name);
@@ -163,8 +163,7 @@ std::tuple<Tensor, Tensor, Tensor> select_commit(
   // A head of hidden's own type, or of float32, is read as it is.
   const bool same = head_weight.scalar_type() == hidden.scalar_type();
   const Tensor weight =
-      same ? head_weight
-           : torch::stable::to(head_weight, std::make_optional(ScalarType::Float));
+      same ? head_weight : torch::stable::to(head_weight, std::make_optional(ScalarType::Float));
   SelectCommit call{};
   call.type = type_of(hidden);
   call.weight_type = type_of(weight);

@@ -153,8 +153,7 @@ __device__ inline int choose(
     const float other = __shfl_xor_sync(ALL, best, offset);
     const float other_score = __shfl_xor_sync(ALL, best_score, offset);
     const int index = __shfl_xor_sync(ALL, branch, offset);
-    if (index != SELECT_MOST &&
-        (branch == SELECT_MOST || before(other, index, best, branch))) {
+    if (index != SELECT_MOST && (branch == SELECT_MOST || before(other, index, best, branch))) {
       best = other;
       best_score = other_score;
       branch = index;
@@ -182,8 +181,7 @@ __device__ inline void copy(const SelectCommit& call, int64_t b, const Shared& s
     const auto& from_stride = key ? call.tail_k_stride : call.tail_v_stride;
     const auto& to_stride = key ? call.k_page_stride : call.v_page_stride;
     const char* from = static_cast<const char*>(key ? call.tail_k : call.tail_v) +
-                       layer * from_stride[0] + b * from_stride[1] +
-                       shared.branch * from_stride[2];
+                       layer * from_stride[0] + b * from_stride[1] + shared.branch * from_stride[2];
     char* to = static_cast<char*>(key ? call.k_pages : call.v_pages) + layer * to_stride[0] +
                shared.page * to_stride[1] + shared.at * to_stride[2];
     reinterpret_cast<Unit*>(to)[unit] = reinterpret_cast<const Unit*>(from)[unit];
@@ -217,9 +215,9 @@ __global__ void __launch_bounds__(THREADS) select_commit_kernel(const Arguments 
   const float bias = call.bias == nullptr ? 0.0f : read(call.bias, call.bias_type);
   const T* hidden = static_cast<const T*>(call.hidden) + b * call.hidden_stride[0];
   for (int c = warp; c < k; c += WARPS) {
-    const float reward = dot(
-        hidden + c * call.hidden_stride[1], static_cast<const W*>(call.weight), int(call.H),
-        arguments.aligned);
+    const float reward =
+        dot(hidden + c * call.hidden_stride[1], static_cast<const W*>(call.weight), int(call.H),
+            arguments.aligned);
     if (threadIdx.x % WARP == 0) shared.reward[c] = reward + bias;
   }
   __syncthreads();

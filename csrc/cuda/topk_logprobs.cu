@@ -95,9 +95,7 @@ __device__ inline float base_of(float highest) {
 
 __device__ inline Normaliser merged(Normaliser a, Normaliser b) {
   const float highest = fmaxf(a.highest, b.highest), base = base_of(highest);
-  return {
-      highest,
-      a.sum * exponential(a.highest - base) + b.sum * exponential(b.highest - base)};
+  return {highest, a.sum * exponential(a.highest - base) + b.sum * exponential(b.highest - base)};
 }
 
 __device__ inline Normaliser merged_over_warp(Normaliser own) {
@@ -287,8 +285,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) topk_kernel(const Arguments c
   if (chunks > 1) {
     Key* const keys = call.keys + b * chunks * k;
     Normaliser* const normalisers = call.normalisers + b * chunks;
-    if (thread < k)
-      keys[chunk * k + thread] = thread < shared.count ? shared.keys[thread] : 0;
+    if (thread < k) keys[chunk * k + thread] = thread < shared.count ? shared.keys[thread] : 0;
     if (thread == 0) normalisers[chunk] = all;
     if (!last_block(&tickets[call.ticket + b], chunks)) return;
 
