@@ -6,7 +6,8 @@ Only on the CPU, for the rows of a tail and of most prompts, and for models that
 and whatever turns a position into numbers, are its own modules.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,10 @@ CPU = torch.device("cpu")  # whatever torch's default device is
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
 # often, and more of the attention is over the rows themselves, which is slower than over pages.
 PROMPT_ROWS = 64
+
+# transformers leaves hooks of this module in a model that was asked for its hidden states; they do
+# nothing but within such a call.
+CAPTURING = "transformers.utils.output_capturing"
 
 # Hooks on every module of the process; they run in modules only.
 _GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
@@ -54,7 +59,7 @@ class FusedLayers:
     def applies(self) -> bool:
         """Whether the op can run and does what the modules would: no hook waits for the call of a
         module that is not called, and dropout is off."""
-        idle = not self._model.training and not any(self._hooks)
+        idle = not self._model.training and not any(map(_waiting, filter(None, self._hooks)))
         return idle and decoder_layers() is not None
 
     @torch.no_grad()
@@ -155,6 +160,11 @@ def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]
         return None, None
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     return torch.empty(0, device=CPU) if weight is None else weight, bias
+
+
+def _waiting(hooks: Mapping[int, Any]) -> bool:
+    """Whether one of the hooks of a module is there for its next call."""
+    return any(getattr(hook, "__module__", None) != CAPTURING for hook in hooks.values())
 
 
 def _within(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:

@@ -377,6 +377,7 @@ def test_a_closed_stream_is_said_in_one_line(closed, words):
 
 INTERRUPTED = """
 import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 load = builtins.__import__
 def interrupted(name, *more):
     if name == {module}:

@@ -339,6 +339,15 @@ def test_a_hook_is_called(path, kind):
     assert backbone.fused_layers() is not None
 
 
+def test_hooks_that_transformers_leaves_are_not_waited_for():
+    """Asked for its hidden states once, a model keeps hooks that do nothing afterwards."""
+    lm = copy.deepcopy(language_model("llama"))
+    backbone = Backbone(lm, "language model")
+    lm(ids(1, 3), output_hidden_states=True)
+    assert any(module._forward_hooks for module in lm.modules())
+    assert backbone.fused_layers() is not None
+
+
 def test_a_hook_on_an_embedding_is_called_and_the_op_still_runs():
     lm = copy.deepcopy(language_model("opt"))
     backbone = Backbone(lm, "language model")
