@@ -422,6 +422,7 @@ def test_a_file_in_the_place_of_a_folder(saved):
 
 
 def test_a_hub_id_without_a_hub(saved, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The variable of this name is read when the hub's package is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with refuses(LoadError, "org/nothing is not a folder here", "the hub"):
         ArgsDecoder.from_pretrained("org/nothing", saved / "rm")
