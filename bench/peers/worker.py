@@ -73,10 +73,12 @@ class Worker:
         arguments: dict[str, Any],
     ) -> None:
         command = [str(python), "-c", START, str(Path(__file__).resolve().parent.parent)]
+        # Our Makefile makes threads wait passively, which would slow the engines of others.
+        inherited = {name: v for name, v in os.environ.items() if name != "OMP_WAIT_POLICY"}
         with log.open("a") as output:
             self._process = subprocess.Popen(
                 [*command, module, json.dumps(arguments)],
-                env={**os.environ, **variables},
+                env={**inherited, **variables},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
