@@ -1,16 +1,16 @@
 // Every kernel, for the instruction set that the including file has switched on.
+#include "vectors.h"
+#include "elements.h"
 #include "attention_blocks.h"
 #include "attention_split.h"
 #include "branch_attention.h"
-#include "decoder_layers.h"
-#include "elements.h"
-#include "linear.h"
-#include "linear_columns.h"
 #include "packed_rows.h"
+#include "linear_columns.h"
+#include "linear.h"
 #include "row_functions.h"
-#include "select.h"
+#include "decoder_layers.h"
 #include "topk_logprobs.h"
-#include "vectors.h"
+#include "select.h"
 
 namespace args_fast::ARGS_FAST_ISA {
 
