@@ -92,8 +92,8 @@ def branch_attention(
         scores = torch.cat([scores, column], dim=4)
     weights = torch.softmax(scores, dim=4)[..., : T + N].reshape(B, Hkv, N * G, T + N)
     out = weights[..., :T] @ prefix_v + weights[..., T:] @ tail_v.transpose(1, 2).float()
-    rows = out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D).to(q.dtype)
-    return rows.contiguous()  # as every other implementation's, which a compiled model relies on
+    by_row = out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D).to(q.dtype)
+    return by_row.contiguous()  # as every other implementation's, which a compiled model relies on
 
 
 def select(

@@ -264,6 +264,13 @@ def test_rows_past_the_prefix_have_no_influence():
     assert torch.equal(plain.branch_attention(*case), plain.branch_attention(*clean))
 
 
+@pytest.mark.parametrize("N", [1, 3])
+@pytest.mark.parametrize(("Hq", "Hkv"), [(4, 4), (4, 2), (4, 1)])
+def test_attention_returns_contiguous_rows(N, Hq, Hkv):
+    """A compiled model takes its strides from what is said of the op, not from what it returns."""
+    assert plain.branch_attention(*attention_case([9], N, Hq, Hkv, 8)).is_contiguous()
+
+
 def test_attention_takes_strided_rows():
     case = attention_case([17, 2], 3, 4, 2, 8)
     strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in case[:3]]
