@@ -162,14 +162,21 @@ def run(check: Check, url: str, narrow: str, seconds: int) -> dict[str, object]:
                     words, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=ENVIRONMENTS
                 ).returncode
             )
-    text = log.read_text()
-    for path, name in ((str(ROOT), "."), (str(Path.home()), "~"), (KEY, "KEY")):
-        text = text.replace(path, name)  # a log is published; where it was made is not
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]  # progress bars
-    log.write_text("\n".join(lines))
+    lines = log.read_text().split("\n")
+    log.write_text("\n".join(line.rpartition("\r")[2].rstrip() for line in lines))  # progress bars
+    for file in RESULTS.glob(f"{check.name}.*"):
+        file.write_text(_published(file.read_text()))
     took = round(time.monotonic() - began)
     shown = versions(python, check)
     return {"check": check.name, "versions": shown, "status": status, "seconds": took}
+
+
+def _published(text: str) -> str:
+    """A log, or what a client wrote next to it, without where it was made."""
+    places = {str(ROOT): ".", str(Path.home()): "~", KEY: "KEY", platform.release(): "KERNEL"}
+    for place, name in places.items():
+        text = text.replace(place, name)
+    return text
 
 
 def main() -> int:
