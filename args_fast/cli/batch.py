@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from args_fast.cli import options
+from args_fast.cli import options, rewards
 from args_fast.cli.console import errors_in_a_line, fail, needs_stdout, note, notes
 from args_fast.cli.models import Models, with_models
 from args_fast.cli.pair import find_pair, load_pair
@@ -220,8 +220,8 @@ def batch(
 
             kind = resolve_device(device).type
         settings = Settings(
-            lm=_lasting(names["lm"]),
-            rm=names["rm"] if names["rm"].startswith("{") else _lasting(names["rm"]),
+            lm=rewards.absolute(names["lm"]),
+            rm=rewards.lasting(names["rm"], rewards.absolute),
             dtype="float32" if (dtype, kind) == ("auto", "cpu") else dtype,
             defaults=defaults,
             reading=Reading(layout.value, prompt_field, chat, keep),
@@ -264,11 +264,6 @@ def _defaults(context: typer.Context, config: Path | None) -> "DecodingConfig":
         if name in OPTIONS and source is not None and source.name == "COMMANDLINE":
             chosen[name] = value
     return configured(DecodingConfig(), chosen)
-
-
-def _lasting(name: str) -> str:
-    """A model's name that means the same in another working directory."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _report(job: "Job", output: str, source: str) -> None:

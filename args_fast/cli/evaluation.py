@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from args_fast.cli import rewards
 from args_fast.cli.console import note
 from args_fast.cli.models import Models
 from args_fast.cli.pair import find_pair, load_pair
@@ -146,8 +147,8 @@ def opened(values: Mapping[str, Any]) -> Opened:
     if dtype == "auto" and resolve_device(models.options["device"]).type == "cpu":
         dtype = "float32"
     settings = Settings(
-        lm=_lasting(names["lm"]),
-        rm=names["rm"] if names["rm"].startswith("{") else _lasting(names["rm"]),
+        lm=rewards.absolute(names["lm"]),
+        rm=rewards.lasting(names["rm"], rewards.absolute),
         dtype=dtype,
         data=data,
         split=values["split"],
@@ -182,8 +183,3 @@ def plan(values: Mapping[str, Any], settings: "Settings", methods: "list[Method]
         pooling=values["pooling"],
         timing_prompts=values["timing_prompts"],
     )
-
-
-def _lasting(name: str) -> str:
-    """A model's name that means the same in another working directory."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name

@@ -9,7 +9,7 @@ import typer
 from args_fast.cli import evaluation, options
 from args_fast.cli.console import errors_in_a_line, fail, note, notes, read_prompt
 from args_fast.cli.models import Models, with_models
-from args_fast.cli.pair import load_pair
+from args_fast.cli.pair import as_prompt, load_pair
 
 EXAMPLE = 'args-fast explain --chat "How do I teach my spaniel to sit?"'
 EXAMPLES = f"""
@@ -37,15 +37,7 @@ def explain(
     seed: options.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 64,
     stop: options.Stop = None,
-    chat: Annotated[
-        bool,
-        typer.Option(
-            "--chat",
-            help="Make a user's message of the prompt, which goes through the chat template. "
-            "Without it a text is decoded as it is.",
-            rich_help_panel=options.DECODING,
-        ),
-    ] = False,
+    chat: options.Chat = False,
     compare: Annotated[
         bool,
         typer.Option(
@@ -106,7 +98,7 @@ def _prompts(
 ) -> list[Any]:
     if data is None:
         text = read_prompt(prompt, EXAMPLE)
-        return [[{"role": "user", "content": text}]] if chat else [text]
+        return [as_prompt(text, chat=chat)]
     if prompt is not None:
         fail("give a prompt or --data, not both")
     from args_fast.eval.data import load, sample

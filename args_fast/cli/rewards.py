@@ -126,9 +126,13 @@ def lasting(text: str, find: Callable[[str], str]) -> str:
     specs = json.loads(text)
     for spec in specs.values():
         if "path" in spec:
-            place = find(spec["path"])
-            spec["path"] = str(Path(place).resolve()) if Path(place).is_dir() else place
+            spec["path"] = absolute(find(spec["path"]))
     return json.dumps(specs, sort_keys=True)
+
+
+def absolute(name: str) -> str:
+    """A model's name that means the same in another working directory."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _flag(option: str) -> str:
