@@ -80,8 +80,8 @@ class Backbone:
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward where it does
         more than multiply with its output layer."""
-        if isinstance(context, Branches) and self.fused_layers() and self.has_plain_head:
-            return self.head(self.hidden(ids, positions, context))
+        if (hidden := self._fused_hidden(ids, positions, context)) is not None:
+            return self.head(hidden)
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_logits(ids, positions, context)
@@ -95,6 +95,14 @@ class Backbone:
         """What runs the layers of a tail; None where the model's own modules do."""
         layers = self._layers if self.fused else None
         return layers if layers is not None and layers.applies else None
+
+    def _fused_hidden(
+        self, ids: Tensor, positions: Tensor, context: AttentionContext
+    ) -> Tensor | None:
+        """The last hidden state by the fused layers, where all that follows is the output layer."""
+        if isinstance(context, Branches) and (layers := self.fused_layers()):
+            return layers.hidden(ids, positions, context) if self.has_plain_head else None
+        return None
 
     def drop_fused_layers(self) -> None:
         """Run the layers of a tail through the model's modules from now on."""
@@ -123,8 +131,7 @@ class Backbone:
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the last hidden state [B, N, H] and the logits [B, N, V], in one
         pass."""
-        if isinstance(context, Branches) and self.fused_layers() and self.has_plain_head:
-            hidden = self.hidden(ids, positions, context)
+        if (hidden := self._fused_hidden(ids, positions, context)) is not None:
             return hidden, self.head(hidden)
         with self._head_input() as states, driven(self.model), self._linear:
             logits = _logits(self.model, ids, positions, context)
