@@ -37,7 +37,6 @@ HEAD_KEY = re.compile(
     r"^(?:v_head|value_head|reward_head|rm_head|classifier|regression_head)(?:\.summary)?\.weight$"
 )
 VALUE_HEAD_FILE = "value_head.safetensors"  # next to a language model, as LLaMA-Factory keeps it
-PROBE = "Tokenizers that differ: naïve 12,345 tests\n\n\tdef f(x): return x  # 你好"
 
 
 def load(
@@ -118,12 +117,17 @@ def load(
     return reward
 
 
+def _split_alike(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -> bool:
+    """Whether both split a text with a bit of everything into the same ids."""
+    ours, theirs = (each.encode(loading.PROBE, add_special_tokens=False) for each in (lm, rm))
+    return ours == theirs
+
+
 def _check_identical(lm: PreTrainedTokenizerBase, rm: PreTrainedTokenizerBase) -> None:
     """Raises PairMismatchError unless both give every text the same ids."""
     ours, theirs = lm.get_vocab(), rm.get_vocab()
     tokens = [token for token in ours | theirs if ours.get(token) != theirs.get(token)]
-    split = [tokenizer.encode(PROBE, add_special_tokens=False) for tokenizer in (lm, rm)]
-    if tokens or split[0] != split[1]:
+    if tokens or not _split_alike(lm, rm):
         examples = ", ".join(map(repr, tokens[:3])) or "none, but they split text apart"
         raise PairMismatchError(
             "the language model and the reward model have different tokenizers: "
@@ -197,7 +201,7 @@ def known_ids(
     differing = [token for token, id in ours.items() if theirs.get(token) != id]
     if any(token not in added for token in differing):
         return None
-    if lm.encode(PROBE, add_special_tokens=False) != rm.encode(PROBE, add_special_tokens=False):
+    if not _split_alike(lm, rm):
         return None
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.num_embeddings
