@@ -2,6 +2,7 @@
 model and k of the reward model."""
 
 import pytest
+from passes import rows_of
 from tiny_models import decoder, tokens
 
 from args_fast import DecodingConfig
@@ -9,31 +10,18 @@ from args_fast import DecodingConfig
 NEW = 6
 
 
-def rows_of(model, run):
-    """The rows [B, T] of every pass that a run makes through a model."""
-    shapes = []
-    hook = model.get_input_embeddings().register_forward_pre_hook(
-        lambda module, inputs: shapes.append(inputs[0].numel())
-    )
-    try:
-        run()
-    finally:
-        hook.remove()
-    return shapes
-
-
 @pytest.mark.parametrize("k", [2, 10, 40])
 def test_a_step_reads_one_row_and_k_rows(k):
     pair = decoder()
     config = DecodingConfig(k=k, max_new_tokens=NEW, eos_token_ids=[])
-    prompt = tokens(30, seed=k)
-
-    def run():
-        pair.generate(prompt, config)
-
-    assert rows_of(pair.language_model, run) == [29] + [1] * NEW
+    (read, lm_hook), (rewards, rm_hook) = rows_of(pair.language_model), rows_of(pair.reward_model)
+    try:
+        pair.generate(tokens(30, seed=k), config)
+    finally:
+        lm_hook.remove()
+        rm_hook.remove()
+    assert read == [29] + [1] * NEW
     # The prompt's last token is read as part of the first step's k texts, or with the prompt.
-    rewards = rows_of(pair.reward_model, run)
     assert sum(rewards[:-NEW]) in (29, 30)
     assert rewards[-NEW:] == [k] * NEW
 

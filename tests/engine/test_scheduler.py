@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import Phase, settings
+from passes import rows_of
 from refusals import refuses
 from tiny_models import decoder, tokens
 from traffic import FIGURES, PAGES, Traffic, assert_as_alone, run, scheduler, sequence
@@ -90,14 +91,6 @@ def test_what_cannot_ever_fit_is_refused_with_the_numbers():
 
 
 # ---- shared pages --------------------------------------------------------------------------------
-
-
-def rows_of(model):
-    counted = []
-    hook = model.get_input_embeddings().register_forward_pre_hook(
-        lambda module, args: counted.append(args[0].numel())
-    )
-    return counted, hook
 
 
 def test_requests_that_begin_alike_store_their_beginning_once():

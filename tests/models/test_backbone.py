@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from passes import rows_of
 from tiny_models import CONFIGS, decoder, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
@@ -12,21 +13,12 @@ from args_fast.models.backbone import Backbone
 CONFIG = DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[])
 
 
-def rows(model):
-    """A list that receives the number of rows of every forward pass, and the hook to remove."""
-    counted = []
-    hook = model.get_input_embeddings().register_forward_pre_hook(
-        lambda module, args: counted.append(args[0].numel())
-    )
-    return counted, hook
-
-
 @pytest.mark.parametrize("prompt", [1, 15, 16, 17, 40])
 @pytest.mark.parametrize("k", [2, 9])
 def test_a_step_costs_one_row_and_k_rows_and_a_prompt_is_stored_once(prompt, k):
     # Prefix caches that work on blocks run the last, partial block again for every candidate.
     pair = decoder()
-    (lm, lm_hook), (rm, rm_hook) = rows(pair.language_model), rows(pair.reward_model)
+    (lm, lm_hook), (rm, rm_hook) = rows_of(pair.language_model), rows_of(pair.reward_model)
     try:
         pair.generate(tokens(prompt), DecodingConfig(k=k, max_new_tokens=20, eos_token_ids=[]))
     finally:
