@@ -129,10 +129,10 @@ def _attend(
         m, total, acc = add_block(q, k, v, seen, m, total, acc, scale, None)
 
     if used - lowest_chunk > 1:
-        at = out_row * chunks + chunk
-        tl.store(state_ptr + at * 2, m, mask=real)
-        tl.store(state_ptr + at * 2 + 1, total, mask=real)
-        tl.store(acc_ptr + (at * D)[:, None] + d, acc, mask=within)
+        part = out_row * chunks + chunk
+        tl.store(state_ptr + part * 2, m, mask=real)
+        tl.store(state_ptr + part * 2 + 1, total, mask=real)
+        tl.store(acc_ptr + (part * D)[:, None] + d, acc, mask=within)
         tl.debug_barrier()  # all threads have stored before one of them says so
         counter = counters_ptr + tl.program_id(0)
         arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")

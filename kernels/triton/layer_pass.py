@@ -15,7 +15,7 @@ from args_fast.kernels.layer_attention import _attend
 from args_fast.kernels.layer_products import ROWS, _add, _feed, _measure, _norm, _project
 from args_fast.kernels.linear import divide
 
-NORM_N = 1024  # elements of a row that a program of the final norm takes
+NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
