@@ -18,6 +18,7 @@ from args_fast.ops.backends import forced_backend
 from args_fast.ops.schemas import LAYER_WEIGHTS
 
 DecoderLayers = Callable[..., None]
+ROWS = 512  # that Triton's kernels take at a time: what they hold meanwhile grows with them
 
 
 def backend(device: str) -> str | None:
@@ -31,14 +32,14 @@ def backend(device: str) -> str | None:
     return best if built == "built" and forced in (None, best) else None
 
 
-def decoder_layers(device: torch.device | str = "cpu") -> DecoderLayers | None:
-    """The op for the models of one device, for one caller: calls of what is returned must not run
-    at the same time. None where there is none here."""
+def decoder_layers(device: torch.device | str = "cpu") -> DecoderLayers:
+    """The op of a device that has a ``backend``, for one caller: calls of what is returned must not
+    run at the same time."""
     device = torch.device(device)
-    name = backend(device.type)
-    if name == "triton":
+    if backend(device.type) == "triton":
         return _InTriton(device)
-    return None if name is None else torch.ops.args_fast_cpp.decoder_layers.default
+    run: DecoderLayers = torch.ops.args_fast_cpp.decoder_layers.default
+    return run
 
 
 def unsupported(weights: list[Tensor], head_size: int) -> str | None:
@@ -48,7 +49,12 @@ def unsupported(weights: list[Tensor], head_size: int) -> str | None:
         weights: LAYER_WEIGHTS of each layer.
         head_size: elements of a head.
     """
-    if backend(weights[0].device.type) != "triton":
+    device = weights[0].device.type
+    name = backend(device)
+    if name is None:
+        status = cpp.status() if device == "cpu" else triton.status()
+        return f"the op is not here ({status}), or another backend is forced"
+    if name == "cpp":
         return None
     reason: str | None = _kernels().unsupported(by_name(weights), head_size)
     return reason
@@ -77,6 +83,37 @@ class _InTriton:
         self._run = _kernels().decoder_layers
         self._counters = torch.zeros(_kernels().COUNTERS, dtype=torch.int32, device=device)
 
-    def __call__(self, hidden: Tensor, weights: list[Tensor], *others: Any) -> None:
+    def __call__(
+        self,
+        hidden: Tensor,
+        weights: list[Tensor],
+        tail_k: Tensor,
+        tail_v: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        page_table: Tensor,
+        lengths: Tensor,
+        mask: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        *options: Any,
+    ) -> None:
+        layers = by_name(weights)
+        texts = max(1, ROWS // max(1, hidden.shape[1]))
         with torch.cuda.device_of(hidden):  # kernels go to the current one; not on the CPU
-            self._run(hidden, by_name(weights), *others, counters=self._counters)
+            for first in range(0, hidden.shape[0], texts):
+                part = slice(first, first + texts)
+                self._run(
+                    hidden[part],
+                    layers,
+                    tail_k[:, part],
+                    tail_v[:, part],
+                    k_pages,
+                    v_pages,
+                    page_table[part],
+                    lengths[part],
+                    mask,
+                    *(None if x is None else x[part] for x in (cos, sin)),
+                    *options,
+                    counters=self._counters,
+                )

@@ -17,7 +17,11 @@ class NoOpinion(Judge):
 
     def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
         logprobs = candidates.logprobs
-        branch = torch.argmax(logprobs / candidates.temperature[:, None] + candidates.noise, dim=1)
+        if logprobs.shape[1] == 1:  # nothing to choose: greedy decoding
+            branch = torch.zeros_like(candidates.ids[:, 0])
+        else:
+            noisy = logprobs / candidates.temperature[:, None] + candidates.noise
+            branch = torch.argmax(noisy, dim=1)
         # w * r is nothing at w = 0, and not known at k = 1 with any other w.
         score = logprobs.gather(1, branch[:, None])[:, 0]
         score = torch.where(candidates.w == 0, score, torch.nan)

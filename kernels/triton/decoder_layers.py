@@ -20,15 +20,13 @@ so a row of a step has the same bits in any batch (by construction: no GPU has s
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
 from args_fast.kernels.branch_attention import MAX_D
 from args_fast.kernels.device import too_old
 from args_fast.kernels.layer_pass import Layer, LayerPass
-from args_fast.kernels.layer_products import ROWS
 
-COUNTERS = 65536  # tiles that may be merged in one launch
+COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -53,14 +51,6 @@ def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
     if head_size > MAX_D:
         return f"it takes heads of up to {MAX_D} elements, not {head_size}"
     return too_old(matrices[0].device)
-
-
-def fits(rows: int, layer: Layer, head_size: int) -> bool:
-    """Whether so many rows of all texts together have counters enough for their tiles."""
-    assert layer["q"] is not None
-    assert layer["up"] is not None
-    tiles = max(layer["up"].shape[0] // 16, 3 * layer["q"].shape[0] // head_size)
-    return triton.cdiv(rows, ROWS) * tiles <= COUNTERS
 
 
 def decoder_layers(
@@ -90,7 +80,8 @@ def decoder_layers(
 
     layers: for each the tensors that LAYER_WEIGHTS names; None for what a layer does not have.
     counters [COUNTERS] i32: zeros, and zeros again afterwards. Two calls that run at the same time
-    (on two streams) must not share them."""
+    (on two streams) must not share them. Raises ValueError for more rows than they suffice for.
+    """
     rotary = None if cos is None or sin is None else (cos, sin)
     run = LayerPass(hidden, layers[0], tail_k, counters, norm, eps, rotary)
     mask = tail_mask.contiguous().view(torch.uint8)

@@ -19,7 +19,7 @@ NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
-MERGED = 64  # rows of the attention's tiles that its merge loads at a time
+UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 AHEAD = 2  # blocks of its weights that a program asks for before it may begin
 
 Layer = dict[str, Tensor | None]
@@ -88,6 +88,12 @@ class LayerPass:
             self.multiprocessors,
         )
         self._allocate(1 if layer["gate"] is None else 2)
+        tiles = max(self.heads, self.tiles, triton.cdiv(self.F, self.of_feed["BLOCK_N"]))
+        if max(tiles * self.row_tiles, self.M * self.Hq) > counters.numel():
+            raise ValueError(
+                f"{self.M} rows at a time are more than the Triton layers take; a text has "
+                f"{self.N} of them, so ask for fewer candidates"
+            )
 
     def _allocate(self, gates: int) -> None:
         self.heads = self.Hq + 2 * self.Hkv
@@ -327,7 +333,7 @@ def prefix_cut(
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "TAIL_N": TAIL_N,
-        "UNROLL": max(1, MERGED // block_m) if block_d <= 128 else 1,
+        "UNROLL": UNROLL if block_m == 16 and block_d <= 128 else 1,
         "num_warps": warps,
         "num_stages": stages,
     }
