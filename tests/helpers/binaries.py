@@ -74,6 +74,7 @@ class Kernel:
     shared_memory: int  # bytes per program
     sass: str = field(repr=False)
     ptx: str = field(repr=False, default="")
+    launch_pdl: bool = False
 
     def count(self, pattern: str) -> int:
         """Instructions whose opcode matches a regular expression from its beginning."""
@@ -233,6 +234,7 @@ def _read(kernel, arch: int) -> Kernel:
         shared_memory=kernel.metadata.shared,
         sass=sass,
         ptx=kernel.asm["ptx"],
+        launch_pdl=kernel.metadata.launch_pdl,
     )
 
 

@@ -1,20 +1,21 @@
 """How many kernels a step would launch on a GPU, counted on the CPU.
 
 Every op of torch that computes or copies something is a kernel; views and new memory are not. A
-launch of a Triton kernel is one, in its interpreter too. Ops of cuBLAS are taken for one kernel.
+launch of a Triton kernel is one, in its interpreter too. A product of cuBLAS, and each of our ops
+in another language, is taken for one.
 """
 
-from collections import Counter
 from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
-# What makes memory, or looks at it from the host.
-MEMORY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach"}
-MEMORY |= {"_local_scalar_dense", "is_same_size", "_unsafe_view", "lift_fresh", "resize_"}
+# What makes memory, or is looked at by the host.
+MEMORY = {"empty", "empty_like", "new_empty", "empty_strided", "detach", "detach_", "item"}
+OURS = "args_fast"  # whose ops launch Triton kernels, which are counted themselves
 
 
 class _Recorded(TorchDispatchMode):
@@ -26,17 +27,18 @@ class _Recorded(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        copies = name == "_to_copy" or not _is_view(func)
-        if func.namespace == "aten" and not self.paused and copies and name not in MEMORY:
+        counted = not self.paused and name not in MEMORY and func.namespace != OURS
+        if counted and not _is_view(func, result, args):
             self.names.append(name)
         return result
 
 
-def _is_view(func):
-    """Whether an op returns what it was given, in another shape, and writes nothing."""
-    of_arguments = [a.alias_info for a in func._schema.arguments if a.alias_info is not None]
-    of_results = [r.alias_info for r in func._schema.returns if r.alias_info is not None]
-    return bool(of_results) and not any(alias.is_write for alias in of_arguments)
+def _is_view(func, result, args):
+    """Whether an op returned memory that it was given, and wrote nothing."""
+    writes = any(a.alias_info and a.alias_info.is_write for a in func._schema.arguments)
+    if writes or not isinstance(result, Tensor) or not args or not isinstance(args[0], Tensor):
+        return False
+    return result.untyped_storage()._cdata == args[0].untyped_storage()._cdata
 
 
 @contextmanager
@@ -48,22 +50,27 @@ def recorded():
 
     def launch(self, *args, **kwargs):
         names.append(self.fn.__name__)
-        mode.paused = True
+        before, mode.paused = mode.paused, True
         try:
             return run(self, *args, **kwargs)
         finally:
-            mode.paused = False
+            mode.paused = before
 
     with mock.patch.object(GridExecutor, "__call__", launch), mode:
         yield names
 
 
-def of_a_step(decode, tokens=3):
-    """The kernels of one decode step: what ``decode`` (a number of new tokens) launches more for
-    one more token."""
-    counts = []
-    for count in (tokens, tokens + 1):
+@contextmanager
+def steps_recorded():
+    """The kernels of each decode step of the engine in this context."""
+    from args_fast.engine import runner
+
+    step, steps = runner.step, []
+
+    def recording(*args):
         with recorded() as names:
-            decode(count)
-        counts.append(Counter(names))
-    return counts[1] - counts[0]
+            step(*args)
+        steps.append(names)
+
+    with mock.patch.object(runner, "step", recording):
+        yield steps
