@@ -100,7 +100,9 @@ class Backbone:
     def refusal(self) -> str | None:
         """Why the layers of the model are not run as one op, where that is asked for and it is a
         property of the model."""
-        return self._layers or None if self.fused is True and isinstance(self._layers, str) else None
+        return (
+            self._layers or None if self.fused is True and isinstance(self._layers, str) else None
+        )
 
     def _fused_hidden(
         self, ids: Tensor, positions: Tensor, context: AttentionContext

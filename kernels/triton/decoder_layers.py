@@ -111,4 +111,3 @@ def decoder_layers(
         if not pre_norm:
             run.measure(before)
         run.norm(before, final_norm if final_norm.numel() else None, final_norm_bias)
-

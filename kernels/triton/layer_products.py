@@ -13,16 +13,16 @@ A norm costs no launch and no pass over x: whoever writes a tile of x also write
 mean of its elements and the sum of their squared deviations (for an RMS norm, the sum of squares),
 and the product that follows puts those of the row's tiles together and norms x as it loads it.
 
-A product whose N makes too few tiles is divided along K among SPLITS programs. Each leaves its sums
-in ``partial``; the one that arrives last adds them up in the order of the splits, applies what comes
-after the product, and leaves the counter at zero. A tile of _project is a head, padded to a power of
-two, and a rotated element is found by its partner in ``partial``.
+A product whose N makes too few tiles is divided along K among SPLITS programs. Each leaves its
+sums in ``partial``; the one that arrives last adds them up in the order of the splits, applies what
+comes after the product, and leaves the counter at zero. A tile of _project is a head, padded to a
+power of two, and a rotated element is found by its partner in ``partial``.
 
 Tiles are ROWS rows of x high, whatever M is, and how K is divided does not depend on M: a row's sum
 is the same in any batch. Tiles of more rows are neighbours in the grid, and share W through L2.
 
-With PDL (compute capability 9.0) a program asks for its first weights before it waits for the kernel
-before it, and lets the kernel after it begin to do the same.
+With PDL (compute capability 9.0) a program asks for its first weights before it waits for the
+kernel before it, and lets the kernel after it begin to do the same.
 
 Floor: N * K * itemsize bytes of weights; what is read again, x by every tile of N, stays in L2.
 """
@@ -95,7 +95,9 @@ def _prefetch(w_ptr, real, n, w_stride, begin, K, LINES: tl.constexpr):
 
 
 @triton.jit
-def _norm_of(stats_ptr, m, M, H, TILES, eps, RMS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr):
+def _norm_of(
+    stats_ptr, m, M, H, TILES, eps, RMS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr
+):
     """The mean and the factor of each row's norm, from its tiles' means and squares."""
     t = tl.arange(0, T)
     within = (m < M)[:, None] & (t < TILES)
@@ -113,9 +115,7 @@ def _norm_of(stats_ptr, m, M, H, TILES, eps, RMS: tl.constexpr, WIDTH: tl.conste
 
 
 @triton.jit
-def _store_stats(
-    stats_ptr, x, m, M, within, tile, count, TILES, RMS: tl.constexpr
-):
+def _store_stats(stats_ptr, x, m, M, within, tile, count, TILES, RMS: tl.constexpr):
     """What ``_norm_of`` needs to know of a tile [rows, columns] with ``count`` real columns."""
     x = tl.where(within, x, 0.0)
     at = stats_ptr + (m * TILES + tile) * 2
@@ -156,7 +156,9 @@ def _collect(partial_ptr, at, within, size, SPLITS: tl.constexpr):
     """The sums of all splits, in order. size: elements of a split."""
     acc = tl.load(partial_ptr + at, mask=within, other=0.0, cache_modifier=".cg")
     for split in tl.static_range(1, SPLITS):
-        acc += tl.load(partial_ptr + split * size + at, mask=within, other=0.0, cache_modifier=".cg")
+        acc += tl.load(
+            partial_ptr + split * size + at, mask=within, other=0.0, cache_modifier=".cg"
+        )
     return acc
 
 

@@ -390,7 +390,11 @@ def layers(
     def weight(name: str) -> Tensor | None:
         if name in shapes:
             rows, columns = shapes[name]
-            return meta(columns, rows, dtype=dtype).T if a.columns else meta(rows, columns, dtype=dtype)
+            return (
+                meta(columns, rows, dtype=dtype).T
+                if a.columns
+                else meta(rows, columns, dtype=dtype)
+            )
         of = name.removesuffix("_bias")
         if name in ("q_norm", "k_norm"):
             return meta(a.D, dtype=dtype) if a.head_norms else None

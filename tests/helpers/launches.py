@@ -8,7 +8,6 @@ in another language, is taken for one.
 from contextlib import contextmanager
 from unittest import mock
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor

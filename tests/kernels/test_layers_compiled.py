@@ -1,6 +1,8 @@
-"""What the decoder layers in Triton compile to for an A100 and an H100: nothing spills, weights come
-16 bytes at a time past the registers, and on an H100 every kernel waits for the one before it, after
-it has asked for its first weights, and lets the next one begin. None is run."""
+"""What the decoder layers in Triton compile to for an A100 and an H100, none of which is run.
+
+Nothing spills, and weights come 16 bytes at a time past the registers. On an H100 every kernel lets
+the next one begin, asks for its first weights, and waits for the one before it.
+"""
 
 import os
 

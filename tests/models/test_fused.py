@@ -375,7 +375,7 @@ def test_option_of_the_engine(asked):
     decoder = pair(fused_layers=asked)
     reward = decoder.engine.panel.rewards["reward"]
     assert (decoder.engine.lm.fused_layers() is not None) == bool(asked)
-    assert (reward.backbone.fused_layers() is not None) == asked
+    assert (reward.backbone.fused_layers() is not None) == bool(asked)
     ArgsDecoder(copy.deepcopy(language_model()), reward)
     assert reward.backbone.fused_layers() is not None
 
@@ -441,7 +441,9 @@ def test_weights_that_change_are_the_ones_that_are_used(name, change):
 
 def test_what_is_asked_for_and_refused_is_said_by_name():
     lm, rm = copy.deepcopy(language_model("gemma2")), copy.deepcopy(reward_model("gemma2"))
-    with pytest.warns(UserWarning, match="the language model .* through its modules: its attention"):
+    with pytest.warns(
+        UserWarning, match="the language model .* through its modules: its attention"
+    ):
         ArgsDecoder(lm, rm, fused_layers=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -64,7 +64,10 @@ def test_a_request_has_the_same_bits_alone_and_in_a_batch():
 def test_weights_that_the_kernels_do_not_take_are_left_to_the_modules():
     from args_fast.models.int8 import quantize_linears
 
-    lm, rm = (copy.deepcopy(make("llama")) for make in (tiny_models.language_model, tiny_models.reward_model))
+    lm, rm = (
+        copy.deepcopy(make("llama"))
+        for make in (tiny_models.language_model, tiny_models.reward_model)
+    )
     quantize_linears(lm)
     with pytest.warns(UserWarning, match=r"through its modules: it takes float32.*not torch\.int8"):
         decoder = ArgsDecoder(lm, rm, fused_layers=True)

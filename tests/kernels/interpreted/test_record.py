@@ -30,7 +30,9 @@ def case(B, k, S, t, strided=False):
 
 
 @pytest.mark.parametrize("strided", [False, True])
-@pytest.mark.parametrize(("B", "k", "S", "t"), [(1, 1, 1, 0), (3, 10, 16, 0), (5, 3, 4, 3), (2, 40, 7, 5)])
+@pytest.mark.parametrize(
+    ("B", "k", "S", "t"), [(1, 1, 1, 0), (3, 10, 16, 0), (5, 3, 4, 3), (2, 40, 7, 5)]
+)
 def test_it_writes_what_plain_torch_writes(B, k, S, t, strided):
     got, wanted = (case(B, k, S, t, strided) for _ in range(2))
     record(*got)
