@@ -11,6 +11,7 @@ versions the GPU machine has. Most of its time is the build, which is kept in --
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def rehearse(visit: str, options: argparse.Namespace) -> tuple[list[str], bool]:
     out = options.work / "out" / visit
     archive = out / f"gpu-{visit}.tar.gz"
     archive.unlink(missing_ok=True)
+    shutil.rmtree(options.work / "results", ignore_errors=True)  # of an earlier rehearsal
     command = [sys.executable, str(ROOT / "bench" / "gpu_check.py"), visit, "--dry-run"]
     command += ["--work", str(options.work), "--out", str(out), "--seconds", str(options.seconds)]
     lines = [f"## {visit}", ""]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from args_fast.kernels.branch_attention import MAX_D
 from args_fast.kernels.device import too_old
-from args_fast.kernels.layer_pass import Layer, LayerPass
+from args_fast.kernels.layer_pass import Layer, LayerPass, Norm
 
 COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -86,20 +86,20 @@ def decoder_layers(
     run = LayerPass(hidden, layers[0], tail_k, counters, norm, eps, rotary)
     mask = tail_mask.contiguous().view(torch.uint8)
     before, between = run.stats
-    none = None, None
+    none: Norm = (None, None)
     pending = none  # the norm that x still wants, where norms come after the sums
     if pre_norm:
         run.measure(before)
     for i, layer in enumerate(layers):
-        norm1 = layer["norm1"], layer["norm1_bias"]
-        norm2 = layer["norm2"], layer["norm2_bias"]
+        norm1: Norm = (layer["norm1"], layer["norm1_bias"])
+        norm2: Norm = (layer["norm2"], layer["norm2_bias"])
         # Norms after the sums: the first layer's x has none, and every other is normed by whoever
         # reads it.
         stats = before if pre_norm or i > 0 else None
         run.project(layer, norm1 if pre_norm else pending, stats, tail_k[i], tail_v[i])
         prefix = k_pages[i], v_pages[i], page_table, prefix_lengths, mask
         run.attend(tail_k[i], tail_v[i], *prefix, scales[i], windows[i])
-        residual = (none, None) if pre_norm else (pending, stats)
+        residual: tuple[Norm, Tensor | None] = (none, None) if pre_norm else (pending, stats)
         run.add(run.mixed, layer["o"], layer["o_bias"], run.of_o, *residual, between)
         run.feed(layer, norm2 if pre_norm else norm1, between, activation)
         residual = (none, None) if pre_norm else (norm1, between)

@@ -22,7 +22,7 @@ TAIL_N = 16  # rows of the tail that the attention takes at a time
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 AHEAD = 2  # blocks of its weights that a program asks for before it may begin
 
-Layer = dict[str, Tensor | None]
+Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None
 Norm = tuple[Tensor | None, Tensor | None]  # weight and bias
 
 # By compute capability, the highest that the device has. "resident": programs that one
