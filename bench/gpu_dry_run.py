@@ -6,7 +6,7 @@ For each visit it starts the dry run and waits until a result is in the archive,
 machine that is taken away does; checks that the archive is whole and every result in it can be
 read; and runs the same command again, which continues to its end. The log says what came of it and
 what the archives held. The exit status is 1 if anything was wrong. Run it with the Python whose
-versions the GPU machine has. Most of its time is the build, which is kept in --work.
+versions the GPU machine has. Most of its time is the first build, which is kept in --work.
 """
 
 import argparse

@@ -6,6 +6,7 @@ the conversion from float32 rounds down, where a GPU rounds to the nearest.
 """
 
 import numpy as np
+import pytest
 import torch
 import triton.language as tl
 from triton.runtime import interpreter
@@ -39,6 +40,18 @@ def _float32(handle):
 
 def _dot(self, a, b, *rest):
     return _create_dot(self, _float32(a), _float32(b), *rest)
+
+
+@pytest.fixture
+def row_by_row(monkeypatch):
+    """Products in which a row has one order of sums, as in tensor cores; numpy's order depends on
+    where in the matrix the row is."""
+
+    def matmul(a, b, dtype=None):
+        a, b = (np.ascontiguousarray(x, dtype=dtype) for x in (a, b))
+        return np.stack([np.dot(row, b) for row in a])
+
+    monkeypatch.setattr(np, "matmul", matmul)
 
 
 interpreter._patch_lang_tensor = _patch_with_index

@@ -48,6 +48,7 @@ def test_the_tokens_are_the_oracles(lm, rm, lookahead):
     assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
 
 
+@pytest.mark.usefixtures("row_by_row")
 def test_a_request_has_the_same_bits_alone_and_in_a_batch():
     models = (tiny_models.language_model("llama"), tiny_models.reward_model("opt"))
     decoder = ArgsDecoder(*(copy.deepcopy(m).bfloat16() for m in models), fused_layers=True)
