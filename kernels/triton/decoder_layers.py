@@ -99,11 +99,16 @@ def decoder_layers(
         run.project(layer, norm1 if pre_norm else pending, stats, tail_k[i], tail_v[i])
         prefix = k_pages[i], v_pages[i], page_table, prefix_lengths, mask
         run.attend(tail_k[i], tail_v[i], *prefix, scales[i], windows[i])
-        residual: tuple[Norm, Tensor | None] = (none, None) if pre_norm else (pending, stats)
-        run.add(run.mixed, layer["o"], layer["o_bias"], run.of_o, *residual, between)
-        run.feed(layer, norm2 if pre_norm else norm1, between, activation)
-        residual = (none, None) if pre_norm else (norm1, between)
-        run.add(run.inner, layer["down"], layer["down_bias"], run.of_down, *residual, before)
+        # Where norms come after the sums, what is added to is normed first.
+        o, down = (layer["o"], layer["o_bias"]), (layer["down"], layer["down_bias"])
+        if pre_norm:
+            run.add(run.mixed, *o, run.of_o, none, None, between)
+            run.feed(layer, norm2, between, activation)
+            run.add(run.inner, *down, run.of_down, none, None, before)
+        else:
+            run.add(run.mixed, *o, run.of_o, pending, stats, between)
+            run.feed(layer, norm1, between, activation)
+            run.add(run.inner, *down, run.of_down, norm1, between, before)
         pending = norm2
     if not pre_norm:
         run.norm(before, *pending)

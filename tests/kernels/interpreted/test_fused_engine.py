@@ -114,10 +114,10 @@ def launches(layers, *, w, k, fused, lookahead=False):
     return steps[1]
 
 
-def test_a_layer_is_five_launches_and_a_greedy_step_of_opt_2_7b_is_180():
+def test_a_layer_is_five_launches_and_a_greedy_step_of_opt_2_7b_is_178():
     one, two = (launches(layers, w=0, k=1, fused=True) for layers in (1, 2))
     assert len(two) - len(one) == 5
-    assert len(one) + 5 * (LAYERS["opt-2.7b"] - 1) <= 180
+    assert len(one) + 5 * (LAYERS["opt-2.7b"] - 1) == 178
 
 
 def test_a_guided_step_of_the_papers_pair():
@@ -126,7 +126,7 @@ def test_a_guided_step_of_the_papers_pair():
     for name in ("_project", "_attend", "_feed"):
         assert two.count(name) == 4
     of_layers = 5 * (LAYERS["opt-2.7b"] - 1 + LAYERS["opt-350m"] - 1)
-    assert len(one) + of_layers <= 320
+    assert len(one) + of_layers == 308
 
 
 def test_through_the_modules_it_is_several_times_as_many():
@@ -137,8 +137,6 @@ def test_through_the_modules_it_is_several_times_as_many():
 def test_a_step_ends_with_one_kernel_that_writes_down_what_was_chosen():
     names = launches(1, w=1.5, k=3, fused=True)
     last = len(names) - 1 - names[::-1].index("_norm")
-    assert names[last + 1 :] == ["_to_copy", "_select", "_commit", "_record"] or names[
-        last + 1 :
-    ] == ["to", "_select", "_commit", "_record"]
+    assert names[last + 1 :] == ["to", "_select", "_commit", "_record"]
     with use_backend("torch"):
         assert "_record" not in launches(1, w=1.5, k=3, fused=False)
