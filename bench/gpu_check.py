@@ -243,12 +243,14 @@ def trace_command(check: Check, *more: str) -> list[str]:
 
 def linear(check: Check) -> list[Outcome]:
     """Writes the engine's table next to the code that was built here."""
-    command = [check.python, "-m", "args_fast.bench.linear_bench", "--results", str(check.results)]
-    command += ["--device", check.device, "--seconds", f"{max(5.0, check.seconds_left - 20):.0f}"]
+    more = ["--results", str(check.results), "--device", check.device, "--write-table"]
+    more += ["--seconds", f"{max(5.0, check.seconds_left - 20):.0f}"]
+    module = "args_fast.bench.linear_bench"
     if check.dry_run:
-        table = ["--write-table", "--table", str(check.work / "linear.json")]
-        return [check.run("linear", [*command, "--toy", *table], TRITON_INTERPRET="1")]
-    return [check.run("linear", [*command, "--write-table"])]
+        interpreter = str(ROOT / "tests/helpers/interpreter.py")
+        toy = [module, *more, "--toy", "--table", str(check.work / "linear.json")]
+        return [check.run("linear", [check.python, interpreter, *toy], TRITON_INTERPRET="1")]
+    return [check.run("linear", [check.python, "-m", module, *more])]
 
 
 def sweep_command(check: Check, cases: str) -> list[str]:
