@@ -63,6 +63,8 @@ def rehearse(visit: str, options: argparse.Namespace) -> tuple[list[str], bool]:
     archive = out / f"gpu-{visit}.tar.gz"
     archive.unlink(missing_ok=True)
     shutil.rmtree(options.work / "results", ignore_errors=True)  # of an earlier rehearsal
+    for log in options.work.glob("*.log"):
+        log.unlink()
     command = [sys.executable, str(ROOT / "bench" / "gpu_check.py"), visit, "--dry-run"]
     command += ["--work", str(options.work), "--out", str(out), "--seconds", str(options.seconds)]
     lines = [f"## {visit}", ""]
