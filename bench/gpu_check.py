@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Stages of a visit, with their seconds; what a stage leaves over goes to the later ones.
 VISITS: dict[str, dict[str, int]] = {
     "A": {"build": 75, "test": 90, "headline": 140, "trace": 35},
-    "B": {"build": 75, "linear": 100, "layers": 60, "fused": 110, "fused-trace": 25},
+    "B": {"build": 75, "linear": 75, "layers": 85, "fused": 100, "fused-trace": 25},
     "C": {"build": 75, "ops": 80, "sanitize": 60, "models": 130},
 }
 # What needs no GPU is left to the machines without one.

@@ -16,7 +16,7 @@ from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
 from args_fast.models.compiled import Compiled
 from args_fast.models.flash import torch_has_flash, varlen_attention
-from args_fast.models.fused import Fused, FusedLayers, fused_layers, wanted
+from args_fast.models.fused import Fused, FusedLayers, fused_layers, is_asked_for
 from args_fast.models.linear import few_rows
 from args_fast.models.prefill import Prefill
 from args_fast.models.probe import probe
@@ -93,7 +93,7 @@ class Backbone:
 
     def fused_layers(self) -> FusedLayers | None:
         """What runs the layers of a tail; None where the model's own modules do."""
-        layers = self._layers if wanted(self.fused, self.device) else ""
+        layers = self._layers if is_asked_for(self.fused, self.device) else ""
         return layers if isinstance(layers, FusedLayers) and layers.applies else None
 
     @property

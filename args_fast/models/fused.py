@@ -144,7 +144,7 @@ class FusedLayers:
         return self._weights
 
 
-def wanted(fused: Fused, device: torch.device) -> bool:
+def is_asked_for(fused: Fused, device: torch.device) -> bool:
     """Whether the op is to run on a device: "auto" is where it was measured, in C++."""
     return backend(device.type) == "cpp" if fused == "auto" else fused
 

@@ -455,10 +455,10 @@ def test_on_cuda_it_runs_where_it_is_asked_for(monkeypatch):
     cuda = torch.device("cuda")
     monkeypatch.setattr(triton, "status", lambda: "built")
     assert op.backend("cuda") == "triton"
-    assert fused.wanted(True, cuda)
-    assert not fused.wanted("auto", cuda)
-    assert not fused.wanted(False, cuda)
-    assert fused.wanted("auto", torch.device("cpu"))
+    assert fused.is_asked_for(True, cuda)
+    assert not fused.is_asked_for("auto", cuda)
+    assert not fused.is_asked_for(False, cuda)
+    assert fused.is_asked_for("auto", torch.device("cpu"))
     for other in ("torch", "cuda", "cpp"):
         with use_backend(other):
             assert op.backend("cuda") is None
