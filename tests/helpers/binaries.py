@@ -35,6 +35,7 @@ from args_fast.kernels.branch_attention import branch_attention
 from args_fast.kernels.commit import commit
 from args_fast.kernels.decoder_layers import COUNTERS, decoder_layers
 from args_fast.kernels.linear import ARRIVALS, linear
+from args_fast.kernels.record import record
 from args_fast.kernels.select import select
 from args_fast.kernels.topk_logprobs import topk_logprobs
 from args_fast.ops.schemas import LAYER_WEIGHTS
@@ -325,6 +326,26 @@ def committing(L: int, Hkv: int, D: int, B: int = 1, dtype: torch.dtype = torch.
     return Case("commit", f"L {L}, Hkv {Hkv}, D {D}, {short(dtype)}", launch, "_commit")
 
 
+def recording(k: int, B: int = 1, S: int = 16) -> Case:
+    def launch() -> None:
+        f32, i64 = torch.float32, torch.int64
+        record(
+            meta(B, k, dtype=i64),
+            meta(B, k, dtype=f32),
+            meta(B, dtype=i64),
+            meta(B, dtype=f32),
+            meta(B, dtype=f32),
+            meta(B, S, k, dtype=f32),
+            meta(1, dtype=i64),
+            meta(B, 1, dtype=i64),
+            meta(B, S, dtype=i64),
+            meta(B, S, 3, dtype=f32),
+            meta(B, k, dtype=f32),
+        )
+
+    return Case("record", f"B {B}, k {k}", launch, "_record", wide=False)
+
+
 def product(M: int, N: int, K: int, bias: bool, dtype: torch.dtype = torch.bfloat16) -> Case:
     """A linear layer of few rows."""
 
@@ -466,6 +487,11 @@ CASES = [
     committing(32, 8, 128),  # Llama-3-8B
     committing(32, 32, 80),  # OPT-2.7B
     committing(32, 32, 128, dtype=F32),
+    recording(10),
+    recording(128, B=64),
+]
+# Whole layers, of which tests/kernels/test_layers_compiled.py takes some.
+LAYERS = [
     *(layers(model) for model in MODELS),
     layers("opt-2.7b", N=1),
     layers("llama-7b", dtype=F16),
@@ -476,14 +502,16 @@ CASES = [
 def main() -> None:
     """Print what every case compiles to, as Markdown: read from the binaries, so none is a time."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--op", help="of one op only", choices=sorted({c.op for c in CASES}))
+    parser.add_argument(
+        "--op", help="of one op only", choices=sorted({c.op for c in [*CASES, *LAYERS]})
+    )
     parser.add_argument("--case", default="", help="of cases whose name begins so only")
     options = parser.parse_args()
     wanted = options.op
     warnings.simplefilter("ignore")
     header = "| case | kernel | sm | warps | stages | registers | spilled | shared | fit | limit |"
     print(header, re.sub("[^|]+", " --- ", header), sep="\n")
-    for case in CASES:
+    for case in cases:
         chosen = wanted in (None, case.op) and case.name.startswith(options.case)
         for arch in MACHINES if chosen else ():
             for kernel in compile_case(case, arch):
