@@ -302,9 +302,10 @@ def _stride(weight: Tensor) -> int:
 
 
 def _for(cut: dict[str, Any], weight: Tensor) -> dict[str, Any]:
-    """Lines are asked for ahead only along rows."""
+    """The cut for a weight. Lines are asked for ahead only along rows, and the tiles of columns
+    take more registers than programs of more warps have."""
     columns = _columns(weight)
-    return cut | {"COLUMNS": columns} | ({"LINES": 0} if columns else {})
+    return cut | {"COLUMNS": columns} | ({"LINES": 0, "num_warps": 4} if columns else {})
 
 
 def prefix_cut(

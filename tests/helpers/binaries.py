@@ -502,9 +502,8 @@ LAYERS = [
 def main() -> None:
     """Print what every case compiles to, as Markdown: read from the binaries, so none is a time."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument(
-        "--op", help="of one op only", choices=sorted({c.op for c in [*CASES, *LAYERS]})
-    )
+    cases = [*CASES, *LAYERS]
+    parser.add_argument("--op", help="of one op only", choices=sorted({c.op for c in cases}))
     parser.add_argument("--case", default="", help="of cases whose name begins so only")
     options = parser.parse_args()
     wanted = options.op
