@@ -4,13 +4,16 @@ The device is CUDA. ARGS_FAST_TEST_DEVICE=cpu runs the same on the CPU's, which 
 are themselves tested where there is no GPU.
 """
 
+import copy
 import os
 
 import pytest
+import tiny_models
 import torch
 from layer_cases import layers_case
 from op_cases import DTYPES, random
 
+from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.ops import plain_layers, record
 from args_fast.ops.decoder_layers import backend, decoder_layers
 
@@ -94,3 +97,24 @@ def test_record(B, k, S, t):
     record.plain(*case)
     for a, b in zip(got, case, strict=True):
         assert torch.equal(a.cpu(), b)
+
+
+@pytest.mark.parametrize("lookahead", [True, False])
+@pytest.mark.parametrize(("lm", "rm"), [("llama", "opt"), ("opt", "qwen3")])
+def test_every_replay_of_a_step_has_the_same_bits_and_those_of_the_eager_step(lm, rm, lookahead):
+    """With lookahead both models run at once, on two streams, each with counters of its own."""
+    models = tiny_models.language_model(lm), tiny_models.reward_model(rm)
+    pair = [copy.deepcopy(model).to(DEVICE, torch.bfloat16) for model in models]
+    replayed, eager = (
+        ArgsDecoder(*pair, fused_layers=True, lookahead=lookahead, cuda_graphs=graphs)
+        for graphs in (True, False)
+    )
+    assert replayed.engine.lm.fused_layers() is not None
+    prompt = tiny_models.tokens(90)
+    config = DecodingConfig(k=10, w=1.5, max_new_tokens=6, eos_token_ids=[])
+    (wanted,) = eager.generate(prompt, config)
+    for number in range(200 if DEVICE == "cuda" else 3):
+        (result,) = replayed.generate(prompt, config)
+        assert result == wanted, number  # tokens, and the last bit of every number
+    for runner in replayed.engine.bursts.runners.values():
+        assert runner.graphs.failure is None
