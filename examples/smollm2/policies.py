@@ -39,7 +39,7 @@ LORA = LoraConfig(
     layers_pattern="layers",
 )
 SHARED: dict[str, Any] = {
-    "max_steps": 35,  # of 16 answers, or of 16 pairs: two epochs
+    "max_steps": 18,  # of 16 answers, or of 16 pairs: one epoch
     "per_device_train_batch_size": 16,
     "lr_scheduler_type": "cosine",
     "gradient_checkpointing": False,
