@@ -1,4 +1,4 @@
-"""A reward that has a small language model answer as a judge must: two scores from 1 to 9, and the end.
+"""A reward that has a small language model answer as a judge must: two scores, 1 to 9.
 
     PYTHONPATH=examples/eval args-fast serve --lm LM --reward-function form=two_scores:form \\
         --w 100 --k 128

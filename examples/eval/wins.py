@@ -2,7 +2,7 @@
 
     python examples/eval/wins.py runs/table3 [--over METHOD]
 
-Reads what ``args-fast eval`` or ``sweep`` left in the folder: every reward, coherence and diversity,
+Reads what ``args-fast eval`` or ``sweep`` left in the folder: every reward, coherence, diversity,
 prompt by prompt, against greedy decoding or the method that is named (a beginning of it will do).
 Where there is no language model to judge answers (``args-fast judge``), rewards that did not guide
 stand in.
