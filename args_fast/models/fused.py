@@ -19,6 +19,7 @@ from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
 from args_fast.models.families.base import Layers, product
+from args_fast.models.low_rank import LowRankTerms
 from args_fast.ops.decoder_layers import decoder_layers
 from args_fast.ops.linear import cpu_linear
 from args_fast.ops.schemas import LAYER_WEIGHTS
@@ -133,14 +134,19 @@ class FusedLayers:
         return self._weights
 
 
-def fused_layers(model: PreTrainedModel, options: Sequence[AttentionOptions]) -> FusedLayers | None:
+def fused_layers(
+    model: PreTrainedModel,
+    options: Sequence[AttentionOptions],
+    terms: LowRankTerms | None = None,
+) -> FusedLayers | None:
     """The layers of a model as one op; None where the model is not known, or the op is not built.
 
     Args:
         model: in eval mode.
         options: what each layer asks of its attention (``args_fast.models.probe``).
+        terms: of an adapter, which are added.
     """
-    if cpu_linear is None:
+    if cpu_linear is None or terms is not None:
         return None
     layers = layers_of(model, options)
     return None if isinstance(layers, str) else FusedLayers(model, layers)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from args_fast import quantization
 from args_fast.errors import (
     ConfigError,
     LengthError,
@@ -134,6 +135,14 @@ class Classifier(Reward):
         self.backbone.compile(mode)
         prove(self.backbone, logits=False)  # again, as compiled: a compiler can be wrong too
 
+    def quantize(self, kind: str | None) -> None:
+        """Make the weights of the linear layers "int8" or "fp8", in place; None leaves them."""
+        quantization.quantize(self.model.base_model, kind)
+
+    def whole_model(self) -> PreTrainedModel:
+        """A model whose own forward gives this reward."""
+        return self.model
+
     def known_ids(self) -> Tensor | None:
         return None if self._known is None or bool(self._known.all()) else self._known
 
@@ -213,7 +222,8 @@ class Classifier(Reward):
 
     def _hidden(self, ids: list[int]) -> Tensor:
         batch = torch.tensor([ids], device=self.device)
-        return self.model.base_model(input_ids=batch, use_cache=False).last_hidden_state[0]
+        with self.backbone.own_forward():
+            return self.model.base_model(input_ids=batch, use_cache=False).last_hidden_state[0]
 
     # ---- the linear head, for callers that train it --------------------------------------------
 

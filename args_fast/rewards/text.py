@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from args_fast import quantization
 from args_fast.errors import (
     ConfigError,
     LengthError,
@@ -145,6 +146,10 @@ class Text(HostReward):
         together = cached.values({0: [text.ids for text in texts]})[0]
         cached.drop(0)
         return cached if all(map(self._whole.agree, together, alone)) else None
+
+    def quantize(self, kind: str | None) -> None:
+        """Make the weights of the linear layers "int8" or "fp8", in place; None leaves them."""
+        quantization.quantize(self.model.base_model, kind)
 
     def known_ids(self) -> Tensor | None:
         return None if bool(self._known.all()) else self._known
