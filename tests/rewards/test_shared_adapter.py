@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.engine.engine import Engine
+from args_fast.ops import cpp
 from args_fast.rewards import Adapter, Classifier, Head
 
 MARGIN = 1e-5
@@ -97,7 +98,11 @@ def check(case):
     separate model that is merged by peft, too."""
     lm, model = case.pair()
     pair = decoder(lm, model, case.order, case.fused)
-    assert reward_of(pair).shares_weights
+    reward = reward_of(pair)
+    assert reward.shares_weights
+    known = case.fused and case.name != "gemma2" and cpp.status() == "built"
+    assert (reward.adapted.fused_layers() is not None) == known
+    assert reward.joins == (not known and case.name != "gemma2")
     options = {"k": case.k, "w": case.w, "temperature": case.temperature}
     config = DecodingConfig(max_new_tokens=STEPS, eos_token_ids=[], **options)
     prompts = [tokens(n, seed=n) for n in (9, 1, 23)]
@@ -262,7 +267,7 @@ def test_memory_is_that_of_one_model(tmp_path, shared):
             lm.model.norm.weight += 1
     before = held()
     reward = Adapter(tmp_path / "adapter", base=tmp_path / "lm")
-    options = {"cache_bytes": 100_000, "max_batch_size": 1, "fused_layers": False}
+    options = {"cache_bytes": 200_000, "max_batch_size": 1, "fused_layers": False}
     pair = ArgsDecoder(lm, reward, **options)
     pair.generate(tokens(9), DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[]))
     weights = sum(p.nbytes for p in lm.parameters())
