@@ -3,9 +3,9 @@ own greedy decoding and a reward model apart.
 
     python -m args_fast.bench.one_set FOLDER         a llama such as SmolLM2-135M-Instruct
 
-The adapter has rank 8 on every linear layer and adds nothing (peft's own beginning), and all rewards
-have one head, so in float32 the three guided ways give the same tokens. One prompt, k = 10. They take
-turns; a step is what one more token takes: seconds(1 + n tokens) - seconds(1 token), over n.
+The adapter has rank 8 on every linear layer and adds nothing (peft's own beginning), and all
+rewards have one head, so in float32 all guided ways give the same tokens. One prompt, k = 10. They
+take turns; a step is what one more token takes: seconds(1 + n tokens) - seconds(1 token), over n.
 
 With --computed, what a token costs a GPU, counted here in a decode through the modules: bytes of
 weights, and ops that are not views, each of which launches a kernel or more.
@@ -17,16 +17,15 @@ import statistics
 import time
 from typing import Any
 
-import peft
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.rewards import Adapter, Head
+from args_fast.bench.peers.ours import adapter_on
+from args_fast.rewards import Head
 
-LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 K, W = 10, 1.5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -37,14 +36,11 @@ def decoders(folder: str, dtype: torch.dtype, **options: Any) -> dict[str, ArgsD
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     kind: Any = AutoModelForSequenceClassification
     apart = kind.from_pretrained(folder, dtype=dtype, num_labels=1)
-    terms = peft.LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=LAYERS)
-    adapted = peft.get_peft_model(copy.deepcopy(apart), terms)
     ways = {"greedy": apart, "Head": Head(copy.deepcopy(apart.score)), "separate pair": apart}
     made = {name: ArgsDecoder(lm, reward, **options) for name, reward in ways.items()}
-    made["Adapter"] = ArgsDecoder(lm, Adapter(adapted), **options)
-    made["Adapter, one pass"] = ArgsDecoder(
-        lm, Adapter(adapted), **options | {"lookahead": True, "fused_layers": False}
-    )
+    made["Adapter"] = ArgsDecoder(lm, adapter_on(apart), **options)
+    joined = options | {"lookahead": True, "fused_layers": False}
+    made["Adapter, one pass"] = ArgsDecoder(lm, adapter_on(apart), **joined)
     return made
 
 
@@ -90,9 +86,8 @@ class Ops(TorchDispatchMode):
 
 def computed(name: str, pair: ArgsDecoder, prompt: list[int]) -> tuple[float, ...]:
     """Bytes of weights and ops of one more token."""
-    models = [pair.language_model, *pair.engine.panel.rewards.values()]
-    parameters = [*models[0].parameters(), *(w for reward in models[1:] for w in reward.weights())]
-    places = {p.data_ptr() for p in parameters}
+    (reward,) = pair.engine.panel.rewards.values()
+    places = {p.data_ptr() for p in (*pair.language_model.parameters(), *reward.weights())}
     counts = []
     for tokens in (2, 2, 6):  # the first decode does what is done once
         with Ops(places) as counted:

@@ -116,10 +116,9 @@ def _tail_after_prompt(lm: Backbone, adapted: AdaptedBackbone, joined: bool) -> 
     for _ in range(2):
         k, v = (torch.zeros(shape, dtype=layout.dtype, device=lm.device) for _ in range(2))
         tails.append(Branches(PagedCache(layout, 1), table, lengths, k, v))
-    caches = [tail.cache for tail in tails]
     rows = torch.tensor([ids[3:]], device=lm.device)
     if joined:
-        adapted.prefill_with(*caches, ids[:3], [1], 0)
+        adapted.prefill_with(tails[0].cache, tails[1].cache, ids[:3], [1], 0)
         states = list(adapted.hidden_with(rows, tails[0].positions(), *tails))
     else:
         states = []

@@ -1,5 +1,5 @@
-"""LoRA adapters of peft with their base: a folder, a PeftModel, or a model that transformers has put
-one into."""
+"""LoRA adapters of peft with their base: a folder, a PeftModel, or a model that transformers has
+put one into."""
 
 import copy
 import json
@@ -146,9 +146,7 @@ def load_reward_model(
     return replace(taken_apart(adapted), head=head)
 
 
-def _load(
-    folder: AdapterFolder, kind: Any, role: str, dtype: Any, options: dict[str, Any]
-) -> Any:
+def _load(folder: AdapterFolder, kind: Any, role: str, dtype: Any, options: dict[str, Any]) -> Any:
     """The PeftModel."""
     base = checkpoint.find(folder.base)
     checkpoint.shapes(base)  # there are files, and they are whole

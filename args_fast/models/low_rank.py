@@ -33,7 +33,9 @@ class LowRank:
     def like(self, tensor: Tensor) -> "LowRank":
         """The same, of a tensor's type and on its device."""
         to = partial(Tensor.to, dtype=tensor.dtype, device=tensor.device)
-        return LowRank(self.name, to(self.a), to(self.b), None if self.bias is None else to(self.bias))
+        return LowRank(
+            self.name, to(self.a), to(self.b), None if self.bias is None else to(self.bias)
+        )
 
 
 class LowRankTerms:

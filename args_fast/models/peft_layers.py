@@ -40,9 +40,9 @@ def _terms(name: str, module: Any) -> list[LowRank]:
     """What one of peft's layers adds: a term or nothing."""
     from peft.tuners.lora.layer import Linear
 
-    kind, layer = type(module).__name__, module.get_base_layer()
-    if type(module) is not Linear or type(layer) not in (nn.Linear, Conv1D):
-        raise Inseparable(f"{name} is a {kind} of peft over a {type(layer).__name__}")
+    kind, layer = type(module), module.get_base_layer()
+    if kind is not Linear or type(layer) not in (nn.Linear, Conv1D):
+        raise Inseparable(f"{name} is a {kind.__name__} of peft over a {type(layer).__name__}")
     if module.merged_adapters:
         raise Inseparable(f"{name} has it in its weights already")
     active = [] if module.disable_adapters else module.active_adapters

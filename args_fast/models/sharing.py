@@ -1,6 +1,7 @@
-"""Whether a model stands on the very weights of another, so that one copy of them can serve both."""
+"""Whether a model stands on the very weights of another, so that one copy can serve both."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +12,10 @@ from transformers.pytorch_utils import Conv1D
 from args_fast.models.low_rank import LowRank
 
 # Fields of a configuration that change nothing in the forward pass of a base model.
-COSMETIC = frozenset(
-    "_name_or_path architectures id2label label2id num_labels problem_type dtype torch_dtype "
-    "transformers_version use_cache pad_token_id bos_token_id eos_token_id sep_token_id "
-    "return_dict output_hidden_states output_attentions tie_word_embeddings initializer_range "
-    "init_std _attn_implementation _attn_implementation_internal summary_type summary_use_proj "
-    "summary_activation summary_first_dropout summary_proj_to_labels classifier_dropout "
-    "task_specific_params name_or_path".split()
+COSMETIC = re.compile(
+    r"^_|^summary_|^output_|_token_id$|name_or_path|architectures|label|problem_type|dtype|drop"
+    r"|transformers_version|use_cache|return_dict|tie_word|initializer_range|init_std"
+    r"|task_specific_params"
 )
 
 Quantize = Callable[[nn.Module], None]
@@ -71,7 +69,7 @@ def _nothing(name: str, layer: nn.Linear | Conv1D) -> LowRank:
 
 def _differing_fields(ours: Any, theirs: Any) -> set[str]:
     ours, theirs = ours.to_dict(), theirs.to_dict()
-    names = {name for name in ours | theirs if name not in COSMETIC and "drop" not in name}
+    names = {name for name in ours | theirs if not COSMETIC.search(name)}
     return {name for name in names if ours.get(name) != theirs.get(name)}
 
 

@@ -49,8 +49,9 @@ LAYER_WEIGHTS = (
     *(f"{name}_scale" for name in MATRICES),
 )
 
-# What an adapter adds to the product of x [.., K] with a matrix [N, K]: (x · aᵀ) · b + bias, where a is
-# [r, K], of the matrix's type, b [r, N] f32 and bias [N] f32; each empty where there is none.
+# What an adapter adds to the product of x [.., K] with a matrix [N, K]: (x · aᵀ) · b + bias, where
+# a is [r, K], of the type of everything else, b [r, N] f32 and bias [N] f32; each empty where there
+# is none.
 TERM = ("a", "b", "bias")
 
 # hidden [B, N, H] f32; weights: LAYER_WEIGHTS of each layer; tail_k, tail_v [L, B, N, Hkv, D];

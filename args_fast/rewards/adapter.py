@@ -1,5 +1,5 @@
-"""A LoRA adapter with a reward head: on the language model's own weights where it stands on them, else
-merged into a model of its own."""
+"""A LoRA adapter with a reward head: on the language model's own weights where it stands on them,
+else merged into a model of its own."""
 
 import copy
 import logging
@@ -153,7 +153,7 @@ class Adapter(Classifier):
         self.backbone = Backbone(self.model, "reward model")
 
     def quantize(self, kind: str | None) -> None:
-        """As ``Classifier.quantize``; on the language model's weights these must be of that kind."""
+        """As ``Classifier.quantize``; language models of that kind can share their weights."""
         self._quantization = kind
         if self._terms is None:
             super().quantize(kind)

@@ -8,7 +8,7 @@ import torch
 import transformers as t
 from tiny_models import attention, language_model
 
-# The linear layers of an architecture, by name: the same as the families that the fused layers know.
+# The linear layers of an architecture, by name: of the fused layers' families, all of them.
 MODULES = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "opt": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
@@ -50,7 +50,9 @@ def adapted(lm, seed=6, **options):
 def pair(name="llama", layers=2, **options):
     """A language model, and an adapter on it."""
     lm = language_model(name, layers)
-    return lm, adapted(lm, **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()})
+    return lm, adapted(
+        lm, **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    )
 
 
 def of_text(model):

@@ -150,7 +150,8 @@ def test_a_batch_of_everything():
     lm, model = lora.pair()
     torch.manual_seed(0)
     head = torch.nn.Linear(32, 1)
-    named = {"a": Adapter(model), "c": Classifier(reward_model()), "h": OnHost(poisons=False), "l": Head(head)}
+    named = {"a": Adapter(model), "c": Classifier(reward_model()), "l": Head(head)}
+    named["h"] = OnHost(poisons=False)
     pair = ArgsDecoder(lm, named, lookahead=True, fused_layers=False)
 
     @torch.no_grad()
@@ -283,13 +284,13 @@ def test_memory_is_that_of_one_model(tmp_path, shared):
 def test_a_merged_copy_is_had_on_request():
     lm, model = lora.pair()
     pair = decoder(lm, model)
-    copied = pair.reward_model
-    assert oracle.reward(copied, tokens(9)) == pytest.approx(lora.of_text(model)(tokens(9)), abs=1e-4)
     before = [p.clone() for p in lm.parameters()]
+    whole = oracle.reward(pair.reward_model, tokens(9))
+    assert whole == pytest.approx(lora.of_text(model)(tokens(9)), abs=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(before, lm.parameters(), strict=True))
 
 
-# ---- where it is merged ----------------------------------------------------------------------------
+# ---- where it is merged --------------------------------------------------------------------------
 
 
 def assert_merged(lm, model, caplog, *words, **options):
