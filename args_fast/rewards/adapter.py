@@ -149,14 +149,15 @@ class Adapter(Classifier):
             self.model = copy.deepcopy(self.model)
         low_rank.merge(self.model.base_model, self._terms or ())
         self._terms = None
-        quantization.quantize(self.model.base_model, self._quantization)
+        self.prepare(self._quantization)
         self.backbone = Backbone(self.model, "reward model")
 
-    def quantize(self, kind: str | None) -> None:
-        """As ``Classifier.quantize``; language models of that kind can share their weights."""
+    def prepare(self, kind: str | None) -> None:
+        """As for ``Classifier``, once the adapter is merged; a language model of this kind of
+        quantization can share its weights."""
         self._quantization = kind
         if self._terms is None:
-            super().quantize(kind)
+            super().prepare(kind)
 
     def whole_model(self) -> PreTrainedModel:
         if self._terms is None:

@@ -19,6 +19,7 @@ from args_fast.errors import (
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
+from args_fast.models import placement
 from args_fast.models.backbone import Backbone, check_eval
 from args_fast.models.proof import prove, prove_reward
 from args_fast.rewards.base import Judge, Reading, Reward
@@ -135,9 +136,11 @@ class Classifier(Reward):
         self.backbone.compile(mode)
         prove(self.backbone, logits=False)  # again, as compiled: a compiler can be wrong too
 
-    def quantize(self, kind: str | None) -> None:
-        """Make the weights of the linear layers "int8" or "fp8", in place; None leaves them."""
+    def prepare(self, kind: str | None) -> None:
+        """What is done to a model that args-fast has loaded: ``kind`` of quantization of its linear
+        layers, and one place for its weights."""
         quantization.quantize(self.model.base_model, kind)
+        placement.gather(self.model)
 
     def whole_model(self) -> PreTrainedModel:
         """A model whose own forward gives this reward."""

@@ -20,6 +20,7 @@ from args_fast.errors import (
 )
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import GroupCache
+from args_fast.models import placement
 from args_fast.models.backbone import Backbone
 from args_fast.models.proof import prove
 from args_fast.rewards.base import Reading
@@ -147,9 +148,11 @@ class Text(HostReward):
         cached.drop(0)
         return cached if all(map(self._whole.agree, together, alone)) else None
 
-    def quantize(self, kind: str | None) -> None:
-        """Make the weights of the linear layers "int8" or "fp8", in place; None leaves them."""
+    def prepare(self, kind: str | None) -> None:
+        """What is done to a model that args-fast has loaded: ``kind`` of quantization of its linear
+        layers, and one place for its weights."""
         quantization.quantize(self.model.base_model, kind)
+        placement.gather(self.model)
 
     def known_ids(self) -> Tensor | None:
         return None if bool(self._known.all()) else self._known

@@ -29,6 +29,7 @@ from vocabularies import byte_level
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ArgsError
+from args_fast.models.pretrained import is_fault
 from args_fast.rewards import Text
 
 # A language model and a reward: a classifier, or one in another of the usual forms.
@@ -110,7 +111,10 @@ def judge(number):
         # A model that has other numbers, or another tokenizer, may give other tokens: those of its
         # own forward.
         same = not any(
-            word in fault for word in ("config", "value", "tokenizer") for fault in faults
+            # An output layer in the file is taken, also where the configuration ties it.
+            word in fault
+            for word in ("config", "value", "tokenizer", "extra lm_head")
+            for fault in faults
         )
         verdict = _decode(folder, expected if same else None)
     return verdict, "; ".join(faults)
@@ -142,7 +146,9 @@ def _decode(folder, expected):
         return f"refused: {type(error).__name__}: {error}"
     except TimeoutError:
         return "hangs"
-    except Exception:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         return "traceback: " + traceback.format_exc()
     finally:
         signal.alarm(0)

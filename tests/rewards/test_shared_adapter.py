@@ -360,7 +360,7 @@ def test_a_language_model_of_integers(caplog):
     model = lora.adapted(raw)
     assert_merged(quantized, model, caplog, "Int8Linear")
     reward = Adapter(copy.deepcopy(model))
-    reward.quantize("int8")
+    reward.prepare("int8")
     pair = ArgsDecoder(quantized, reward)
     assert reward.shares_weights
     dequantized = copy.deepcopy(model)
