@@ -61,8 +61,8 @@ class AdaptedBackbone(Backbone):
         model's [B, N, H], in one pass; their keys and values go to contexts of their own."""
         ids, positions = (x.expand(2, -1, -1).flatten(0, 1) for x in (ids, positions))
         with self.terms.added(second_half=True), driven(self.model), self._linear:
-            first, second = hidden_states(self.model, ids, positions, Halves(lm, own)).chunk(2)
-        return first, second
+            states = hidden_states(self.model, ids, positions, Halves(lm, own))
+        return states[: len(states) // 2], states[len(states) // 2 :]
 
     def prefill_with(
         self, lm: PagedCache, own: PagedCache, ids: list[int], pages: list[int], start: int
@@ -81,8 +81,8 @@ class Halves:
     """The first half of a batch's rows attends in one context, the second in another (an
     AttentionContext)."""
 
-    def __init__(self, first: AttentionContext, second: AttentionContext) -> None:
-        self._contexts = first, second
+    def __init__(self, lm: AttentionContext, adapted: AttentionContext) -> None:
+        self._contexts = lm, adapted
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions

@@ -86,12 +86,12 @@ def _differing(
     if type(ours) is not type(theirs):
         yield "", f"is a {type(theirs).__name__}, and the language model's a {type(ours).__name__}"
         return
-    own, other = _tensors(ours), _tensors(theirs)
-    for name in own | other:
-        if name not in own or name not in other:
+    a, b = _tensors(ours), _tensors(theirs)
+    for name in a | b:
+        if name not in a or name not in b:
             yield name, "is there in one of them only"
-        elif (why := _unequal(own[name], other[name])) and not (
-            biases and is_linear and name == "bias" and own[name].shape == other[name].shape
+        elif (why := _unequal(a[name], b[name])) and not (
+            biases and is_linear and name == "bias" and a[name].shape == b[name].shape
         ):
             yield name, why
 
@@ -112,7 +112,7 @@ def _plain(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _unequal(ours: Tensor, theirs: Tensor) -> str | None:
-    for what in ("dtype", "device", "shape"):
-        if getattr(ours, what) != getattr(theirs, what):
-            return f"has the {what} {getattr(theirs, what)}, not {getattr(ours, what)}"
+    for trait in ("dtype", "device", "shape"):
+        if getattr(ours, trait) != getattr(theirs, trait):
+            return f"has the {trait} {getattr(theirs, trait)}, not {getattr(ours, trait)}"
     return None if torch.equal(ours, theirs) else "has other values"

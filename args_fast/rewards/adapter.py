@@ -142,6 +142,8 @@ class Adapter(Classifier):
         head: Any = lm.get_output_embeddings()
         if self.model.get_output_embeddings() is not None:
             self.model.set_output_embeddings(head)
+        if lm.device.type == "cuda":
+            torch.cuda.empty_cache()  # the caches get what the device says is free
 
     def _merge(self, why: str) -> None:
         logger.info("%s: merged into a model of its own: %s", self.name, why)
