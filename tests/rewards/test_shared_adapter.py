@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.engine.engine import Engine
+from args_fast.models import low_rank
 from args_fast.ops import cpp
 from args_fast.rewards import Adapter, Classifier, Head
 
@@ -400,3 +401,16 @@ def test_an_adapter_moves_to_another_language_model():
     (result,) = pair.generate(tokens(9), DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[]))
     assert result.token_ids == wanted.tokens
     assert first.language_model is lm
+
+
+def test_one_pass_that_is_wrong_is_not_used(monkeypatch):
+    """Terms that reach the language model's rows too: noticed at load, and two passes are made."""
+    add = low_rank._add
+    monkeypatch.setattr(low_rank, "_add", lambda term, _, *rest: add(term, False, *rest))
+    lm, model = lora.pair()
+    pair = decoder(lm, model, "ahead", fused=False)
+    assert reward_of(pair).shares_weights
+    assert not reward_of(pair).joins
+    (result,) = pair.generate(tokens(9), DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[]))
+    wanted = oracle.decode(lm, lora.of_text(model), tokens(9), k=5, w=1.5, steps=6)
+    assert result.token_ids == wanted.tokens
