@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from args_fast.engine.bursts import Bursts
+from args_fast.drafting.base import Drafts
+from args_fast.engine.bursts import BURSTS_IN_FLIGHT, STEPS_PER_BURST, Bursts
 from args_fast.engine.capacity import CacheUse, cache_use
+from args_fast.engine.drafting import Drafting
 from args_fast.engine.fill import Filler
 from args_fast.engine.ownership import Ownership
 from args_fast.engine.request import Request, Status
@@ -26,12 +28,6 @@ from args_fast.models.inference import inference_mode
 from args_fast.models.score import prompt_logprobs
 from args_fast.rewards.base import LM_GROUP, Reward
 from args_fast.rewards.panel import Key, Panel
-
-# Steps of a burst, and bursts that may be in flight before the last one is read. On the CPU a look
-# at the tokens costs nothing. On CUDA the host would make the device wait, so the end of a request
-# is noticed up to two bursts late, and the surplus is dropped.
-STEPS_PER_BURST = {"cpu": 1, "cuda": 8}
-BURSTS_IN_FLIGHT = {"cpu": 0, "cuda": 1}
 
 
 class Engine:
@@ -50,7 +46,8 @@ class Engine:
         graphs: replay captured CUDA graphs (on one CUDA device only).
         lookahead, padded: as for Runner; padded None where graphs want it.
         eager: one step at a time, without graphs or lookahead: requests have ``process_logits``.
-        steps, in_flight, fill: in place of the tables above.
+        drafts: whose drafts are verified, one step at a time; with it there is no lookahead.
+        steps, in_flight: in place of the tables of ``bursts.py``; fill: of ``fill.py``.
     """
 
     def __init__(
@@ -64,6 +61,7 @@ class Engine:
         lookahead: float = 0,
         padded: bool | None = None,
         eager: bool = False,
+        drafts: Drafts | None = None,
         steps: int | None = None,
         in_flight: int | None = None,
         fill: int | None = None,
@@ -78,6 +76,9 @@ class Engine:
         devices = [reward.device for reward in rewards.values()]
         self._side = SideStream(lm.device, devices)
         graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
+        if drafts is not None:  # the host drafts after every token
+            graphs, steps, in_flight, lookahead = False, 1, 0, 0
+        self._drafting = None if drafts is None else Drafting(drafts, lm, self.panel)
         steps = steps or STEPS_PER_BURST[device]
         padded = graphs if padded is None else padded
         ways: dict[str, Any] = {"steps": steps, "padded": padded, "lookahead": lookahead}
@@ -91,6 +92,7 @@ class Engine:
             in_flight=BURSTS_IN_FLIGHT[device] if in_flight is None else in_flight,
             fail=self._fail,
             leave=self._close,
+            drafting=self._drafting,
         )
         self.scheduler.stats = Stats(unknown_ids=self.panel.count_unknown_ids())
         self._filler = Filler(lm, self.cache, self.panel, self._side, fill)
@@ -206,6 +208,8 @@ class Engine:
     def _close(self, request: Request) -> None:
         for reward in self.panel.rewards_of(request):
             reward.close(request)
+        if self._drafting is not None:
+            self._drafting.close(request)
 
     def _evict_if_idle(self) -> None:
         if not self.busy and not self.hold_prefixes:
