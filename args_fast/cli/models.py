@@ -24,7 +24,9 @@ TYPES: dict[Any, Any] = {
     float: float,
     bool: bool,
     bool | str: bool,
+    Any: str | None,  # a name or a path
 }
+METAVARS: dict[Any, str | None] = {bool: None, float: "X", str | None: "NAME"}
 
 
 class Dtype(str, Enum):
@@ -161,7 +163,7 @@ def _annotated(option: Field) -> Any:
     kind = TYPES[option.type]
     flag = option.metadata["flag"]
     names = (f"{flag}/--no-{flag[2:]}",) if option.default is True else (flag,)
-    metavar = None if kind is bool else "X" if kind is float else "N"
+    metavar = METAVARS.get(kind, "N")
     declared = typer.Option(
         *names,
         help=doc_of(option),

@@ -2,10 +2,17 @@
 
 from args_fast.drafting.base import Drafter, Drafts
 from args_fast.drafting.history import AutoDrafts, History
+from args_fast.drafting.loading import KINDS, load_drafts
 from args_fast.drafting.ngram import NGrams
 from args_fast.drafting.small_lm import SmallLM
 
-# By the name that ``EngineOptions.draft`` takes.
-KINDS: dict[str, type[Drafts]] = {"auto": AutoDrafts, "ngram": NGrams, "history": History}
-
-__all__ = ["KINDS", "AutoDrafts", "Drafter", "Drafts", "History", "NGrams", "SmallLM"]
+__all__ = [
+    "KINDS",
+    "AutoDrafts",
+    "Drafter",
+    "Drafts",
+    "History",
+    "NGrams",
+    "SmallLM",
+    "load_drafts",
+]

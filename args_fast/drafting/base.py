@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from args_fast.config import DecodingConfig
+from args_fast.drafting.worth import MAX_DRAFT
 
 
 class Drafter(Protocol):
@@ -26,11 +27,13 @@ class Drafts(ABC):
         name: as ``EngineOptions.draft`` has it, for messages.
         at_least: tokens of a draft that are verified whatever they are worth; 0 leaves that to the
             rule of worth (``args_fast.drafting.worth``).
+        at_most: tokens of a draft.
         cost: of a drafted token, in passes of the language model over one row.
     """
 
     name: str = "drafts"
     at_least: int = 1
+    at_most: int = MAX_DRAFT
     cost: float = 0.0
 
     @abstractmethod

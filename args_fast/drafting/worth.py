@@ -74,7 +74,7 @@ def best_draft(
         token: cost of drafting a token, per request.
     """
     widest = max((p.rows for p in passes), default=1) * requests
-    at_most = min(at_most, MAX_DRAFT, MAX_ROWS // widest - 1)
+    at_most = min(at_most, MAX_ROWS // widest - 1)
     if at_most <= 0:
         return 0
 

@@ -82,17 +82,14 @@ class DraftChain:
         texts = [[r.ids[-1], *draft] for r, draft in zip(requests, drafts, strict=True)]
         ids = send(texts, torch.int64, self._lm.device)
         logits = self._lm.logits(ids, self._rows.positions(), self._rows)
-        # The last token is part of the text. The draft is written after it, and not yet.
+        # The last token is part of the text. The draft is stored after it: how much of that is text
+        # is for the next step's lengths to say.
         self._rows.commit_rows(
             torch.arange(ids.shape[1], device=ids.device).expand_as(ids), torch.ones_like(ids[:, 0])
         )
         logits, reached = self._processed(logits, requests, drafts)
         steps = [self._candidates(logits[:, i], noise[:, i]) for i in range(ids.shape[1])]
         return self._cut(ids[:, 1:], reached, *(torch.stack(x, 1) for x in zip(*steps, strict=True)))
-
-    def accept(self, counts: Tensor) -> None:
-        """Each request takes counts[b] tokens: the drafts before the last of them are its text."""
-        self._rows.lengths += (counts - 1).to(self._rows.lengths.dtype)
 
     def read_ahead(self, ids: Tensor, positions: int) -> Tensor:
         """The last hidden state [B, n * k, H] of the candidates ids [B, n * k] of n positions."""
@@ -131,7 +128,7 @@ class DraftChain:
         order = torch.arange(ids.shape[2], device=ids.device).expand(ids[:, :n].shape).clone()
         order.scatter_(2, place, 0)[:, :, :1] = place
         ids, logprobs, noise, kept, reached = (
-            x[:, :n] for x in (ids, logprobs, noise, kept, reached)
+            x[:, :n].contiguous() for x in (ids, logprobs, noise, kept, reached)
         )
         known = kept if self._narrowing.drops else None
         return Proposal(ids, logprobs, noise, known, drafts[:, : n - 1], reached, order)

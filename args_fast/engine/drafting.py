@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from args_fast.drafting.base import Drafter, Drafts
-from args_fast.drafting.worth import MAX_DRAFT, Acceptance, Pass, best_draft
+from args_fast.drafting.worth import Acceptance, Pass, best_draft
 from args_fast.engine.request import Request
 from args_fast.models.backbone import Backbone
 from args_fast.rewards.panel import Panel
@@ -106,7 +106,7 @@ class Drafting:
             state.acceptance.rate,
             requests,
             at_least=self.drafts.at_least,
-            at_most=min(MAX_DRAFT, request.remaining - 1),
+            at_most=min(self.drafts.at_most, request.remaining - 1),
             token=self.drafts.cost,
         )
         state.idle += 1

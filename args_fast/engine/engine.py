@@ -7,6 +7,7 @@ while something runs:
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from args_fast.models.backbone import Backbone, check_eval, check_length
 from args_fast.models.inference import inference_mode
 from args_fast.models.score import prompt_logprobs
 from args_fast.rewards.base import LM_GROUP, Reward
-from args_fast.rewards.panel import Key, Panel
+from args_fast.rewards.panel import Panel
 
 
 class Engine:
@@ -73,22 +74,22 @@ class Engine:
         self.panel.allocate(pages, lm.device)
         self.ownership = Ownership()
         self.hold_prefixes = False
+        self._drafting = None if drafts is None else Drafting(drafts, lm, self.panel)
         devices = [reward.device for reward in rewards.values()]
         self._side = SideStream(lm.device, devices)
         graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
         if drafts is not None:  # the host drafts after every token
-            graphs, steps, in_flight, lookahead = False, 1, 0, 0
-        self._drafting = None if drafts is None else Drafting(drafts, lm, self.panel)
+            graphs, padded, steps, in_flight, lookahead = False, False, 1, 0, 0
         steps = steps or STEPS_PER_BURST[device]
         padded = graphs if padded is None else padded
         ways: dict[str, Any] = {"steps": steps, "padded": padded, "lookahead": lookahead}
-        self._runner_options = {**ways, "graphs": graphs, "eager": eager}
+        ways |= {"rows": rows, "graphs": graphs, "eager": eager}
         pools = [PagePool(pages) for _ in range(self.panel.group_count)]
         self.scheduler = Scheduler(pools, rows=rows, steps=steps, root_of=self.panel.root)
         self.bursts = Bursts(
             self.panel,
             self.scheduler,
-            make_runner=self._make_runner,
+            make_runner=partial(Runner, lm, self.cache, self.panel, side=self._side, **ways),
             in_flight=BURSTS_IN_FLIGHT[device] if in_flight is None else in_flight,
             fail=self._fail,
             leave=self._close,
@@ -193,10 +194,6 @@ class Engine:
         with self.ownership.using():
             check_length(self.lm, len(request.prompt), len(continuation))
             return self.panel.rewards_along(request, continuation)
-
-    def _make_runner(self, key: Key) -> Runner:
-        models = self.lm, self.cache, self.panel
-        return Runner(*models, key, self._side, rows=self.scheduler.rows, **self._runner_options)
 
     # ---- ends ----------------------------------------------------------------------------------
 

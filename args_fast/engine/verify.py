@@ -109,13 +109,11 @@ class Verification:
         branch, reward, score = (x.view(B, n) for x in chosen)
         tokens = proposal.at(branch, proposal.ids)
         logprob = proposal.at(branch, proposal.logprobs)
-        agrees = (tokens[:, :-1] == proposal.drafts) & proposal.reached[:, 1:]
-        counts = 1 + agrees.cumprod(1).sum(1)
+        counts = count_tokens(tokens, proposal)
         finite = ~torch.isnan(score if self._key else logprob)
         counts = torch.minimum(counts, finite.cumprod(1).sum(1))
         slot = proposal.at(branch, proposal.order)
         judge.keep_rows(slot + k * torch.arange(n, device=slot.device), counts)
-        self._chain.accept(counts)
         self.counts = [max(c, row in self.errors) for row, c in enumerate(fetch(counts).tolist())]
         detailed, parts = self._shape.detailed, judge.parts()
         return Arrival(
@@ -136,6 +134,13 @@ class Verification:
             self._temperature.repeat_interleave(n),
             proposal.noise.flatten(0, 1),
         )
+
+
+def count_tokens(tokens: Tensor, proposal: Proposal) -> Tensor:
+    """[B], the number of tokens [B, n] that are ARGS' own: the choices that equal the draft, and
+    the one after them."""
+    agrees = (tokens[:, :-1] == proposal.drafts) & proposal.reached[:, 1:]
+    return 1 + agrees.cumprod(1).sum(1)
 
 
 def _chosen_parts(parts: Tensor, slot: Tensor, k: int) -> Tensor:
