@@ -58,11 +58,11 @@ class EngineOptions:
         "its next logits are there when the choice is made; pays where more rows cost little. "
         "'auto': by the number of rows and the device, never on the CPU.",
     )
-    draft: Any = _option(
+    draft: str | object | None = _option(
         None,
-        "Guess several tokens ahead and verify them in one pass; the tokens stay the same. 'ngram': "
+        "Guess several tokens ahead and verify them in one pass; no token changes. 'ngram': "
         "what followed the last tokens earlier in prompt and output. 'history': earlier responses "
-        "to the same prompt. 'auto': both, only where they pay by the rule in docs/drafting.md. Or "
+        "to the same prompt. 'auto': both, where they pay by the rule of docs/drafting.md. Or "
         "a small language model with the same tokenizer: a folder, a hub id or the model. On the "
         "CPU, for rewards.Classifier, Adapter and Head; without lookahead and torch_compile.",
         flag="--draft",

@@ -24,7 +24,7 @@ TYPES: dict[Any, Any] = {
     float: float,
     bool: bool,
     bool | str: bool,
-    Any: str | None,  # a name or a path
+    str | object | None: str | None,  # a name or a path; no model
 }
 METAVARS: dict[Any, str | None] = {bool: None, float: "X", str | None: "NAME"}
 

@@ -81,9 +81,7 @@ def _obstacle(lm: Backbone, refusing: list[str]) -> str:
     return ""
 
 
-def _load(
-    path: str | Path, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None
-) -> SmallLM:
+def _load(path: str | Path, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> SmallLM:
     own = loading.load_tokenizer(path)
     if tokenizer is not None and own is not None and not _alike(tokenizer, own):
         raise PairMismatchError(

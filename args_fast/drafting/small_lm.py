@@ -18,7 +18,8 @@ from args_fast.models.proof import prove
 class SmallLM(Drafts):
     """A causal language model that reads the same ids as the one whose tokens it guesses.
 
-    Each request has a K/V cache of its own for it, of the request's length, outside ``cache_bytes``.
+    Each request has a K/V cache of its own in it, of the request's length, outside the engine's
+    ``cache_bytes``.
 
     Args:
         model: of transformers; put in eval mode.
@@ -39,7 +40,7 @@ class SmallLM(Drafts):
         prove(self.backbone, logits=True)
 
     def attach(self, lm: Backbone) -> None:
-        """The language model whose tokens are guessed: drafting costs what it costs beside it."""
+        """Set the cost of drafting for the language model whose tokens are guessed."""
         sizes = [sum(p.numel() for p in b.model.parameters()) for b in (self.backbone, lm)]
         self.cost = sizes[0] / sizes[1] if self._cost is None else self._cost
 

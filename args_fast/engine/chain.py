@@ -89,7 +89,9 @@ class DraftChain:
         )
         logits, reached = self._processed(logits, requests, drafts)
         steps = [self._candidates(logits[:, i], noise[:, i]) for i in range(ids.shape[1])]
-        return self._cut(ids[:, 1:], reached, *(torch.stack(x, 1) for x in zip(*steps, strict=True)))
+        return self._cut(
+            ids[:, 1:], reached, *(torch.stack(x, 1) for x in zip(*steps, strict=True))
+        )
 
     def read_ahead(self, ids: Tensor, positions: int) -> Tensor:
         """The last hidden state [B, n * k, H] of the candidates ids [B, n * k] of n positions."""

@@ -1,5 +1,5 @@
-"""Whatever is drafted, each request gets the oracle's tokens: perfect drafts, blind ones, wrong ones
-at the worst place, and those of every real drafter."""
+"""Whatever is drafted, each request gets the oracle's tokens: perfect drafts, blind ones, wrong
+ones at the worst place, and those of every real drafter."""
 
 import dataclasses
 import functools
