@@ -69,12 +69,18 @@ def requests(kind, lm, **options):
     """Three texts of their own, of which one is a conversation."""
     made = []
     for i, length in enumerate((12, 1, 30)):
-        weights = {name: 1.0 + i / 4 for name in rewards(kind, lm)} if kind == "several" else {}
+        weights = dict.fromkeys(rewards(kind, lm), 1.0 + i / 4) if kind == "several" else {}
         text = tokens(length, seed=i)
         one = sequence(text, decoder(lm), weights or {"r": 1.0}, max_new_tokens=10, **options)
         one.messages = QUESTION if i == 0 else None
         made.append(one)
     return made
+
+
+def answered(requests):
+    """The responses of requests, for a script."""
+    answers = {tuple(one.prompt): one.response for one in requests}
+    return lambda prompt, config: answers[prompt]
 
 
 def same(drafted, plain):
@@ -104,9 +110,8 @@ OPTIONS = {
 def test_rewards_judge_drafts_as_they_judge_steps(kind, lm):
     for name, options in OPTIONS.items():
         plain = run(engine_of(kind, lm), *requests(kind, lm, **options))
-        answers = {tuple(one.prompt): one.response for one in plain}
         for script in SCRIPTS:
-            drafts = Scripted(lambda prompt, config: answers[prompt], SCRIPTS[script], 3)
+            drafts = Scripted(answered(plain), SCRIPTS[script], 3)
             engine = engine_of(kind, lm, drafts=drafts)
             drafted = run(engine, *requests(kind, lm, **options))
             for ours, theirs in zip(drafted, plain, strict=True):
@@ -121,8 +126,7 @@ def test_preemption_with_pages_of_several_groups():
     plain = scheduler(rewards=made, pages=60, rows=4)
     options = {"k": 4, "max_new_tokens": 30, "weights": {"r": 1.0}}
     alone = run(plain, *(sequence(tokens(14, seed=i), **options) for i in range(4)))
-    answers = {tuple(one.prompt): one.response for one in alone}
-    drafts = Scripted(lambda prompt, config: answers[prompt], SCRIPTS["adversarial"], 3)
+    drafts = Scripted(answered(alone), SCRIPTS["adversarial"], 3)
     engine = scheduler(rewards=made, pages=6, rows=4, drafts=drafts)
     drafted = run(engine, *(sequence(tokens(14, seed=i), **options) for i in range(4)))
     assert engine.stats.preemptions > 0
