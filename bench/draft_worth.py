@@ -1,19 +1,18 @@
 """What drafts are worth: acceptance, tokens per pass, and time against no drafting.
 
-    python -m args_fast.bench.draft_worth                        # SmolLM2 and its reward model
-    python -m args_fast.bench.draft_worth --drafter FOLDER       # and a small language model
+    python -m args_fast.bench.draft_worth [--drafter FOLDER]     # SmolLM2 and its reward model
     python -m args_fast.bench.draft_worth --tokens 8 --rounds 1  # a rehearsal
 
 Four uses: a sweep over w and k, where each cell may draft from those before it; prompts that ask
-for a copy; chat; and chat with draws. Every drafter, "auto" and no drafts take turns; a use's time
-is the median of the rounds. A pass is a step that reads both models' weights. The tokens of every
-method are compared with those of no drafts.
+for a copy; chat; and samples. Every drafter, "auto" and no drafts take turns; a use's time is the
+median of the rounds. The tokens of every method are compared with those of no drafts.
 """
 
 import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +26,23 @@ from args_fast.models.branches import Branches
 from args_fast.rewards import Classifier
 
 WEIGHTS, KS = (0.5, 1.0, 1.5, 2.0, 3.0), (5, 10)
-TEXT = (
-    "The ferry to the island leaves at seven in the morning and returns at nine in the evening. "
-    "Tickets are sold on board, and bicycles travel for free on every day but Sunday."
-)
+TEXT = "The ferry to the island leaves at seven in the morning and returns at nine in the evening."
 COPIES = ("Repeat this word for word", "Correct the spelling of this text, if anything is wrong")
 ASKED = ("How do I teach my dog to sit?", "What should I cook tonight?", "Why is the sky blue?")
-CHAT, COPY = (
-    [[{"role": "user", "content": text}] for text in texts]
-    for texts in (ASKED, [f"{copy}: {TEXT}" for copy in COPIES])
-)
+CHAT = [[{"role": "user", "content": text}] for text in ASKED]
+COPY = [[{"role": "user", "content": f"{copy}: {TEXT}"}] for copy in COPIES]
 Cells = list[tuple[Any, DecodingConfig]]
 
 
 def uses(n: int) -> dict[str, Cells]:
     """Prompts with their options, decoded one after the other, of n tokens each."""
-    grid = [DecodingConfig(max_new_tokens=n, w=w, k=k) for k in KS for w in WEIGHTS]
-    draws = [DecodingConfig(max_new_tokens=n, temperature=0.7, seed=seed) for seed in range(3)]
     plain = DecodingConfig(max_new_tokens=n)
+    grid = [replace(plain, w=w, k=k) for k in KS for w in WEIGHTS]
     return {
         "sweep": [(prompt, cell) for cell in grid for prompt in CHAT],
         "copy": [(prompt, plain) for prompt in COPY],
         "chat": [(prompt, plain) for prompt in CHAT],
-        "chat, draws": [(prompt, cell) for prompt in CHAT for cell in draws],
+        "samples": [(p, replace(plain, temperature=0.7, seed=s)) for s in range(3) for p in CHAT],
     }
 
 
@@ -69,7 +62,7 @@ def row_cost(pair: ArgsDecoder, rows: int = 10, prefix: int = 128, rounds: int =
             began = time.perf_counter()
             lm.hidden(torch.arange(5, 5 + count)[None], tail.positions(), tail)
             measured.append(time.perf_counter() - began)
-    single, several = (statistics.median(measured) for measured in times.values())
+    single, several = map(statistics.median, times.values())
     return round((several / single - 1) / (rows - 1), 3)
 
 
@@ -103,8 +96,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name in ("--lm", "--rm", "--drafter", "--out"):
         parser.add_argument(name, type=Path)
-    for name, default in (("--tokens", 48), ("--rounds", 3)):
-        parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     logging.set_verbosity_error()
     lm, rm = args.lm or smollm2.lm(), args.rm or smollm2.rm()
@@ -119,7 +112,7 @@ def main() -> None:
     for name, cells in uses(args.tokens).items():
         report[name] = measure(make, drafts, cells, args.rounds)
         print(json.dumps({name: report[name]}, indent=1), flush=True)
-    if args.out is not None:
+    if args.out:
         args.out.write_text(json.dumps(report, indent=1))
 
 
