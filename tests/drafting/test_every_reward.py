@@ -9,7 +9,7 @@ from drafters import SCRIPTS, Scripted, always, make
 from encoders import encoder
 from refusals import refuses
 from tiny_models import decoder, language_model, reward_model, tokens
-from traffic import REWARD, check, run, scheduler, sequence
+from traffic import run, scheduler, sequence
 from vocabularies import byte_level, wordpiece
 
 from args_fast import ArgsDecoder, DecodingConfig, Token
@@ -180,31 +180,34 @@ def test_a_value_that_is_not_finite_is_the_error_of_no_drafts():
     assert not one.tokens
 
 
+@torch.no_grad()
+def likeliest(text, k):
+    return language_model()(torch.tensor([text])).logits[0, -1].topk(k).indices.tolist()
+
+
 def test_a_fault_beyond_the_text_is_not_its_fault():
-    """Only what follows a token that is never chosen is NaN."""
-    expected = run(scheduler(pages=40), sequence(tokens(9), k=3, max_new_tokens=10))[0]
-    unused = next(v for v in range(60, 2, -1) if v not in expected.ids)
+    """A token whose reward is NaN is a candidate after a wrong draft only."""
+    options = {"k": 3, "max_new_tokens": 10, "return_candidates": True}
+    (plain,) = run(scheduler(pages=40), sequence(tokens(9), **options))
+    seen = {c.token_id for token in plain.tokens for c in token.candidates} | set(plain.ids)
+    first, second = plain.tokens[:2]
+    wrong, poison = next(
+        (c.token_id, v)
+        for c in second.candidates
+        for v in likeliest([*tokens(9), first.token_id, c.token_id], 3)
+        if c.token_id != second.token_id and v not in seen
+    )
     rm = copy.deepcopy(reward_model())
     with torch.no_grad():
-        rm.model.embed_tokens.weight[unused] = torch.nan
-
-    def misleading(draft, chance):
-        return [draft[0], unused, *draft[2:]] if len(draft) > 2 else draft
-
-    plain = scheduler(rewards={"reward": Classifier(rm)}, pages=40)
-    first = sequence(tokens(9), k=3, max_new_tokens=10)
-    plain.submit(first)
-    while plain.busy:
-        plain.step()
-    drafts = Scripted(lambda prompt, config: expected.response, misleading, 4)
+        rm.model.embed_tokens.weight[poison] = torch.nan
+    drafts = Scripted(
+        lambda prompt, config: plain.response,
+        lambda draft, chance: [draft[0], wrong, *draft[2:]] if len(draft) == 4 else draft,
+        4,
+    )
     engine = scheduler(rewards={"reward": Classifier(rm)}, pages=40, drafts=drafts)
-    one = sequence(tokens(9), k=3, max_new_tokens=10)
-    engine.submit(one)
-    while engine.busy:
-        engine.step()
-        check(engine)
-    assert type(one.error) is type(first.error)
-    assert [t.token_id for t in one.tokens] == [t.token_id for t in first.tokens]
+    (one,) = run(engine, sequence(tokens(9), **options))
+    same(one, plain)
 
 
 # ---- the front -----------------------------------------------------------------------------------
@@ -271,4 +274,3 @@ def test_lookahead_and_compile_exclude_drafts():
             ArgsDecoder(language_model(), reward_model(), draft="ngram", **options)
     with refuses(ConfigError, "draft is a int", "'history'", "small language model"):
         ArgsDecoder(language_model(), reward_model(), draft=3)
-    assert REWARD == {"reward": 1.0}
