@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +19,7 @@ from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
 from args_fast.engine.lookahead import lookahead_rows
 from args_fast.engine.request import Request
-from args_fast.errors import ArgsError, ConfigError, PromptError
+from args_fast.errors import ArgsError, ConfigError, DecoderBusyError, PromptError
 from args_fast.generation import Generation, Token
 from args_fast.models import adapters, loading, processors
 from args_fast.models.backbone import Backbone
@@ -109,6 +109,12 @@ class ArgsDecoder:
         )
         processing = partial(processors.for_request, lm, logits_processor)
         self._encoder = Encoder(backbone, named, tokenizer, processing)
+
+    def __reduce__(self) -> NoReturn:
+        raise DecoderBusyError(
+            "an ArgsDecoder cannot be copied or pickled: it owns the memory of its models. Make "
+            "one in each process, from the models' paths"
+        )
 
     @classmethod
     @accepts_engine_options

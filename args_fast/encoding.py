@@ -18,6 +18,7 @@ from args_fast.config import DecodingConfig, not_a_config
 from args_fast.engine.request import ProcessLogits, Request
 from args_fast.errors import ConfigError, PromptError
 from args_fast.models.backbone import Backbone
+from args_fast.models.pretrained import is_fault
 from args_fast.prompts import Plain, Prompt
 from args_fast.rewards.mixture import NamedRewards
 from args_fast.text import TextStream, special_tokens
@@ -172,8 +173,16 @@ class Encoder:
             text.encode()
         except UnicodeEncodeError as error:
             raise PromptError(f"the prompt is not Unicode text: {error.reason}") from error
-        whole = tokenizer(text).input_ids
-        bare = tokenizer(text, add_special_tokens=False).input_ids
+        try:
+            whole = tokenizer(text).input_ids
+            bare = tokenizer(text, add_special_tokens=False).input_ids
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise PromptError(
+                f"the tokenizer cannot encode the prompt ({type(error).__name__}: {error}); give "
+                "other text, or its ids"
+            ) from error
         for begin in range(len(whole) - len(bare) + 1):
             if whole[begin : begin + len(bare)] == bare:
                 break

@@ -167,6 +167,12 @@ def _merge(model: PreTrainedModel, folder: AdapterFolder, role: str) -> PreTrain
             f"the adapter {folder.path} {verb} {pretrained.listed(lacks)}; use the "
             f"{checkpoint.ADAPTER} and the base that it was trained with"
         )
+    if not hasattr(adapted, "merge_and_unload"):
+        kind = adapted.active_peft_config.peft_type.value
+        raise LoadError(
+            f"the adapter {folder.path} is of the kind {kind}, which has no weights to merge; "
+            "LoRA and IA3 adapters can be used"
+        )
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
 

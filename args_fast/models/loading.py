@@ -151,6 +151,12 @@ def load_rm(
         # What *ForTokenClassification has; its reward is the same head's, read at the last token.
         head.bias = nn.Parameter(checkpoint.read(name, BIAS).to(head.weight.dtype))
         unexpected = [key for key in unexpected if key != BIAS]
+    if of_another := [key for key in unexpected if HEAD.search(key)]:
+        raise RewardHeadError(
+            f"the reward model {path} has {pretrained.listed(of_another)} next to {SCORE}, parts "
+            "of two heads. Remove what does not belong to it, or load the model and pass "
+            "rewards.Classifier(model, head=...)"
+        )
     pretrained.check_unused(model, unexpected, f"the reward model {path}")
     return pretrained.finish(model, device, f"the reward model {path}")
 

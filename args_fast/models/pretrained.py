@@ -46,7 +46,9 @@ def translated(load: Callable[[], Any], name: str, role: str) -> Any:
         return load()
     except (ArgsError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         said = checkpoint.words(error)
         if "trust_remote_code" in str(error):
             raise ConfigError(
@@ -55,6 +57,12 @@ def translated(load: Callable[[], Any], name: str, role: str) -> Any:
             ) from error
         cause = checkpoint.damages(name) or f"{type(error).__name__}: {said}"
         raise LoadError(f"the {role} of {name} cannot be loaded: {cause}") from error
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an error is one of the code that ran, and not an order to stop. The tokenizers
+    package is written in Rust, and its panics are not Exceptions."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def check_unused(model: PreTrainedModel, unexpected: list[str], name: str) -> None:

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from args_fast.errors import ArgsError, UnsupportedModelError
 from args_fast.kvcache.storage import CacheLayout
 from args_fast.models.attention import CONTEXT, AttentionOptions, driven
+from args_fast.models.kinds import check_kind
 from args_fast.models.limits import WINDOWS, Limits, limits
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LANGUAGE_MODEL = "language model"
 ELSEWHERE = "use another architecture, or args_fast.reference.decode."
 
 
@@ -92,47 +92,6 @@ def probe(model: PreTrainedModel, role: str) -> Traits:
     layout = CacheLayout(len(options), key.shape[1], key.shape[3], key.dtype, key.device)
     plain_up_to = 0 if special else min(windows, default=math.inf)
     return Traits(layout, plain_up_to, sinks, options, limits(config, windows))
-
-
-def check_kind(model: PreTrainedModel, role: str) -> PretrainedConfig:
-    """The configuration of the model's text part.
-
-    Raises UnsupportedModelError where the object cannot be such a model, whatever its attention:
-    an adapter or a wrapper, an encoder-decoder, a language model without a head over the
-    vocabulary.
-    """
-    name = f"the {role} ({type(model).__name__})"
-    if not isinstance(model, PreTrainedModel) or _has_adapter(model):
-        raise UnsupportedModelError(
-            f"{name} is not a plain transformers PreTrainedModel. Merge an adapter into its base "
-            "first (`model = model.merge_and_unload()`, from peft), and unwrap a wrapper."
-        )
-    try:
-        config = model.config.get_text_config()
-    except ValueError as error:
-        raise UnsupportedModelError(
-            f"{name} has more than one text model inside; pass the one that is meant."
-        ) from error
-    if model.config.is_encoder_decoder:
-        raise UnsupportedModelError(f"{name} is an encoder-decoder; use a decoder-only model.")
-    if role == LANGUAGE_MODEL and model.get_output_embeddings() is None:
-        raise UnsupportedModelError(
-            f"{name} has no head over the vocabulary, so it is not a language model"
-            f"{_other_kind(model)}; load it with AutoModelForCausalLM from a checkpoint that was "
-            "trained as one."
-        )
-    return config
-
-
-def _has_adapter(model: PreTrainedModel) -> bool:
-    """Whether transformers has put a peft adapter into the model."""
-    return bool(getattr(model, "_hf_peft_config_loaded", False))
-
-
-def _other_kind(model: PreTrainedModel) -> str:
-    if any(hasattr(model, name) for name in ("score", "classifier")):
-        return " but a classifier (are the language model and the reward model swapped?)"
-    return " but a base model" if model.base_model is model else ""
 
 
 def _run(model: PreTrainedModel, name: str) -> _Recorder:

@@ -35,8 +35,13 @@ def rules(model: PreTrainedModel) -> list[str]:
     for name, value in config.to_dict().items():
         if value is None or name in WITHOUT_EFFECT or not hasattr(GenerationConfig(), name):
             continue
-        alone = GenerationConfig(**{name: value})
-        if _processors(model, alone, prompt=[0], max_new_tokens=1, end_tokens={0}):
+        try:
+            alone = GenerationConfig(**{name: value})
+            made = _processors(model, alone, prompt=[0], max_new_tokens=1, end_tokens={0})
+            has_effect = bool(made)
+        except Exception:  # a value that transformers refuses where it is obeyed
+            has_effect = True
+        if has_effect:
             names.append(name)
     return names
 
@@ -76,6 +81,14 @@ def warn_of_ignored(model: PreTrainedModel) -> None:
         warnings.warn(
             f"the language model's generation_config sets {', '.join(ignored)}, and ARGS ignores "
             'that; logits_processor="model" obeys it',
+            UserWarning,
+            stacklevel=3,
+        )
+    config = getattr(model, "generation_config", None)
+    if stops := getattr(config, "stop_strings", None):
+        warnings.warn(
+            f"the language model's generation_config sets stop_strings = {stops!r}, and ARGS "
+            "ignores that; DecodingConfig(stop=...) obeys it",
             UserWarning,
             stacklevel=3,
         )
@@ -131,12 +144,20 @@ def _processors(
     config.renormalize_logits = False
     config.max_length = len(prompt) + max_new_tokens
     config.eos_token_id = sorted(end_tokens) or None
+    if not end_tokens:
+        config.exponential_decay_length_penalty = None  # it is of the end tokens' logits
     generates: Any = model
-    generates._prepare_special_tokens(config, device=model.device)
-    return generates._get_logits_processor(
-        generation_config=config,
-        input_ids_seq_length=len(prompt),
-        encoder_input_ids=torch.tensor([prompt], device=model.device),
-        device=model.device,
-        model_kwargs={},
-    )
+    try:
+        generates._prepare_special_tokens(config, device=model.device)
+        return generates._get_logits_processor(
+            generation_config=config,
+            input_ids_seq_length=len(prompt),
+            encoder_input_ids=torch.tensor([prompt], device=model.device),
+            device=model.device,
+            model_kwargs={},
+        )
+    except Exception as error:  # each processor checks its own value, in its own way
+        raise ConfigError(
+            f"the model's generation_config cannot be obeyed: {error}. Correct it, or leave out "
+            'logits_processor="model"'
+        ) from error

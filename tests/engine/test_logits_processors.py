@@ -135,3 +135,24 @@ def test_the_async_decoder_obeys_too():
 def test_another_choice_is_refused_before_work():
     with refuses(ConfigError, "logits_processor is 5"):
         ArgsDecoder(model(), reward_model(), logits_processor=5)
+
+
+def test_a_rule_about_end_tokens_has_no_effect_without_any():
+    lm, rm = model(exponential_decay_length_penalty=(2, 1.5)), reward_model()
+    config = DecodingConfig(k=4, w=1.0, max_new_tokens=NEW, eos_token_ids=[])
+    (result,) = ArgsDecoder(lm, rm, logits_processor="model").generate(PROMPTS[0], config)
+    assert result.token_ids == reference(lm, rm, PROMPTS[0], config, None)
+
+
+def test_a_value_that_no_rule_takes_is_a_sentence():
+    lm = model(repetition_penalty=-1.0)
+    with pytest.warns(UserWarning, match="repetition_penalty"):
+        ArgsDecoder(lm, reward_model())
+    decoder = ArgsDecoder(lm, reward_model(), logits_processor="model")
+    with refuses(ConfigError, "generation_config cannot be obeyed", "-1.0", "leave out"):
+        decoder.generate(PROMPTS[0], DecodingConfig(k=2, max_new_tokens=2))
+
+
+def test_stop_strings_of_the_model_are_named():
+    with pytest.warns(UserWarning, match=r"stop_strings = \['END'\].*DecodingConfig\(stop"):
+        ArgsDecoder(model(stop_strings=["END"]), reward_model())

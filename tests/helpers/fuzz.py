@@ -29,6 +29,7 @@ from vocabularies import byte_level
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ArgsError
+from args_fast.models.pretrained import is_fault
 from args_fast.rewards import Text
 
 # A language model and a reward: a classifier, or one in another of the usual forms.
@@ -142,7 +143,9 @@ def _decode(folder, expected):
         return f"refused: {type(error).__name__}: {error}"
     except TimeoutError:
         return "hangs"
-    except Exception:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         return "traceback: " + traceback.format_exc()
     finally:
         signal.alarm(0)

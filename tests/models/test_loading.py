@@ -15,7 +15,7 @@ from tiny_models import language_model, reward_model, tokens
 from vocabularies import byte_level, sentencepiece
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.errors import ConfigError, LoadError, RewardHeadError
+from args_fast.errors import ConfigError, LoadError, PromptError, RewardHeadError
 from args_fast.models import loading
 from args_fast.rewards import Text
 
@@ -426,3 +426,29 @@ def test_a_hub_id_without_a_hub(saved, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with refuses(LoadError, "org/nothing is not a folder here", "the hub"):
         ArgsDecoder.from_pretrained("org/nothing", saved / "rm")
+
+
+def test_part_of_another_head_is_refused(pair):
+    file = pair / "rm" / "model.safetensors"
+    save_file(load_file(file) | {"classifier.bias": torch.ones(1)}, file, metadata={"format": "pt"})
+    with refuses(RewardHeadError, "classifier.bias next to score.weight", "Classifier(model, head"):
+        load(pair)
+
+
+def panic(*_, **__):
+    """What tokenizers, which is written in Rust, raises where its own state is impossible."""
+    raise type("PanicException", (BaseException,), {})("no entry found for key")
+
+
+def test_a_panic_of_the_tokenizer_is_a_load_error(pair, monkeypatch):
+    monkeypatch.setattr(t.PreTrainedTokenizerFast, "__call__", panic)
+    with refuses(LoadError, "tokenizer", "PanicException: no entry found"):
+        load(pair)
+
+
+@pytest.mark.parametrize("fault", [panic, lambda *_, **__: [][0]])
+def test_a_tokenizer_that_fails_in_use_is_a_prompt_error(saved, monkeypatch, fault):
+    decoder = load(saved)
+    monkeypatch.setattr(type(decoder.tokenizer), "__call__", fault)
+    with refuses(PromptError, "the tokenizer cannot encode the prompt", "its ids"):
+        decoder.generate("abc", CONFIG)

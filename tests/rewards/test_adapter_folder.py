@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_models import language_model, reward_model, tokens
 
@@ -80,3 +80,14 @@ def test_commands_take_an_adapter_as_the_reward_only(base, tmp_path):
     assert find_pair(str(base), folder)["rm"] == folder
     with pytest.raises(LoadError, match="is an adapter"):
         find_pair(folder, str(base))
+
+
+def test_adapter_that_cannot_be_merged_is_refused(tmp_path):
+    """Virtual tokens before the prompt are not weights."""
+    base = reward_model("llama")
+    base.save_pretrained(tmp_path / "base")
+    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)
+    model = get_peft_model(copy.deepcopy(base), config)
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(LoadError, match="PROMPT_TUNING, which has no weights to merge"):
+        load(tmp_path / "adapter", base=tmp_path / "base")
