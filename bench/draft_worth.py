@@ -105,10 +105,10 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(lm)
     reward = Classifier(AutoModelForSequenceClassification.from_pretrained(rm))
     make = lambda draft: ArgsDecoder(model, reward, tokenizer=tokenizer, draft=draft)  # noqa: E731
-    drafts = {"none": None, "ngram": "ngram", "history": "history", "auto": "auto"}
+    drafts: dict[str, Any] = {"none": None, "ngram": "ngram", "history": "history", "auto": "auto"}
     if args.drafter is not None:
         drafts["small LM"] = AutoModelForCausalLM.from_pretrained(args.drafter)
-    report = {"threads": torch.get_num_threads(), "row_cost": row_cost(make(None))}
+    report: dict[str, Any] = {"threads": torch.get_num_threads(), "row_cost": row_cost(make(None))}
     for name, cells in uses(args.tokens).items():
         report[name] = measure(make, drafts, cells, args.rounds)
         print(json.dumps({name: report[name]}, indent=1), flush=True)

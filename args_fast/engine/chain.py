@@ -145,10 +145,11 @@ class DraftChain:
             return logits, reached
         logits = logits.float().clone()
         for row, (request, draft) in enumerate(zip(requests, drafts, strict=True)):
-            for i in range(logits.shape[1] if request.process_logits else 0):
-                text = [*request.ids, *draft[:i]]
+            process = request.process_logits
+            for i in range(0 if process is None else logits.shape[1]):
+                assert process is not None
                 try:
-                    logits[row, i] = request.process_logits(text, logits[row, i])
+                    logits[row, i] = process([*request.ids, *draft[:i]], logits[row, i])
                 except Exception as error:
                     reached[row, max(1, i) :] = False
                     if i == 0:
