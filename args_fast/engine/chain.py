@@ -145,9 +145,9 @@ class DraftChain:
             return logits, reached
         logits = logits.float().clone()
         for row, (request, draft) in enumerate(zip(requests, drafts, strict=True)):
-            process = request.process_logits
-            for i in range(0 if process is None else logits.shape[1]):
-                assert process is not None
+            if (process := request.process_logits) is None:
+                continue
+            for i in range(logits.shape[1]):
                 try:
                     logits[row, i] = process([*request.ids, *draft[:i]], logits[row, i])
                 except Exception as error:
