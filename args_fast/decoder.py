@@ -87,8 +87,7 @@ class ArgsDecoder:
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)
         devices = {reward.device for reward in self._rewards.values()}
-        cannot = [name for name, r in self._rewards.items() if r.rows_per_candidate is None]
-        drafts = load_drafts(self.options.draft, backbone, tokenizer, cannot)
+        drafts = load_drafts(self.options.draft, backbone, tokenizer, self._rewards)
         ahead = 0 if drafts else lookahead_rows(backbone, devices, self.options.lookahead)
         prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
         if self.options.compile_mode is not None:

@@ -92,7 +92,7 @@ class EngineOptions:
         if self.draft is not None and self.torch_compile:
             raise ConfigError(
                 f"draft is {self.draft!r} and torch_compile is {self.torch_compile!r}; drafts of "
-                "each length would be compiled anew, so use one of the two"
+                "each length would be compiled again, so use one of the two"
             )
         if not _is_whole(self.max_batch_size) or self.max_batch_size < 1:
             raise ConfigError(

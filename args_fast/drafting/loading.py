@@ -1,8 +1,8 @@
 """From what ``EngineOptions.draft`` says to drafts, or to why there can be none."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,11 +20,17 @@ KINDS: dict[str, type[Drafts]] = {"auto": AutoDrafts, "ngram": NGrams, "history"
 NONE = "Use draft=None"
 
 
+class Judged(Protocol):
+    """What is read of a reward."""
+
+    rows_per_candidate: int | None
+
+
 def load_drafts(
     draft: Any,
     lm: Backbone,
     tokenizer: PreTrainedTokenizerBase | None,
-    refusing: Iterable[str],
+    rewards: Mapping[str, Judged],
 ) -> Drafts | None:
     """The drafts of an engine; None where there are none, or where "auto" leaves them off.
 
@@ -33,17 +39,18 @@ def load_drafts(
             or an object that drafts.
         lm: the language model.
         tokenizer: of the language model.
-        refusing: rewards that cannot judge drafts, for the message.
+        rewards: by name.
 
     Raises:
         ConfigError: it is something else, or drafts cannot be verified on this device or by these
             rewards; the message says what to do.
         PairMismatchError: the small model has another tokenizer.
-        LoadError, UnsupportedModelError, ProofError: the small model cannot be had or driven.
+        LoadError, UnsupportedModelError, ProofError: the small model cannot be loaded or driven.
     """
     if draft is None:
         return None
-    why = _obstacle(lm, list(refusing))
+    refusing = [name for name, reward in rewards.items() if reward.rows_per_candidate is None]
+    why = _obstacle(lm, refusing)
     if draft == "auto":
         return None if why else AutoDrafts()
     if why:

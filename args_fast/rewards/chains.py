@@ -1,5 +1,5 @@
 """Judges that branch a decoder model over one stored prefix: k siblings, or k chains with closing
-ids; of a draft, so many at each of its positions."""
+ids; along a draft, that many at each of its positions."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

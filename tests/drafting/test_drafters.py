@@ -127,9 +127,9 @@ def test_drafts_on_a_gpu_are_refused():
     from args_fast.drafting import load_drafts
 
     with refuses(ConfigError, "draft is 'history'", "cuda:0", "CPU only", "draft=None"):
-        load_drafts("history", OnGpu(), None, [])
-    assert load_drafts("auto", OnGpu(), None, []) is None
-    assert load_drafts(None, OnGpu(), None, []) is None
+        load_drafts("history", OnGpu(), None, {})
+    assert load_drafts("auto", OnGpu(), None, {}) is None
+    assert load_drafts(None, OnGpu(), None, {}) is None
 
 
 # ---- the rule of worth ---------------------------------------------------------------------------
