@@ -3,6 +3,7 @@
 import functools
 import random
 
+import torch
 from tiny_models import VOCABULARY, language_model
 
 from args_fast.drafting import AutoDrafts, Drafts, History, NGrams, SmallLM
@@ -58,6 +59,27 @@ def always(drafts, length=8):
     """Drafts whose rule of worth is not asked."""
     drafts.at_least = length
     return drafts
+
+
+class Dreamer(Drafts):
+    """Drafts four tokens: the language model's likeliest, and then likely ones, so that some are
+    right, and most are candidates."""
+
+    at_least = at_most = 4
+
+    def __init__(self, lm):
+        self.lm = lm.model
+
+    def open(self, prompt, config):
+        return self
+
+    @torch.inference_mode()
+    def propose(self, ids, at_most):
+        text = list(ids)
+        for i in range(at_most):
+            likely = self.lm(torch.tensor([text])).logits[0, -1].topk(3).indices
+            text.append(int(likely[i and (len(ids) + i) % 3]))
+        return text[len(ids) :]
 
 
 @functools.cache

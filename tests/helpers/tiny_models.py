@@ -130,6 +130,7 @@ ORDERS = {
     "ahead": {**BURSTS, "lookahead": math.inf},
     "captured": {**BURSTS, "padded": True, "recorded": True},
     "captured ahead": {**BURSTS, "padded": True, "recorded": True, "lookahead": math.inf},
+    "drafted": {"drafted": True},
 }
 
 
@@ -144,6 +145,10 @@ def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32), order="cpu")
     options = dict(ORDERS[order])
     if options:
         recorded = options.pop("recorded", False)
+        if options.pop("drafted", False):
+            from drafters import Dreamer
+
+            options["drafts"] = Dreamer(pair.engine.lm)
         pair.engine = Engine(pair.engine.lm, pair.engine.panel.rewards, pages=60, rows=8, **options)
         if recorded:
             record(pair.engine)
