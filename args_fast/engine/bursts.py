@@ -120,9 +120,10 @@ class Bursts:
         need."""
         if self._drafting is None:
             return {}
-        drafts = self._drafting.propose(rows)
+        drafts = self._drafting.propose(rows, self._fail)
         longest = max(map(len, drafts.values()), default=0)
-        return drafts if self._scheduler.has_room(rows, 1 + longest) else {}
+        running = [request for request in rows if request.status is Status.RUNNING]
+        return drafts if self._scheduler.has_room(running, 1 + longest) else {}
 
     def _note(
         self, drafting: Drafting, drafts: dict[Request, list[int]], before: dict[Request, int]

@@ -1,6 +1,6 @@
 """Which running requests have a draft in the next step, how long it is, and what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from args_fast.drafting.base import Drafter, Drafts
@@ -53,11 +53,18 @@ class Drafting:
         }
         self._on_hidden = {name for name, r in panel.rewards.items() if r.reads_hidden}
 
-    def propose(self, requests: Sequence[Request]) -> dict[Request, list[int]]:
-        """The drafts that are worth verifying, of requests that run together."""
+    def propose(
+        self, requests: Sequence[Request], fail: Callable[[Request, Exception], None]
+    ) -> dict[Request, list[int]]:
+        """The drafts that are worth verifying, of requests that run together. A drafter's exception
+        ends its request, through ``fail``."""
         drafts = {}
         for request in requests:
-            draft = self._propose(request, len(requests))
+            try:
+                draft = self._propose(request, len(requests))
+            except Exception as error:
+                fail(request, error)
+                continue
             if draft:
                 drafts[request] = draft
         return drafts

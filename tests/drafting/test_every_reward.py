@@ -210,6 +210,20 @@ def test_a_fault_beyond_the_text_is_not_its_fault():
     same(one, plain)
 
 
+def test_a_drafter_that_fails_ends_its_own_request():
+    def fails(draft, chance):
+        raise ArithmeticError("no idea")
+
+    plain = run(scheduler(pages=40), sequence(tokens(9), k=3), sequence(tokens(12), k=3, every=2))
+    drafts = Scripted(answered(plain), fails, 3)
+    engine = scheduler(pages=40, drafts=drafts)
+    ours = [sequence(tokens(9), k=3), sequence(tokens(12), k=3, every=2)]
+    run(engine, *ours)
+    assert isinstance(ours[0].error, ArithmeticError)
+    same(ours[1], plain[1])  # which is not drafted
+    assert engine.pool.pages_in_use == 0
+
+
 # ---- the front -----------------------------------------------------------------------------------
 
 
