@@ -189,11 +189,13 @@ class Engine:
             return prompt_logprobs(self.lm, list(ids))
 
     @inference_mode()
-    def rewards_along(self, request: Request, continuation: Sequence[int]) -> list[float]:
-        """The request's reward after every token of a continuation, without a cache."""
+    def rewards_along(
+        self, request: Request, continuation: Sequence[int], *, at_end: bool = False
+    ) -> list[float]:
+        """As ``Panel.rewards_along``."""
         with self.ownership.using():
             check_length(self.lm, len(request.prompt), len(continuation))
-            return self.panel.rewards_along(request, continuation)
+            return self.panel.rewards_along(request, continuation, at_end=at_end)
 
     # ---- ends ----------------------------------------------------------------------------------
 

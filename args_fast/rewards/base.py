@@ -216,6 +216,11 @@ class Reward(ABC):
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
         """r([x, y]) after every token of a continuation: without a cache, for finished texts."""
 
+    def reward_of(self, request: Reading, continuation: Sequence[int]) -> float:
+        """r([x, y]) of a finished text: the last of ``rewards_along``. A reward that reads a text
+        for every token there reads one here."""
+        return self.rewards_along(request, continuation)[-1]
+
     def known_ids(self) -> Tensor | None:
         """[V] bool, on the host: which of the language model's ids mean anything to this reward;
         the others are not candidates. None for all."""

@@ -69,11 +69,18 @@ class Panel:
         """The rewards that guide a request."""
         return [self.rewards[name] for name in request.weights]
 
-    def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
-        """The request's reward after every token of a continuation, without a cache."""
-        total = [0.0] * len(continuation)
+    def rewards_along(
+        self, request: Reading, continuation: Sequence[int], *, at_end: bool
+    ) -> list[float]:
+        """The request's reward after every token of a continuation, or after the last one alone;
+        without a cache."""
+        total = [0.0] * (1 if at_end else len(continuation))
         for name, weight in request.weights.items():
-            along = self.rewards[name].rewards_along(request, continuation)
+            reward = self.rewards[name]
+            if at_end:
+                along = [reward.reward_of(request, continuation)]
+            else:
+                along = reward.rewards_along(request, continuation)
             total = [before + weight * r for before, r in zip(total, along, strict=True)]
         return total
 

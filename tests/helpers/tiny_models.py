@@ -130,7 +130,6 @@ ORDERS = {
     "ahead": {**BURSTS, "lookahead": math.inf},
     "captured": {**BURSTS, "padded": True, "recorded": True},
     "captured ahead": {**BURSTS, "padded": True, "recorded": True, "lookahead": math.inf},
-    "drafted": {"drafted": True},
 }
 
 
@@ -142,7 +141,7 @@ def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32), order="cpu")
     pair = ArgsDecoder(
         language_model(lm, layers[0], hidden[0]), reward_model(rm, layers[1], hidden[1])
     )
-    options = dict(ORDERS[order])
+    options = dict(ORDERS[order]) if order in ORDERS else {"drafted": order == "drafted"}
     if options:
         recorded = options.pop("recorded", False)
         if options.pop("drafted", False):
