@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast import quantization
 from args_fast.config import DecodingConfig, configs_for
+from args_fast.drafting.loading import load_drafts
 from args_fast.encoding import Encoder, check_tokenizer
 from args_fast.engine.agreement import choices_along
 from args_fast.engine.capacity import CacheUse, pages_within
@@ -87,7 +88,9 @@ class ArgsDecoder:
         logits_processor = processors.check(lm, logits_processor)
         devices = {reward.device for reward in self._rewards.values()}
         joined = all(reward.joins for reward in self._rewards.values())
+        drafts = load_drafts(self.options.draft, backbone, tokenizer, self._rewards)
         ahead = lookahead_rows(backbone, devices, self.options.lookahead, joined=joined)
+        ahead = 0 if drafts else ahead
         prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
@@ -103,6 +106,7 @@ class ArgsDecoder:
             graphs=self.options.cuda_graphs,
             lookahead=ahead,
             eager=bool(logits_processor),
+            drafts=drafts,
         )
         processing = partial(processors.for_request, lm, logits_processor)
         self._encoder = Encoder(backbone, named, tokenizer, processing)

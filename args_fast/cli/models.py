@@ -25,6 +25,13 @@ TYPES: dict[Any, Any] = {
     bool: bool,
     bool | str: bool,
     bool | Literal["auto"]: bool | None,
+    str | object | None: str | None,  # a name or a path; no model
+}
+METAVARS: dict[Any, str | None] = {
+    bool: None,
+    bool | None: None,
+    float: "X",
+    str | None: "NAME",
 }
 
 
@@ -163,7 +170,7 @@ def _annotated(option: Field) -> Any:
     kind = TYPES[option.type]
     flag = option.metadata["flag"]
     names = (f"{flag}/--no-{flag[2:]}",) if option.default in (True, "auto") else (flag,)
-    metavar = None if kind in (bool, bool | None) else "X" if kind is float else "N"
+    metavar = METAVARS.get(kind, "N")
     declared = typer.Option(
         *names,
         help=doc_of(option),

@@ -28,6 +28,7 @@ class Shape:
         mixed: whether some requests have fewer than k candidates.
         narrowed: whether some requests have top_p or min_p.
         detailed: whether every candidate's reward is reported.
+        drafted: tokens of the drafts that a step verifies; 0 for a step without.
     """
 
     B: int
@@ -36,6 +37,7 @@ class Shape:
     mixed: bool
     narrowed: bool
     detailed: bool
+    drafted: int = 0
 
 
 @dataclass(frozen=True)

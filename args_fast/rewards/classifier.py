@@ -98,6 +98,7 @@ class Classifier(Reward):
         self._tokenizer = tokenizer if self.own_ids else None
         self._closing_ids = None if closing_ids is None else list(closing_ids)
         self.closings = self._most_closings()
+        self.rows_per_candidate = 1 + self.closings
 
     def _most_closings(self) -> int:
         if self._closing_ids is not None:
@@ -205,6 +206,11 @@ class Classifier(Reward):
         assert store is not None
         kind = ChainJudge if self.closings else SiblingJudge
         return kind(self, memory, store)
+
+    def draft_judge(self, memory: BatchMemory, store: GroupCache | None, positions: int) -> Judge:
+        assert store is not None
+        kind = ChainJudge if self.closings else SiblingJudge
+        return kind(self, memory, store, positions)
 
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
         rendering = self._finished(request, continuation)
