@@ -96,9 +96,9 @@ class _InTriton:
         mask: Tensor,
         cos: Tensor | None,
         sin: Tensor | None,
-        *given: Any,
+        *others: Any,
     ) -> None:
-        *options, low_rank = given
+        *options, low_rank = others
         assert not low_rank  # args_fast.models.fused leaves adapters to the C++ op
         layers = by_name(weights)
         texts = max(1, ROWS // max(1, hidden.shape[1]))

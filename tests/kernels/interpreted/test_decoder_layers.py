@@ -17,6 +17,8 @@ HIDDEN, WEIGHTS, TAIL_K, TAIL_V = range(4)
 
 
 def layers_in_triton(hidden, weights, *others):
+    *others, low_rank = others
+    assert not low_rank  # adapters are left to the C++ op
     counters = torch.zeros(module.COUNTERS, dtype=torch.int32)
     assert module.unsupported(by_name(weights), others[0].shape[-1]) is None
     module.decoder_layers(hidden, by_name(weights), *others, counters=counters)
@@ -106,7 +108,7 @@ def test_rows_far_from_zero_keep_their_variance():
 @given(layers_cases())
 def test_layers_of_any_shape(case):
     if module.unsupported(by_name(case[WEIGHTS]), case[TAIL_K].shape[-1]) is None:
-        assert_layers(case)
+        assert_layers([*case[:-1], []])
 
 
 # ---- bits ----------------------------------------------------------------------------------------
@@ -171,6 +173,6 @@ def test_more_rows_than_counters_are_refused():
         module.decoder_layers(
             case[HIDDEN],
             by_name(case[WEIGHTS]),
-            *case[2:],
+            *case[2:-1],
             counters=torch.zeros(4, dtype=torch.int32),
         )
