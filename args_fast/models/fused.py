@@ -53,9 +53,13 @@ class FusedLayers:
         self._model = model
         self._layers = layers
         self._low_rank = list(low_rank)
-        self._pointers: list[int] = []
+        holders = [(m._parameters, m._buffers) for m in layers.modules]
+        self._slots = [slots for pair in holders for slots in pair if slots]
+        self._state: list[int] = []
+        self._tensors: list[Tensor] = []  # kept, as ids are those of living objects
         self._weights: list[Tensor] = []
-        self._device = layers.parameters[0].device
+        self._has_views = True
+        self._device = next(model.parameters()).device
         self._ops: dict[str, DecoderLayers] = {}  # of each backend that was asked for
         called = set(_within(layers.called))
         watched = [module for module in model.modules() if module not in called]
@@ -143,10 +147,16 @@ class FusedLayers:
             cache.v_pages.flatten(1, 2).index_copy_(1, slots, branches.v[:, 0])
 
     def _current_weights(self) -> list[Tensor]:
-        """The op's weights; views of a parameter are made again where its memory has changed."""
-        pointers = [parameter.data_ptr() for parameter in self._layers.parameters]
-        if pointers != self._pointers:
-            self._weights, self._pointers = self._layers.weights(), pointers
+        """The op's weights, found again where a module has another parameter, or where one that is
+        viewed lies elsewhere. The parameters themselves may move: the op asks where they are."""
+        tensors = [t for slots in self._slots for t in slots.values() if t is not None]
+        state = list(map(id, tensors))
+        if self._has_views:
+            state += [tensor.data_ptr() for tensor in tensors]
+        if state != self._state:
+            self._weights, self._tensors, self._state = self._layers.weights(), tensors, state
+            own = set(map(id, tensors))
+            self._has_views = any(w.numel() and id(w) not in own for w in self._weights)
         return self._weights
 
 
@@ -176,7 +186,7 @@ def fused_layers(
         return reason
     if terms is None:
         return FusedLayers(model, layers)
-    if backend(layers.parameters[0].device.type) != "cpp":
+    if backend(next(model.parameters()).device.type) != "cpp":
         return "only the C++ op adds an adapter's terms"
     low_rank = _low_rank(layers, terms)
     if low_rank is None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as t
 from refusals import refuses
-from tiny_models import CONFIGS, IDS, LENGTH, VOCABULARY, language_model, reward_model
+from tiny_models import CONFIGS, IDS, LENGTH, VOCABULARY, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ConfigError
@@ -462,3 +462,23 @@ def test_on_cuda_it_runs_where_it_is_asked_for(monkeypatch):
     for other in ("torch", "cuda", "cpp"):
         with use_backend(other):
             assert op.backend("cuda") is None
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])
+@pytest.mark.parametrize("change", ["another parameter", "another memory"])
+def test_a_weight_that_is_replaced_between_decodes_is_used(family, change):
+    lm = copy.deepcopy(language_model(family))
+    decoder = ArgsDecoder(lm, reward_model("opt"), fused_layers=True)
+    config = DecodingConfig(k=3, w=1.0, max_new_tokens=4, eos_token_ids=[])
+    decoder.generate(tokens(9), config)
+    for module in list(lm.base_model.modules()):
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.dim() != 2 or isinstance(module, torch.nn.Embedding):
+            continue
+        if change == "another parameter":
+            module.weight = torch.nn.Parameter(weight.detach() * 0.7)
+        else:
+            weight.data = weight.data * 0.7
+    (result,) = decoder.generate(tokens(9), config)
+    (fresh,) = ArgsDecoder(lm, reward_model("opt"), fused_layers=True).generate(tokens(9), config)
+    assert (result.token_ids, result.logprobs) == (fresh.token_ids, fresh.logprobs)

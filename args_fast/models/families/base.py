@@ -28,9 +28,9 @@ class Layers:
     """The layers of one model, as the op takes them.
 
     Attributes:
-        parameters: those, and the buffers, that ``weights`` is made of.
+        modules: those that hold what ``weights`` is made of.
         weights: LAYER_WEIGHTS of each layer, the parameters or views of them; called again when a
-            parameter has moved.
+            module has another parameter, or one that is viewed has moved.
         matrices: of each layer, by the names of MATRICES, the module that a matrix is of, and which
             of its outputs are its rows.
         scales, windows: of each layer's attention.
@@ -42,7 +42,7 @@ class Layers:
         called: the modules that are called; hooks on these run.
     """
 
-    parameters: list[Tensor]
+    modules: list[nn.Module]
     weights: Callable[[], list[Tensor]]
     matrices: list[dict[str, tuple[nn.Module, slice]]]
     scales: list[float]
@@ -99,10 +99,6 @@ def expect_linear(module: nn.Module) -> None:
     expect(module, Int8Linear if type(module) is Int8Linear else nn.Linear)
 
 
-def tensors_of(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
 def activation_of(module: nn.Module) -> str:
     name = ACTIVATIONS.get(type(module).__name__)
     if name is None or not type(module).__module__.startswith(("torch.nn", "transformers.")):
@@ -124,7 +120,7 @@ def in_order(layers: Sequence[dict[str, Tensor | None]]) -> list[Tensor]:
     matrices = [layer[name] for layer in layers for name in MATRICES if name in layer]
     common([matrix.dtype for matrix in matrices if matrix is not None], "types of weights")
     weights = [layer.get(name) for layer in layers for name in LAYER_WEIGHTS]
-    return [empty if weight is None else weight.detach() for weight in weights]
+    return [empty if weight is None else weight for weight in weights]
 
 
 def parts_of(name: str, module: Any) -> dict[str, Tensor | None]:

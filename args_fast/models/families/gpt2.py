@@ -26,7 +26,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         return None
     norms = _check(base)
     return Layers(
-        parameters=list(base.h.parameters()),
+        modules=list(base.h.modules()),
         weights=lambda: in_order([_weights(block) for block in base.h]),
         matrices=[_matrices(block) for block in base.h],
         scales=[asked.scale for asked in options],

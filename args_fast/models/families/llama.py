@@ -17,7 +17,6 @@ from args_fast.models.families.base import (
     in_order,
     is_class,
     parts_of,
-    tensors_of,
 )
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -36,7 +35,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     head_norms = ("q_norm", "k_norm") if name == "qwen3" else ()
     norms = _check(base, name, head_norms)
     return Layers(
-        parameters=tensors_of(base.layers),
+        modules=list(base.layers.modules()),
         weights=lambda: in_order([_weights(layer, head_norms) for layer in base.layers]),
         matrices=[
             {name: (module, EVERY_ROW) for name, module in _linears(layer).items()}

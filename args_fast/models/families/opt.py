@@ -17,7 +17,6 @@ from args_fast.models.families.base import (
     is_class,
     parts_of,
     product,
-    tensors_of,
 )
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -39,7 +38,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         return tokens + decoder.embed_positions(None, 0, position_ids=positions)
 
     return Layers(
-        parameters=tensors_of(decoder.layers),
+        modules=list(decoder.layers.modules()),
         weights=lambda: in_order([_weights(layer) for layer in decoder.layers]),
         matrices=[
             {name: (module, EVERY_ROW) for name, module in _linears(layer).items()}
