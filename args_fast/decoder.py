@@ -20,7 +20,7 @@ from args_fast.engine.lookahead import lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, DecoderBusyError, PromptError
 from args_fast.generation import Generation, Token
-from args_fast.models import adapters, loading, processors
+from args_fast.models import adapters, loading, placement, processors
 from args_fast.models.backbone import Backbone
 from args_fast.models.inference import without_autocast
 from args_fast.models.proof import prove_language_model
@@ -161,9 +161,10 @@ class ArgsDecoder:
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
         quantization.quantize(language_model, lm_quantization)
+        placement.gather(language_model)
         reward = load_rewards(
             rm,
-            lambda one: quantization.quantize(one.model.base_model, rm_quantization),
+            partial(_prepare, kind=rm_quantization),
             tokenizer=tokenizer,
             device=rm_on,
             dtype=kind,
@@ -463,3 +464,10 @@ class ArgsDecoder:
     def _cancel(self, requests: list[Request]) -> None:
         for request in requests:
             self.engine.cancel(request)
+
+
+def _prepare(reward: Reward, kind: str | None) -> None:
+    """What is done to the model of a reward once it is loaded: ``kind`` of quantization."""
+    model: Any = reward.model  # type: ignore[attr-defined]
+    quantization.quantize(model.base_model, kind)
+    placement.gather(model)

@@ -235,5 +235,11 @@ class Encoder:
         if config.eos_token_ids is not None:
             return frozenset(config.eos_token_ids)
         generation = self._lm.model.generation_config
-        eos = (generation or self._lm.model.config).eos_token_id
-        return frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
+        eos: Any = (generation or self._lm.model.config).eos_token_id
+        ends = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
+        if not all(isinstance(end, int) for end in ends):
+            raise ConfigError(
+                f"eos_token_id is {eos!r} in the language model's generation_config.json; it must "
+                "be a token id or several. Correct it, or pass eos_token_ids (--eos)"
+            )
+        return frozenset(ends)

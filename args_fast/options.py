@@ -65,10 +65,11 @@ class EngineOptions:
         flag="--compile",
     )
 
-    fused_layers: bool = _option(
-        True,
-        "Run the layers of a decode step as one op, on the CPU and for the models whose layers it "
-        "knows; False: always through the model's modules. In 16 bits it rounds less often.",
+    fused_layers: bool | Literal["auto"] = _option(
+        "auto",
+        "Run the layers of a decode step as one op, for the models whose layers it knows; False: "
+        "always through the model's modules. In 16 bits it rounds less often. 'auto': on the CPU; "
+        "on CUDA it has not been measured and is used only if asked for.",
         flag="--fused-layers",
     )
 
@@ -90,8 +91,10 @@ class EngineOptions:
             )
         if not isinstance(self.cuda_graphs, bool):
             raise ConfigError(f"cuda_graphs is {self.cuda_graphs!r}; it must be True or False")
-        if not isinstance(self.fused_layers, bool):
-            raise ConfigError(f"fused_layers is {self.fused_layers!r}; it must be True or False")
+        if not isinstance(self.fused_layers, bool) and self.fused_layers != "auto":
+            raise ConfigError(
+                f"fused_layers is {self.fused_layers!r}; it must be True, False or 'auto'"
+            )
         if not isinstance(self.torch_compile, bool) and self.torch_compile not in COMPILE_MODES:
             raise ConfigError(
                 f"torch_compile is {self.torch_compile!r}; it must be False, True or one of "

@@ -273,3 +273,13 @@ def test_a_bar_counts_requests_tokens_and_rewards(capfd):
 def test_no_bar_unless_it_is_asked_for(capfd):
     own().generate([5], CONFIG)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("eos", [3.7, "2", [2, None]])
+def test_end_tokens_of_the_model_that_are_not_ids_are_refused(eos):
+    lm = copy.deepcopy(language_model())
+    lm.generation_config.eos_token_id = eos
+    decoder = ArgsDecoder(lm, reward_model())
+    with refuses(ConfigError, f"eos_token_id is {eos!r}", "generation_config.json", "--eos"):
+        decoder.generate(tokens(9), DecodingConfig(k=2, max_new_tokens=2))
+    decoder.generate(tokens(9), DecodingConfig(k=2, max_new_tokens=2, eos_token_ids=[2]))

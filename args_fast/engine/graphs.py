@@ -49,11 +49,10 @@ class StepGraphs:
     def bind(self, weights: Iterable[Tensor]) -> None:
         """Forget all graphs where weights lie elsewhere than at the last call: between decodes the
         models are the caller's, and a graph would keep reading where they were."""
-        if self.enabled:
-            addresses = tuple(piece.data_ptr() for weight in weights for piece in plain(weight))
-            if addresses != self._weights:
-                self.clear()
-                self._weights = addresses
+        addresses = tuple(piece.data_ptr() for weight in weights for piece in plain(weight))
+        if addresses != self._weights:
+            self.clear()
+            self._weights = addresses
 
     def clear(self) -> None:
         """Forget all graphs: the tensors that they use are about to move."""

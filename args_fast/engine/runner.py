@@ -98,7 +98,8 @@ class Runner:
         resumed = self._scheduled == [(r, r.scheduled_len) for r in requests]
         assert resumed or not self._bursts
         self._scheduled = []  # until the burst is on its way
-        self.graphs.bind(self._weights())
+        if self.graphs.enabled:
+            self.graphs.bind(self._weights())
         shape = self._shape_of(requests, steps)
         batch = self._batch_of(shape)
         batch.load(requests, steps, resumed=resumed)

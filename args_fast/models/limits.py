@@ -13,6 +13,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from args_fast.errors import LoadError
+
 # The longest threshold that the proof crosses: a pass over so many tokens is affordable anywhere.
 LONGEST_PROOF = 512
 
@@ -63,6 +65,11 @@ def limits(config: PretrainedConfig, windows: Iterable[int]) -> Limits:
     was seen to get, and takes into account at any length."""
     text = config.get_text_config()
     positions: float = getattr(text, "max_position_embeddings", None) or math.inf
+    if not positions >= 1:
+        raise LoadError(
+            f"max_position_embeddings is {positions} in the model's config.json; it must be the "
+            "number of positions, 1 or more"
+        )
     lengths = dict(_thresholds(text.to_dict()))
     near = {int(value) for value in (*lengths.values(), *windows) if value <= LONGEST_PROOF}
     bounds = {name: value for name, value in lengths.items() if value > LONGEST_PROOF}

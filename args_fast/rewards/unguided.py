@@ -17,9 +17,13 @@ class NoOpinion(Judge):
 
     def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
         logprobs = candidates.logprobs
-        branch = torch.argmax(logprobs / candidates.temperature[:, None] + candidates.noise, dim=1)
+        if logprobs.shape[1] == 1:  # nothing to choose
+            branch, score = torch.zeros_like(candidates.ids[:, 0]), logprobs[:, 0]
+        else:
+            noisy = logprobs / candidates.temperature[:, None] + candidates.noise
+            branch = torch.argmax(noisy, dim=1)
+            score = logprobs.gather(1, branch[:, None])[:, 0]
         # w * r is nothing at w = 0, and not known at k = 1 with any other w.
-        score = logprobs.gather(1, branch[:, None])[:, 0]
         score = torch.where(candidates.w == 0, score, torch.nan)
         reward = torch.full_like(candidates.w, torch.nan)
         return Choice(branch, reward, score, self.rewards() if detailed else None)

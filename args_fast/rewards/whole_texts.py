@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from args_fast.errors import RewardHeadError
+from args_fast.errors import ArgsError, RewardHeadError, UnsupportedModelError
 from args_fast.models.forward import OUTPUTS, without_padding
 from args_fast.rewards.heads import HeadLike, Labels, RewardHead, find_head, fold_labels
 from args_fast.rewards.strings import Encoded
@@ -53,14 +53,27 @@ class WholeTexts:
                     "log-probabilities as rewards use rewards.Autoregressive(model); for a head of "
                     "its own, head="
                 )
-            texts = (torch.zeros(1, length, dtype=torch.long) for length in (5, 7))
-            shapes = [tuple(self._outputs(text).shape) for text in texts]
+            shapes = [self._shape(length) for length in (5, 7)]
             self._per_token = shapes == [(1, 5), (1, 7)]
             outputs = 1 if self._per_token or len(shapes[0]) == 1 else shapes[0][-1]
             self._fold = fold_labels(model, outputs, labels)
         else:
             self._head = find_head(model, head, labels)
             self._read_at = -1 if self._is_causal() else 0
+
+    def _shape(self, length: int) -> tuple[int, ...]:
+        """The shape of what the model gives for a text of so many tokens. Raises
+        UnsupportedModelError where it gives nothing."""
+        try:
+            return tuple(self._outputs(torch.zeros(1, length, dtype=torch.long)).shape)
+        except (ArgsError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the reward model ({type(self.model).__name__}) cannot read a text of {length} "
+                f"tokens ({type(error).__name__}: {error}); its config.json or its weights are not "
+                "what it was saved with. Get it again"
+            ) from error
 
     # ---- texts ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
 constexpr int64_t SPLIT =
-    256;  // tokens per unit: its keys and values stay in the second cache level
+    128;  // tokens per unit: few enough that short prefixes keep all threads busy
 
 // The softmax state of R query rows: weighted values [R, W], maxima and sums [R].
 struct State {

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int64_t TILE_STEPS = 64;  // most steps along k before the next tile of x has its turn
 
+// Weights are fetched this many bytes ahead, times the weight rows of a tile and the columns of x.
+constexpr int64_t FETCH_AHEAD = 4;
+
 // Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for
 // memory alone, which is fastest in one stream that the processor foresees by itself.
 constexpr int64_t MOST_WEIGHT_ROWS = 4;
@@ -24,12 +27,12 @@ constexpr int64_t weight_rows(int64_t M) {
   return M <= 2 ? MOST_WEIGHT_ROWS : 2;
 }
 
-// Add `steps` steps of M rows of x times R weight rows to sums [M, WIDTH], the first R columns of it.
-// The first tile of a block fetches the weights that lie `ahead`, for itself and the others.
-template <typename P, int64_t M, int64_t R, bool FIRST>
+// Add `steps` steps of M rows of x times R weight rows to sums [M, WIDTH], the first R columns of it,
+// and fetch as much of FETCHED weight rows that come later.
+template <typename P, int64_t M, int64_t R, int64_t FETCHED>
 void tile_of(
-    const typename P::Input* x, const typename P::Weight* weight, int64_t stride, int64_t steps,
-    int64_t ahead, bool fresh, Vector* sums) {
+    const typename P::Input* x, const typename P::Weight* weight, const typename P::Weight* later,
+    int64_t stride, int64_t steps, bool fresh, Vector* sums) {
   Vector sum[M][R];
 #pragma GCC unroll 8
   for (int64_t m = 0; m < M; ++m)
@@ -39,9 +42,8 @@ void tile_of(
     typename P::Register w[R];
 #pragma GCC unroll 8
     for (int64_t r = 0; r < R; ++r) {
-      const typename P::Weight* from = weight + r * stride + step * P::STEP;
-      w[r] = P::weights(from);
-      if (FIRST && R > 1) __builtin_prefetch(from + ahead);
+      w[r] = P::weights(weight + r * stride + step * P::STEP);
+      if (r < FETCHED) __builtin_prefetch(later + r * stride + step * P::STEP);
     }
 #pragma GCC unroll 8
     for (int64_t m = 0; m < M; ++m) {
@@ -56,17 +58,17 @@ void tile_of(
     for (int64_t r = 0; r < R; ++r) sums[m * WIDTH + r] = sum[m][r];
 }
 
-template <typename P, int64_t R, bool FIRST>
+template <typename P, int64_t R, int64_t FETCHED>
 void tile_of_rows(
-    int64_t rows, const typename P::Input* x, const typename P::Weight* weight, int64_t stride,
-    int64_t steps, int64_t ahead, bool fresh, Vector* sums) {
+    int64_t rows, const typename P::Input* x, const typename P::Weight* weight,
+    const typename P::Weight* later, int64_t stride, int64_t steps, bool fresh, Vector* sums) {
   switch (rows) {
-    case 1: return tile_of<P, 1, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
-    case 2: return tile_of<P, 2, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
-    case 3: return tile_of<P, 3, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
-    case 4: return tile_of<P, 4, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
-    case 5: return tile_of<P, 5, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
-    default: return tile_of<P, TILE_ROWS, R, FIRST>(x, weight, stride, steps, ahead, fresh, sums);
+    case 1: return tile_of<P, 1, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
+    case 2: return tile_of<P, 2, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
+    case 3: return tile_of<P, 3, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
+    case 4: return tile_of<P, 4, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
+    case 5: return tile_of<P, 5, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
+    default: return tile_of<P, TILE_ROWS, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
   }
 }
 
@@ -75,7 +77,11 @@ template <typename P, int64_t R>
 void weight_rows_times(
     const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, Vector* sums) {
   constexpr int64_t STEP = P::STEP;
-  const int64_t whole = x.K / STEP, ahead = R * stride;
+  const int64_t whole = x.K / STEP;
+  // The tiles share the fetching, so that memory is never waited for, and never idle. A single row
+  // of x with a single weight row is read in one stream, which the processor fetches by itself.
+  const int64_t share = R == 1 ? 0 : (R + x.tiles - 1) / x.tiles;
+  const auto* next = weight + FETCH_AHEAD / int64_t(sizeof(typename P::Weight)) * R * stride;
   const int64_t chunks = x.tiles == 1 ? 1 : (whole + TILE_STEPS - 1) / TILE_STEPS;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t step = whole * chunk / chunks, steps = whole * (chunk + 1) / chunks - step;
@@ -84,10 +90,18 @@ void weight_rows_times(
       const auto* from = x.tile(t) + step * rows * STEP;
       const auto* w = weight + step * STEP;
       Vector* to = sums + x.first_row(t) * WIDTH;
-      if (t == 0)
-        tile_of_rows<P, R, true>(rows, from, w, stride, steps, ahead, chunk == 0, to);
+      const auto* later = next + t * share * stride + step * STEP;
+      const auto run = [&](auto fetched) {
+        tile_of_rows<P, R, fetched()>(rows, from, w, later, stride, steps, chunk == 0, to);
+      };
+      if (t * share >= R || share == 0)
+        run(std::integral_constant<int64_t, 0>{});
+      else if (share == R)
+        run(std::integral_constant<int64_t, R>{});
+      else if (share == 2)
+        run(std::integral_constant<int64_t, 2>{});
       else
-        tile_of_rows<P, R, false>(rows, from, w, stride, steps, ahead, chunk == 0, to);
+        run(std::integral_constant<int64_t, 1>{});
     }
   }
   if (whole == x.steps) return;
@@ -99,7 +113,7 @@ void weight_rows_times(
     const int64_t rows = x.tile_rows(t);
     const auto* from = x.tile(t) + whole * rows * STEP;
     Vector* to = sums + x.first_row(t) * WIDTH;
-    tile_of_rows<P, R, false>(rows, from, part, STEP, 1, 0, chunks == 0, to);
+    tile_of_rows<P, R, 0>(rows, from, part, part, STEP, 1, chunks == 0, to);
   }
 }
 

@@ -11,7 +11,7 @@ from refusals import refuses
 from tiny_models import CONFIGS, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig, ops, reference
-from args_fast.errors import LengthError, ProofError
+from args_fast.errors import LengthError, LoadError, ProofError
 from args_fast.models import proof
 from args_fast.models.backbone import Backbone
 from args_fast.models.limits import LONGEST_PROOF, limits
@@ -202,3 +202,9 @@ def test_a_short_context_is_proved_as_far_as_it_reaches(positions, lengths):
     lm = short("max_position_embeddings", positions)
     assert proof._lengths(Backbone(lm, "language model")) == lengths
     proof.prove(Backbone(lm, "language model"), logits=True)
+
+
+@pytest.mark.parametrize("positions", [-1, -96])
+def test_positions_that_no_model_has_are_refused(positions):
+    with refuses(LoadError, f"max_position_embeddings is {positions}", "1 or more"):
+        limits(config(max_position_embeddings=positions), [])

@@ -505,3 +505,10 @@ def test_a_decoder_takes_it_in_place_of_a_reward_model():
     (result,) = pair.generate("the cab", config)
     along = pair.token_rewards("the cab", result.token_ids)
     assert along == pytest.approx(result.rewards, abs=1e-4)
+
+
+def test_a_model_that_cannot_read_at_all_is_refused():
+    model = copy.deepcopy(decoder_classifier("llama"))
+    model.score.bias = torch.nn.Parameter(torch.zeros(7))  # it has one output
+    with refuses(UnsupportedModelError, "cannot read a text of 5 tokens", "config.json"):
+        Text(model, byte_level())
