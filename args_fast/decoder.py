@@ -87,8 +87,10 @@ class ArgsDecoder:
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)
         devices = {reward.device for reward in self._rewards.values()}
+        joined = all(reward.joins for reward in self._rewards.values())
         drafts = load_drafts(self.options.draft, backbone, tokenizer, self._rewards)
-        ahead = 0 if drafts else lookahead_rows(backbone, devices, self.options.lookahead)
+        ahead = lookahead_rows(backbone, devices, self.options.lookahead, joined=joined)
+        ahead = 0 if drafts else ahead
         prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
@@ -167,7 +169,7 @@ class ArgsDecoder:
         placement.gather(language_model)
         reward = load_rewards(
             rm,
-            partial(_prepare, kind=rm_quantization),
+            lambda reward: reward.prepare(rm_quantization),
             tokenizer=tokenizer,
             device=rm_on,
             dtype=kind,
@@ -355,13 +357,14 @@ class ArgsDecoder:
 
     @property
     def reward_model(self) -> PreTrainedModel:
-        """The model that judges. Raises ConfigError where the reward is not one model."""
-        models = [r.model for r in self._rewards.values() if isinstance(r, Classifier)]
+        """The model that judges; of an adapter on the language model's own weights, a merged copy
+        that is made for the call. Raises ConfigError where the reward is not one model."""
+        models = [r for r in self._rewards.values() if isinstance(r, Classifier)]
         if len(models) != 1:
             raise ConfigError(
                 f"this decoder has {len(models)} reward models; use the objects that it was given"
             )
-        return models[0]
+        return models[0].whole_model()
 
     # ---- requests, for the front ends of this package ------------------------------------------
 
@@ -467,10 +470,3 @@ class ArgsDecoder:
     def _cancel(self, requests: list[Request]) -> None:
         for request in requests:
             self.engine.cancel(request)
-
-
-def _prepare(reward: Reward, kind: str | None) -> None:
-    """What is done to the model of a reward once it is loaded: ``kind`` of quantization."""
-    model: Any = reward.model  # type: ignore[attr-defined]
-    quantization.quantize(model.base_model, kind)
-    placement.gather(model)

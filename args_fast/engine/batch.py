@@ -108,6 +108,8 @@ class Batch:
         self._memory = memory
         self.judge_reads_hidden = any(reward.reads_hidden for reward in panel.named(key))
         self.reads_ahead = lookahead or self.judge_reads_hidden
+        # Several judges share the candidates, and none of them the language model's pass.
+        self.joined = lookahead and panel.joins(key)
         propose = Lookahead if self.reads_ahead else LastToken
         self.narrowing = Narrowing(
             memory, mixed=shape.mixed, by_probability=shape.narrowed, known=panel.known_ids(key)

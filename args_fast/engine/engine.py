@@ -81,9 +81,8 @@ class Engine:
         if drafts is not None:  # the host drafts after every token
             graphs, padded, steps, in_flight, lookahead = False, False, 1, 0, 0
         steps = steps or STEPS_PER_BURST[device]
-        padded = graphs if padded is None else padded
-        ways: dict[str, Any] = {"steps": steps, "padded": padded, "lookahead": lookahead}
-        ways |= {"rows": rows, "graphs": graphs, "eager": eager}
+        ways: dict[str, Any] = {"steps": steps, "lookahead": lookahead, "rows": rows}
+        ways |= {"padded": graphs if padded is None else padded, "graphs": graphs, "eager": eager}
         pools = [PagePool(pages) for _ in range(self.panel.group_count)]
         self.scheduler = Scheduler(pools, rows=rows, steps=steps, root_of=self.panel.root)
         self.bursts = Bursts(

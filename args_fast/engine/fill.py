@@ -79,15 +79,28 @@ class Filler:
         start = text.cached_tokens
         end = min(len(text.ids), start + piece)
         readers = [name for name in request.weights if self._panel.groups.get(name) == group]
+        joined = self._store_for_both(readers, text, start, end) if group == LM_GROUP else None
         with self._side():
             for name in readers:
-                self._panel.rewards[name].fill(self._panel.stores[name], text, start, end)
-        if group == LM_GROUP:
+                if name != joined:
+                    self._panel.rewards[name].fill(self._panel.stores[name], text, start, end)
+        if group == LM_GROUP and joined is None:
             self._store_for_lm(text, start, end)
         self._side.join()
         text.cached_tokens = end
         scheduler.register(request, group, min(end, len(text.ids) - 1))
         return end - start
+
+    def _store_for_both(
+        self, readers: list[str], text: PagedText, start: int, end: int
+    ) -> str | None:
+        """Store ids for the language model and one reward in one pass; returns the reward's name.
+        The row of the last id, which the language model does not see yet, is written again."""
+        for name in readers:
+            reward, store = self._panel.rewards[name], self._panel.stores[name]
+            if reward.fill_with(self._cache, store, text, start, end):
+                return name
+        return None
 
     def _store_for_lm(self, text: PagedText, start: int, end: int) -> None:
         """The language model does not see the last id yet: every step begins with it."""

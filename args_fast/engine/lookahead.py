@@ -17,7 +17,7 @@ from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache
 from args_fast.models.backbone import Backbone
 from args_fast.models.branches import Branches
-from args_fast.rewards.base import LM_GROUP
+from args_fast.rewards.base import LM_GROUP, Candidates, Judge
 
 # Rows at which a matrix product's arithmetic takes as long as reading its weights, which is
 # peak / bandwidth * bytes per weight / 2, by data sheet: compute capability -> bytes per weight.
@@ -28,10 +28,13 @@ RIDGE = {(8, 0): {2: 153, 4: 19}, (9, 0): {2: 206, 4: 28}}
 SHARED = 0.25
 
 
-def lookahead_rows(lm: Backbone, devices: set[torch.device], lookahead: bool | str) -> float:
+def lookahead_rows(
+    lm: Backbone, devices: set[torch.device], lookahead: bool | str, *, joined: bool = False
+) -> float:
     """The largest B * k with which the language model looks ahead. "auto" is computed, not
     measured: never on the CPU, where a row more is a row more of work; up to the ridge where the
-    rewards have devices of their own (``devices``); up to a part of it where they share one."""
+    rewards have devices of their own (``devices``); up to a part of it where they share one, and up
+    to half of it where they share the pass (``joined``), which then has 2k rows."""
     if lookahead != "auto":
         return math.inf if lookahead else 0
     if lm.device.type != "cuda":
@@ -39,6 +42,8 @@ def lookahead_rows(lm: Backbone, devices: set[torch.device], lookahead: bool | s
     capability = torch.cuda.get_device_capability(lm.device)
     known = [machine for machine in RIDGE if machine <= capability]
     ridge = RIDGE[max(known)].get(lm.layout.dtype.itemsize, 0) if known else 0
+    if joined:
+        return ridge / 2
     return SHARED * ridge if lm.device in devices else ridge
 
 
@@ -84,6 +89,9 @@ class LastToken:
     def read_ahead(self, ids: Tensor, *, hidden: bool = False) -> Tensor | None:
         """Read the candidates while they are judged: the plain order does not."""
         return None
+
+    def read_ahead_with(self, candidates: Candidates, judge: Judge) -> None:
+        """Read the candidates in one pass with a judge: the plain order does not."""
 
     def accept(self, branch: Tensor) -> None:
         """Candidate branch[b] was chosen."""
@@ -145,6 +153,10 @@ class Lookahead(LastToken):
             return self._rows
         states, self._rows = self._lm.hidden_and_logits(ids, positions, self._ahead)
         return states
+
+    def read_ahead_with(self, candidates: Candidates, judge: Judge) -> None:
+        self._rows = judge.read_with(candidates, self._ahead)
+        self._rows_are_hidden = True
 
     def accept(self, branch: Tensor) -> None:
         self._ahead.commit(branch)

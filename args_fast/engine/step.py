@@ -38,9 +38,13 @@ def propose(batch: Batch) -> Candidates:
 
 
 def judge(batch: Batch, candidates: Candidates, side: SideStream) -> None:
-    """Let the reward read the candidates, next to a language model that looks ahead."""
+    """Let the reward read the candidates, next to a language model that looks ahead or in one pass
+    with it."""
     if batch.judge_reads_hidden:
         batch.judge.read(candidates)
+        return
+    if batch.joined:
+        batch.proposer.read_ahead_with(candidates, batch.judge)
         return
     with side():
         batch.judge.read(candidates)

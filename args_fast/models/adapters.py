@@ -1,12 +1,12 @@
-"""LoRA adapters of peft, merged into their base: a folder, a PeftModel, or a model that
-transformers has put one into."""
+"""LoRA adapters of peft with their base: a folder, a PeftModel, or a model that transformers has
+put one into."""
 
 import copy
 import json
 import logging
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from args_fast.errors import LoadError, RewardHeadError
 from args_fast.models import checkpoint, pretrained
+from args_fast.models.low_rank import LowRank, merge
+from args_fast.models.peft_layers import Inseparable, take_apart
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +77,29 @@ class AdapterFolder:
         return file if file.is_file() else None
 
 
-@dataclass(frozen=True)
-class Merged:
-    """An adapter's model, merged, and the file of its head where that is not part of the model."""
+@dataclass
+class Adapted:
+    """A model with an adapter that is merged into it, or still apart.
+
+    Attributes:
+        model: the base with its head, without peft's layers.
+        terms: what the adapter adds to the model's linear layers; None once it is merged.
+        biases: whether the adapter has trained biases, which are in the model.
+        reason: why the adapter had to be merged.
+        head: the file of the head where that is not part of the model.
+    """
 
     model: PreTrainedModel
-    head: Path | None
+    terms: list[LowRank] | None
+    biases: bool = False
+    reason: str = ""
+    head: Path | None = None
+
+    def merged(self) -> PreTrainedModel:
+        """The model with the adapter merged into it from now on."""
+        merge(self.model.base_model, self.terms or ())
+        self.terms = None
+        return self.model
 
 
 def is_folder(path: str | Path) -> bool:
@@ -93,7 +112,10 @@ def is_folder(path: str | Path) -> bool:
 def load_language_model(path: Path, dtype: Any, options: dict[str, Any]) -> PreTrainedModel:
     """An adapter of a language model, merged. Raises LoadError."""
     folder = check_language_model(path)
-    return _merged(folder, AutoModelForCausalLM, "adapter", dtype, options)
+    adapted = _load(folder, AutoModelForCausalLM, "adapter", dtype, options)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", folder.path, folder.base)
+    return merged
 
 
 def check_language_model(path: Path) -> AdapterFolder:
@@ -110,22 +132,22 @@ def check_language_model(path: Path) -> AdapterFolder:
 
 def load_reward_model(
     path: Path, dtype: Any, options: dict[str, Any], base: str | Path | None = None
-) -> Merged:
-    """An adapter of a reward model, merged; that of a language model where the head is in a file
-    next to it. Raises RewardHeadError where no head was trained, LoadError."""
+) -> Adapted:
+    """An adapter of a reward model; that of a language model where the head is in a file next to
+    it. Raises RewardHeadError where no head was trained, LoadError."""
     folder = AdapterFolder.read(path, base)
-    role = "reward adapter"
-    if folder.labels is None and folder.value_head is not None:
-        model = _merged(folder, AutoModelForCausalLM, role, dtype, options)
-        return Merged(model, folder.value_head)
-    if folder.labels is not None:
+    kind: Any = AutoModelForSequenceClassification
+    head = folder.value_head if folder.labels is None else None
+    if head is not None:
+        kind = AutoModelForCausalLM
+    elif folder.labels is not None:
         options = options | {"num_labels": folder.labels}
-    return Merged(_merged(folder, AutoModelForSequenceClassification, role, dtype, options), None)
+    adapted = _load(folder, kind, "reward adapter", dtype, options)
+    return replace(taken_apart(adapted), head=head)
 
 
-def _merged(
-    folder: AdapterFolder, kind: Any, role: str, dtype: Any, options: dict[str, Any]
-) -> PreTrainedModel:
+def _load(folder: AdapterFolder, kind: Any, role: str, dtype: Any, options: dict[str, Any]) -> Any:
+    """The PeftModel."""
     base = checkpoint.find(folder.base)
     checkpoint.shapes(base)  # there are files, and they are whole
     model, report = pretrained.load(kind, base, f"base of the {role}", dtype, options)
@@ -143,14 +165,12 @@ def _merged(
             f"the adapter {folder.path} holds no trained reward head: the head would be random. "
             f"Train it with modules_to_save=['score'], or save its head next to it as {VALUE_HEAD}"
         )
-    merged = _merge(model, folder, role)
-    logger.info("%s: a LoRA adapter, merged into a copy of its base %s", folder.path, folder.base)
-    return merged
+    return _adapted(model, folder, role)
 
 
-def _merge(model: PreTrainedModel, folder: AdapterFolder, role: str) -> PreTrainedModel:
-    """The base with the adapter added to its weights. Raises LoadError where their weights do not
-    fit each other: peft would leave out what it does not find."""
+def _adapted(model: PreTrainedModel, folder: AdapterFolder, role: str) -> Any:
+    """The base with the adapter in it. Raises LoadError where their weights do not fit each other:
+    peft would leave out what it does not find."""
     from peft import PeftModel, get_peft_model_state_dict
 
     def load() -> Any:
@@ -173,8 +193,7 @@ def _merge(model: PreTrainedModel, folder: AdapterFolder, role: str) -> PreTrain
             f"the adapter {folder.path} is of the kind {kind}, which has no weights to merge; "
             "LoRA and IA3 adapters can be used"
         )
-    merged: PreTrainedModel = adapted.merge_and_unload()
-    return merged
+    return adapted
 
 
 def _fields(file: Path) -> dict[str, Any]:
@@ -213,9 +232,26 @@ def has_adapter(model: Any) -> bool:
     return is_peft or bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
+def taken_apart(model: Any) -> Adapted:
+    """A model with an adapter in it as one without, and the adapter's terms; merged where it is
+    more than terms. The model itself is used up."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    configs = getattr(model, "peft_config", None) or {}
+    biases = any(getattr(config, "bias", "none") != "none" for config in configs.values())
+    terms, reason = None, ""
+    try:
+        terms = take_apart(plain)
+    except Inseparable as error:
+        reason = str(error)
+    return Adapted(_merged(plain if terms is not None else model), terms, biases, reason)
+
+
 def merged_copy(model: Any) -> PreTrainedModel:
     """The model with its active adapters merged, a copy: the caller's stays as it is."""
-    model = copy.deepcopy(model)
+    return _merged(copy.deepcopy(model))
+
+
+def _merged(model: Any) -> PreTrainedModel:
     if hasattr(model, "merge_and_unload"):
         merged: PreTrainedModel = model.merge_and_unload()
         return merged

@@ -93,7 +93,10 @@ def driven(model: PreTrainedModel) -> Iterator[None]:
     """Route the model's attention to the engine, only for the duration of one forward pass: outside
     it the model is the user's and generates as it always did. The parts of a multimodal model may
     each have an attention of their own, and get it back."""
-    before = [(part, part._attn_implementation) for part in _configs(model.config)]
+    # A base model that is shared with another model keeps that one's configuration.
+    base: PreTrainedModel = model.base_model  # type: ignore[assignment]
+    parts = [*_configs(model.config), *_configs(base.config)]
+    before = [(part, part._attn_implementation) for part in {id(p): p for p in parts}.values()]
     try:
         # Not through the public setter, which would hand a part's choice on to its own parts.
         for part, _ in before:

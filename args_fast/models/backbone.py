@@ -1,7 +1,7 @@
 """One Hugging Face model, driven by the engine: its forward passes and its limits."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -55,7 +55,7 @@ class Backbone:
         self.thresholds = traits.limits.thresholds
         self._flash = None if traits.sinks else varlen_attention(traits.layout)
         self._linear = few_rows(self.device)
-        self._tail_hidden: Forward = partial(_hidden, model)
+        self._tail_hidden: Forward = partial(hidden_states, model)
         self._tail_logits: Forward = partial(_logits, model)
         self.fused: Fused = fused
         self._options = traits.options
@@ -65,7 +65,7 @@ class Backbone:
         one length. CompileError comes with the first forward pass where that cannot be done."""
         name = f"the {self.role} ({type(self.model).__name__})"
         self.drop_fused_layers()
-        self._tail_hidden = Compiled(partial(_hidden, self.model), name, mode)
+        self._tail_hidden = Compiled(partial(hidden_states, self.model), name, mode)
         self._tail_logits = Compiled(partial(_logits, self.model), name, mode)
 
     def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
@@ -75,7 +75,7 @@ class Backbone:
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_hidden(ids, positions, context)
-            return _hidden(self.model, ids, positions, context)
+            return hidden_states(self.model, ids, positions, context)
 
     def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward where it does
@@ -145,6 +145,10 @@ class Backbone:
             logits = _logits(self.model, ids, positions, context)
         return states[-1], logits
 
+    def own_forward(self) -> AbstractContextManager:
+        """To be entered around passes through ``model`` that are not the engine's."""
+        return nullcontext()
+
     @contextmanager
     def _head_input(self) -> Iterator[list[Tensor]]:
         """What the output layer is given in the passes within."""
@@ -160,11 +164,16 @@ class Backbone:
         """Store the K/V of ids after the ``start`` that are stored: once, whatever k is."""
         if (layers := self.fused_layers()) and layers.reads_prompts:
             return layers.prefill(cache, ids, pages, start)
+        for offset, piece in self.pieces(ids, start):
+            rows = send([piece], torch.int64, self.device)
+            context = Prefill(cache, pages, start + offset, len(piece), self._flash)
+            self.hidden(rows, context.position[None], context)
+
+    def pieces(self, ids: list[int], start: int) -> Iterator[tuple[int, list[int]]]:
+        """The ids of a prompt as they go through the modules together, each piece with its place
+        among them."""
         chunk = max(1, len(ids)) if self._in_one(start, len(ids)) else PREFILL_CHUNK
-        for offset in range(0, len(ids), chunk):
-            piece = send([ids[offset : offset + chunk]], torch.int64, self.device)
-            context = Prefill(cache, pages, start + offset, piece.shape[1], self._flash)
-            self.hidden(piece, context.position[None], context)
+        return ((offset, ids[offset : offset + chunk]) for offset in range(0, len(ids), chunk))
 
     def _in_one(self, start: int, rows: int) -> bool:
         """Whether every layer's attention works on tiles, and needs no more memory for more rows
@@ -175,9 +184,10 @@ class Backbone:
         return plain and (start == 0 or torch_has_flash(self.layout))
 
 
-def _hidden(
+def hidden_states(
     model: PreTrainedModel, ids: Tensor, positions: Tensor, context: AttentionContext
 ) -> Tensor:
+    """ids, positions [B, N] -> [B, N, H], by the model's own modules; while they are ``driven``."""
     out = model.base_model(
         input_ids=ids, position_ids=positions, use_cache=False, **{CONTEXT: context}
     )

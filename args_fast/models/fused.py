@@ -18,9 +18,10 @@ from args_fast.kvcache.storage import PagedCache
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
-from args_fast.models.families.base import Layers, product
+from args_fast.models.families.base import EVERY_ROW, Layers, product
+from args_fast.models.low_rank import LowRankTerms
 from args_fast.ops.decoder_layers import DecoderLayers, backend, decoder_layers, unsupported
-from args_fast.ops.schemas import LAYER_WEIGHTS
+from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 Fused = bool | Literal["auto"]  # the engine's option
 CPU = torch.device("cpu")  # whatever torch's default device is
@@ -43,11 +44,15 @@ class FusedLayers:
     Args:
         model: in eval mode.
         layers: what ``args_fast.models.families.layers_of`` found in it.
+        low_rank: an adapter's terms, as the op takes them.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Layers) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layers: Layers, low_rank: Sequence[Tensor] = ()
+    ) -> None:
         self._model = model
         self._layers = layers
+        self._low_rank = list(low_rank)
         self._pointers: list[int] = []
         self._weights: list[Tensor] = []
         self._device = layers.parameters[0].device
@@ -102,6 +107,7 @@ class FusedLayers:
             layers.activation,
             layers.pre_norm,
             *_final_norm(layers.final_norm),
+            self._low_rank,
         )
         hidden = hidden.to(embedded.dtype)
         return hidden if layers.project is None else product(layers.project, hidden)
@@ -150,7 +156,10 @@ def is_asked_for(fused: Fused, device: torch.device) -> bool:
 
 
 def fused_layers(
-    model: PreTrainedModel, options: Sequence[AttentionOptions], head_size: int
+    model: PreTrainedModel,
+    options: Sequence[AttentionOptions],
+    head_size: int,
+    terms: LowRankTerms | None = None,
 ) -> FusedLayers | str:
     """The layers of a model as one op, or why they are not.
 
@@ -158,11 +167,38 @@ def fused_layers(
         model: in eval mode.
         options: what each layer asks of its attention (``args_fast.models.probe``).
         head_size: elements of a head.
+        terms: of an adapter, which are added.
     """
     layers = layers_of(model, options)
     if isinstance(layers, str):
         return layers
-    return unsupported(layers.weights(), head_size) or FusedLayers(model, layers)
+    if reason := unsupported(layers.weights(), head_size):
+        return reason
+    if terms is None:
+        return FusedLayers(model, layers)
+    if backend(layers.parameters[0].device.type) != "cpp":
+        return "only the C++ op adds an adapter's terms"
+    low_rank = _low_rank(layers, terms)
+    if low_rank is None:
+        return "the adapter is on other layers than the op has"
+    return FusedLayers(model, layers, low_rank)
+
+
+def _low_rank(layers: Layers, terms: LowRankTerms) -> list[Tensor] | None:
+    """An adapter's terms as the op takes them; None where one is not of the layers' matrices."""
+    empty = torch.empty(0, device=CPU)
+    tensors, used = [], set()
+    for matrices in layers.matrices:
+        for name in MATRICES:
+            module, rows = matrices.get(name, (None, EVERY_ROW))
+            term = None if module is None else terms.by_layer.get(module)
+            if term is None:
+                tensors += [empty] * len(TERM)
+                continue
+            used.add(module)
+            bias = empty if term.bias is None else term.bias[rows].float().contiguous()
+            tensors += [term.a.contiguous(), term.b[rows].float().T.contiguous(), bias]
+    return tensors if len(used) == len(terms.by_layer) else None
 
 
 def _rows_of(cache: PagedCache, rows: int) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,8 @@ def prove_reward(
     ]
     with torch.inference_mode():
         engine = torch.tensor(rewards_of(texts), dtype=torch.float64, device="cpu")
-        own = torch.stack([own_reward(backbone.model, text, fold) for text in texts]).double()
+        with backbone.own_forward():
+            own = torch.stack([own_reward(backbone.model, text, fold) for text in texts]).double()
         own = own.cpu()
     allowed = REWARD_TOLERANCE[backbone.layout.dtype] * max(1.0, own.abs().max().item())
     worst = int((engine - own).abs().nan_to_num(torch.inf).argmax())
@@ -185,7 +186,8 @@ def _every_branch(
     text = prompt
     for candidates, branched in zip(steps, rows, strict=True):
         texts = torch.tensor([[*text, v] for v in candidates], device=backbone.device)
-        yield branched, own_outputs(backbone.model, texts, logits=logits)[:, -1]
+        with backbone.own_forward():
+            yield branched, own_outputs(backbone.model, texts, logits=logits)[:, -1]
         text = [*text, candidates[_taken(len(candidates))]]
 
 
@@ -196,7 +198,8 @@ def _branches_taken(
     enough of a long text, where every candidate alone would cost a pass."""
     taken = _taken(len(steps[0]))
     text = torch.tensor([[*prompt, *(step[taken] for step in steps)]], device=backbone.device)
-    whole = own_outputs(backbone.model, text, logits=logits)[0, -len(steps) :]
+    with backbone.own_forward():
+        whole = own_outputs(backbone.model, text, logits=logits)[0, -len(steps) :]
     yield torch.stack([row[taken] for row in rows]), whole
 
 

@@ -96,8 +96,10 @@ class _InTriton:
         mask: Tensor,
         cos: Tensor | None,
         sin: Tensor | None,
-        *options: Any,
+        *given: Any,
     ) -> None:
+        *options, low_rank = given
+        assert not low_rank  # args_fast.models.fused leaves adapters to the C++ op
         layers = by_name(weights)
         texts = max(1, ROWS // max(1, hidden.shape[1]))
         with torch.cuda.device_of(hidden):  # kernels go to the current one; not on the CPU

@@ -3,7 +3,7 @@
 Like ``args_fast.ops.plain``, of which it is the longest part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from args_fast.ops.plain import branch_attention
-from args_fast.ops.schemas import LAYER_WEIGHTS
+from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
+TERM_NAMES = tuple(f"term_{part}" for part in TERM)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "relu": F.relu,
@@ -42,6 +43,7 @@ def decoder_layers(
     pre_norm: bool,
     final_norm: Tensor | None = None,
     final_norm_bias: Tensor | None = None,
+    low_rank: Sequence[Tensor] = (),
 ) -> None:
     """All decoder layers over the rows of a tail, in place.
 
@@ -55,7 +57,7 @@ def decoder_layers(
     rotated, half against half. scales, windows [L]: of each layer's attention. norm: "rms" or
     "layer"; activation: a key of ACTIVATIONS. pre_norm: norms stand before the attention and the
     MLP, else after their residual sums. A layer without a gate has an MLP of ``up`` and
-    ``down`` alone.
+    ``down`` alone. low_rank: for each layer and each of MATRICES the tensors of TERM, or nothing.
 
     Everything but the stored keys and values is computed in float32.
     """
@@ -68,6 +70,7 @@ def decoder_layers(
             name: weight.float() if weight.numel() else None
             for name, weight in zip(LAYER_WEIGHTS, tensors, strict=True)
         }
+        layer |= _terms_of_layer(low_rank, index)
         x = normed(hidden, layer["norm1"], layer["norm1_bias"]) if pre_norm else hidden
         q, k, v = (_heads(layer, name, x, tail_k.shape[-1], normed) for name in "qkv")
         tail_k[index] = _rotated(k, cos, sin)
@@ -110,12 +113,22 @@ def _normed(kind: str, eps: float, x: Tensor, weight: Tensor | None, bias: Tenso
     return x if bias is None else x + bias
 
 
+def _terms_of_layer(low_rank: Sequence[Tensor], index: int) -> "Layer":
+    names = [f"{matrix}_{part}" for matrix in MATRICES for part in TERM_NAMES]
+    tensors = low_rank[index * len(names) : (index + 1) * len(names)]
+    return {name: x.float() if x.numel() else None for name, x in zip(names, tensors, strict=False)}
+
+
 def _linear(layer: Layer, name: str, x: Tensor) -> Tensor:
     weight, scale = layer[name], layer[f"{name}_scale"]
     assert weight is not None
     if scale is not None:
         weight = weight * scale[:, None]
-    return F.linear(x, weight, layer[f"{name}_bias"])
+    out = F.linear(x, weight, layer[f"{name}_bias"])
+    a, b, bias = (layer.get(f"{name}_{part}") for part in TERM_NAMES)
+    if a is not None and b is not None:
+        out = out + F.linear(x, a) @ b
+    return out if bias is None else out + bias
 
 
 def _heads(

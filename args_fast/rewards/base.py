@@ -30,8 +30,9 @@ from transformers import PreTrainedTokenizerBase
 from args_fast import ops
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
-from args_fast.kvcache.storage import CacheLayout, GroupCache
+from args_fast.kvcache.storage import CacheLayout, GroupCache, PagedCache
 from args_fast.models.backbone import Backbone
+from args_fast.models.branches import Branches
 
 LM_GROUP = 0  # the cache group of readers that see the language model's ids
 
@@ -122,6 +123,18 @@ class Judge(ABC):
     def read(self, candidates: Candidates) -> None:
         """Begin to judge. Nothing is returned, so that work on a device may overlap."""
 
+    def read_with(self, candidates: Candidates, lm_rows: Branches) -> Tensor:
+        """Begin to judge, in one pass with the language model (``Reward.joins``).
+
+        Args:
+            candidates: on the language model's device.
+            lm_rows: where the language model's keys and values of the candidates go.
+
+        Returns:
+            The language model's last hidden state of each candidate [B, k, H].
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def rewards(self) -> Tensor:
         """r([x, v]) [B, k] f32 of the candidates read last, on the language model's device. NaN or
@@ -180,6 +193,11 @@ class Reward(ABC):
     rows_per_candidate: int | None = None
     layout: CacheLayout | None = None
 
+    @property
+    def joins(self) -> bool:
+        """Whether judges can read the candidates in the pass in which the language model does."""
+        return False
+
     def attach(self, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:  # noqa: B027
         """Check that this reward can judge the language model's candidates. Raises ArgsError."""
 
@@ -197,6 +215,13 @@ class Reward(ABC):
         self, store: GroupCache, text: PagedText, start: int, end: int
     ) -> None:
         """Store the K/V of ids start ... end - 1 in the pages of the text."""
+
+    def fill_with(
+        self, lm: PagedCache, store: GroupCache, text: PagedText, start: int, end: int
+    ) -> bool:
+        """Store these for the language model too, in one pass. False, and nothing is stored, where
+        each had better fill by itself."""
+        return False
 
     def close(self, request: Reading) -> None:  # noqa: B027
         """A request gives its memory back; it may be opened again later, with more tokens."""

@@ -14,6 +14,7 @@ from args_fast.models.branches import Branches, siblings_along
 from args_fast.rewards.base import Candidates, Choice, Judge, Reading
 
 if TYPE_CHECKING:
+    from args_fast.rewards.adapter import Adapter
     from args_fast.rewards.classifier import Classifier
 
 MAX_END_TOKENS = 16
@@ -66,6 +67,19 @@ class SiblingJudge(Judge):
 
     def _to_lm(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._memory.device, non_blocking=True)
+
+
+class JoinedJudge(SiblingJudge):
+    """Siblings that can go through the language model's layers together with its own rows."""
+
+    _reward: "Adapter"
+
+    def read_with(self, candidates: Candidates, lm_rows: Branches) -> Tensor:
+        self._candidates = candidates
+        hidden, self._hidden = self._reward.adapted.hidden_with(
+            candidates.ids, lm_rows.positions(), lm_rows, self._branches
+        )
+        return hidden
 
 
 class ChainJudge(Judge):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from args_fast import quantization
 from args_fast.errors import (
     ConfigError,
     LengthError,
@@ -18,6 +19,7 @@ from args_fast.errors import (
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
+from args_fast.models import placement
 from args_fast.models.backbone import Backbone, check_eval
 from args_fast.models.proof import prove, prove_reward
 from args_fast.rewards.base import Judge, Reading, Reward
@@ -136,6 +138,16 @@ class Classifier(Reward):
         self.backbone.compile(mode)
         prove(self.backbone, logits=False)  # again, as compiled: a compiler can be wrong too
 
+    def prepare(self, kind: str | None) -> None:
+        """What is done to a model that args-fast has loaded: ``kind`` of quantization of its linear
+        layers, and one place for its weights."""
+        quantization.quantize(self.model.base_model, kind)
+        placement.gather(self.model)
+
+    def whole_model(self) -> PreTrainedModel:
+        """A model whose own forward gives this reward."""
+        return self.model
+
     def known_ids(self) -> Tensor | None:
         return None if self._known is None or bool(self._known.all()) else self._known
 
@@ -249,7 +261,8 @@ class Classifier(Reward):
         longest = max(map(len, texts))
         padded = [text + [text[-1]] * (longest - len(text)) for text in texts]
         batch = torch.tensor(padded, device=self.device)
-        return self.model.base_model(input_ids=batch, use_cache=False).last_hidden_state
+        with self.backbone.own_forward():
+            return self.model.base_model(input_ids=batch, use_cache=False).last_hidden_state
 
     # ---- the linear head, for callers that train it --------------------------------------------
 

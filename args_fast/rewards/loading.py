@@ -23,7 +23,7 @@ from args_fast.errors import (
     UnsupportedModelError,
 )
 from args_fast.models import adapters, checkpoint, loading, pretrained
-from args_fast.rewards.adapter import Adapter, load_merged
+from args_fast.rewards.adapter import Adapter, load_adapted
 from args_fast.rewards.base import Reward
 from args_fast.rewards.classifier import Classifier
 from args_fast.rewards.heads import HeadLike, Labels, linear_head, read_head
@@ -95,14 +95,14 @@ def load(
         "head": _beside(path, head),
         "labels": labels,
     }
-    plain = model.model if isinstance(model, adapters.Merged) else model
+    plain = model.model if isinstance(model, adapters.Adapted) else model
     known = None if own is None or tokenizer is None else known_ids(tokenizer, own, plain)
     alike = own is None or tokenizer is None or known is not None
     if is_encoder(plain.config) or template == "pair" or not alike:
-        if isinstance(model, adapters.Merged) and head is None:
+        if isinstance(model, adapters.Adapted) and head is None:
             common["head"] = model.head
-        return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
-    made = Adapter if isinstance(model, adapters.Merged) else Classifier
+        return _as_text(path, _whole(model), own, closing_ids, too_long=too_long, **common)
+    made = Adapter if isinstance(model, adapters.Adapted) else Classifier
     theirs = None if tokenizer is None else own
     try:
         reward = made(model, theirs, closing_ids=closing_ids, known=known, **common)
@@ -112,7 +112,7 @@ def load(
         if theirs is None:
             raise
         logger.info("%s: %s", path, error)
-        return _as_text(path, plain, own, closing_ids, too_long=too_long, **common)
+        return _as_text(path, _whole(model), own, closing_ids, too_long=too_long, **common)
     logger.info("%s: a decoder with a head (rewards.%s)", path, made.__name__)
     return reward
 
@@ -153,10 +153,15 @@ def _model(
 ) -> Any:
     """The model of a path, or the parts of an adapter's."""
     if adapters.is_folder(path):
-        return load_merged(path, device, dtype, base=base, **options)
+        return load_adapted(path, device, dtype, base=base, **options)
     if is_encoder(pretrained.load_config(checkpoint.find(path), options)):
         return _plain(path, device, dtype, options)
     return _decoder(path, device, dtype, options, several=several, head=head)
+
+
+def _whole(model: Any) -> PreTrainedModel:
+    """A model, or that of an adapter, merged."""
+    return model.merged() if isinstance(model, adapters.Adapted) else model
 
 
 def _as_text(

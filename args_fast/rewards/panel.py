@@ -109,6 +109,10 @@ class Panel:
         """Whether the host has a say in every step."""
         return isinstance(key, Skipping) or any(reward.on_host for reward in self.named(key))
 
+    def joins(self, key: Key) -> bool:
+        """Whether the judge of a key can share the language model's pass: that of one reward."""
+        return isinstance(key, str) and bool(key) and self.rewards[key].joins
+
     def named(self, key: Key) -> list[Reward]:
         """The rewards that a key stands for."""
         return [self.rewards[name] for name in _names(key)]

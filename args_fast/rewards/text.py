@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from args_fast import quantization
 from args_fast.errors import (
     ConfigError,
     LengthError,
@@ -19,6 +20,7 @@ from args_fast.errors import (
 )
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import GroupCache
+from args_fast.models import placement
 from args_fast.models.backbone import Backbone
 from args_fast.models.fused import Fused
 from args_fast.models.proof import prove
@@ -146,6 +148,12 @@ class Text(HostReward):
         together = cached.values({0: [text.ids for text in texts]})[0]
         cached.drop(0)
         return cached if all(map(self._whole.agree, together, alone)) else None
+
+    def prepare(self, kind: str | None) -> None:
+        """What is done to a model that args-fast has loaded: ``kind`` of quantization of its linear
+        layers, and one place for its weights."""
+        quantization.quantize(self.model.base_model, kind)
+        placement.gather(self.model)
 
     def known_ids(self) -> Tensor | None:
         return None if bool(self._known.all()) else self._known

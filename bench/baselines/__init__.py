@@ -24,6 +24,9 @@ GREEDY = "args-fast greedy"
 ARGS = "args-fast ARGS"
 K_COPIES = "k-copies cache"
 NAIVE = "naive, no cache"
+# On the language model's own weights.
+HEAD = "args-fast ARGS, Head"
+ADAPTER = "args-fast ARGS, Adapter"
 # Ours with options of the decoder's; GREEDY and ARGS leave all of them to the engine.
 LOOKAHEAD = "args-fast ARGS, lookahead"
 NO_LOOKAHEAD = "args-fast ARGS, no lookahead"

@@ -41,7 +41,8 @@ SAVED = "4 bit"  # the type that the package has; llama.cpp alone reads it
 TYPES = ("float32", "bfloat16", SAVED)
 GREEDIES = (baselines.TRANSFORMERS, "llama.cpp greedy", baselines.GREEDY)  # slowdowns are against
 PUBLISHED = (baselines.K_COPIES, baselines.NAIVE)  # ways of caching
-GUIDED = (baselines.ARGS, *PUBLISHED)
+TWICE = (baselines.ARGS, baselines.ADAPTER, *PUBLISHED)  # read two models' worth of weights
+GUIDED = (*TWICE, baselines.HEAD)
 PAUSE = 0.3  # seconds before each decode, in which the threads of the last one stop spinning
 
 
@@ -95,7 +96,7 @@ def compare(
             min(new_tokens, baselines.MOST_TOKENS.get(name, new_tokens)),
             min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
             warm_ups=baselines.warm_ups(name),
-            bytes_read=model_bytes and model_bytes * (1 + (name in GUIDED)),
+            bytes_read=model_bytes and model_bytes * (1 + (name in TWICE)),
         )
         for name, decode in asked.items()
     ]

@@ -1,11 +1,15 @@
 """transformers and args-fast: greedy decoding, ARGS, and the two published ways of caching.
 
 The reward model has the language model's own weights with a head drawn at random, so it is of the
-same size; speed does not depend on what a head says.
+same size; speed does not depend on what a head says. On the language model's own weights there are
+that head, and where peft is installed an adapter of rank 8 on every linear layer that adds nothing:
+in float32 all three give the same tokens.
 """
 
+from copy import deepcopy
 from functools import partial
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .worker import Decode
@@ -20,6 +24,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
 
     from args_fast import ArgsDecoder
     from args_fast.bench import baselines
+    from args_fast.rewards import Head
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -27,10 +32,24 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=kind)
     rm = AutoModelForSequenceClassification.from_pretrained(model, dtype=kind, num_labels=1)
     pair = ArgsDecoder(lm, rm)
+    shared = {baselines.HEAD: ArgsDecoder(lm, Head(deepcopy(rm.score)))}
+    if find_spec("peft"):
+        shared[baselines.ADAPTER] = ArgsDecoder(lm, adapter_on(rm))
 
     def decode(method: str, prompt: list[int], new_tokens: int) -> list[int]:
-        return baselines.METHODS[method](pair, [prompt], new_tokens, K, W)[0]
+        way = baselines.ARGS if method in shared else method
+        return baselines.METHODS[way](shared.get(method, pair), [prompt], new_tokens, K, W)[0]
 
     names = [baselines.TRANSFORMERS, baselines.GREEDY, baselines.ARGS]
-    names += [baselines.K_COPIES, baselines.NAIVE]
+    names += [*shared, baselines.K_COPIES, baselines.NAIVE]
     return {name: partial(decode, name) for name in names}
+
+
+def adapter_on(rm: Any) -> Any:
+    """An adapter of rank 8 on all linear layers of a reward model, as peft begins: it adds 0."""
+    from peft import LoraConfig, get_peft_model
+
+    from args_fast.rewards import Adapter
+
+    config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear")
+    return Adapter(get_peft_model(deepcopy(rm), config))

@@ -40,6 +40,9 @@ enum Part {
   PARTS
 };
 
+constexpr int64_t MATRICES = PARTS - Q_SCALE;  // of a layer
+constexpr int64_t TERM_PARTS = 3;              // tensors of what an adapter adds to a matrix
+
 // Takes the tensors of all layers apart. A tensor without elements stands for one that is not there.
 class Weights {
  public:
@@ -70,7 +73,32 @@ class Weights {
         weight.stride(by_columns ? 0 : 1) == 1 || weight.size(by_columns ? 0 : 1) == 1,
         "args_fast: the weights of all layers must be contiguous along the same dimension");
     return {
-        weight.data_ptr(), factors, vector(bias, rows), rows, weight.stride(by_columns ? 1 : 0)};
+        weight.data_ptr(), factors, vector(bias, rows), rows, weight.stride(by_columns ? 1 : 0), {}};
+  }
+
+  // a [rank, columns], b [rank, rows], bias [rows]: those of an adapter.
+  LowRank low_rank(
+      const Tensor& a, const Tensor& b, const Tensor& bias, int64_t rows, int64_t columns) const {
+    LowRank term{};
+    if (a.numel() > 0) {
+      check_shape(a, {ANY, columns}, "an adapter's a");
+      check_type(a, type_, "an adapter's a");
+      check_rows(a, "an adapter's a");
+      check_shape(b, {a.size(0), rows}, "an adapter's b");
+      check_type(b, ScalarType::Float, "an adapter's b");
+      STD_TORCH_CHECK(b.is_contiguous(), "args_fast: an adapter's b must be contiguous");
+      term.a = a.data_ptr();
+      term.b = static_cast<const float*>(b.data_ptr());
+      term.rank = a.size(0);
+      term.stride = a.stride(0);
+    }
+    if (bias.numel() > 0) {
+      check_shape(bias, {rows}, "an adapter's bias");
+      check_type(bias, ScalarType::Float, "an adapter's bias");
+      check_rows(bias, "an adapter's bias");
+      term.bias = static_cast<const float*>(bias.data_ptr());
+    }
+    return term;
   }
 
  private:
@@ -99,12 +127,17 @@ Activation activation_of(const std::string& name) {
 }
 
 DecoderLayer layer_of(
-    Weights& weights, int64_t l, const DecoderLayers& a, double scale, int64_t window) {
+    Weights& weights, int64_t l, const DecoderLayers& a, double scale, int64_t window,
+    const Tensor* terms) {
   const auto at = [&](Part part) -> const Tensor& { return weights.at(l, part); };
   const int64_t D = a.attention.D, Hq = a.attention.Hq, Hkv = a.attention.Hkv;
   const auto matrix = [&](Part weight, Part scale, int64_t rows, int64_t columns) {
     const Tensor& bias = at(static_cast<Part>(weight + 1));
-    return weights.matrix(at(weight), at(scale), bias, rows, columns, a.storage);
+    Matrix matrix = weights.matrix(at(weight), at(scale), bias, rows, columns, a.storage);
+    const Tensor* term = terms + TERM_PARTS * (scale - Q_SCALE);
+    if (terms != nullptr && matrix.weight != nullptr)
+      matrix.added = weights.low_rank(term[0], term[1], term[2], rows, columns);
+    return matrix;
   };
   DecoderLayer layer{};
   layer.norm1 = weights.norm(at(NORM1), at(NORM1_BIAS), a.H);
@@ -135,11 +168,15 @@ void decoder_layers(
     const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
     const std::vector<int64_t>& windows, std::string norm, double eps, std::string activation,
-    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias) {
+    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
+    const std::vector<Tensor>& low_rank) {
   const int64_t L = scales.size();
   STD_TORCH_CHECK(
       L > 0 && windows.size() == scales.size() && int64_t(tensors.size()) == L * PARTS,
       "args_fast: each layer has a scale, a window and ", int64_t(PARTS), " tensors");
+  STD_TORCH_CHECK(
+      low_rank.empty() || int64_t(low_rank.size()) == L * MATRICES * TERM_PARTS,
+      "args_fast: an adapter has no tensors, or ", MATRICES * TERM_PARTS, " for each layer");
   DecoderLayers a{};
   a.attention =
       over_prefixes(tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {L});
@@ -185,7 +222,11 @@ void decoder_layers(
     a.sin = static_cast<const float*>(sin->data_ptr());
   }
   std::vector<DecoderLayer> layers;
-  for (int64_t l = 0; l < L; ++l) layers.push_back(layer_of(weights, l, a, scales[l], windows[l]));
+  for (int64_t l = 0; l < L; ++l) {
+    const Tensor* terms =
+        low_rank.empty() ? nullptr : low_rank.data() + l * MATRICES * TERM_PARTS;
+    layers.push_back(layer_of(weights, l, a, scales[l], windows[l], terms));
+  }
   a.layers = layers.data();
   a.has_final_norm = final_norm.has_value();
   if (a.has_final_norm)

@@ -6,7 +6,8 @@
 // A layer is a few phases (team.h), in each of which the threads share the rows of the weights, or the
 // units of the attention. Whatever is small is computed by every thread for itself: the norm before a
 // product with the packing of its rows. Values between the products are float32; keys and values are
-// stored in the tail in their own type before the attention reads them.
+// stored in the tail in their own type before the attention reads them. The terms of an adapter take a
+// phase more for each product: first the sums of x · aᵀ of all rows, then their products with b.
 // Every part gives a row the same bits whatever rows are with it.
 // Floor: the bytes of the weights, once for each 64 rows, and those of the prefixes' keys and values.
 
@@ -27,20 +28,22 @@ template <typename T, Storage STORAGE>
 class LayersOf {
   static constexpr bool COLUMNS = STORAGE == Storage::columns, INTEGERS = STORAGE == Storage::int8;
   typedef std::conditional_t<INTEGERS, int8_t, T> Weight;
-  typedef std::conditional_t<STORAGE == Storage::rows, typename RowsOf<T>::Product, Widened<Weight>>
-      P;
+  typedef typename RowsOf<T>::Product R;  // of the terms of an adapter
+  typedef std::conditional_t<STORAGE == Storage::rows, R, Widened<Weight>> P;
 
  public:
   LayersOf(const DecoderLayers& a, int64_t threads)
       : a_(a), threads_(threads), M_(a.attention.B * a.attention.N), H_(a.H), F_(a.F),
         query_(a.attention.Hq * a.attention.D), key_(a.attention.Hkv * a.attention.D),
-        plan_(a.attention), memory_(new float[M_ * (2 * query_ + 2 * key_ + 2 * F_)]) {
+        ranks_(most_ranks(a)), plan_(a.attention),
+        memory_(new float[M_ * (2 * query_ + 2 * key_ + 2 * F_ + ranks_)]) {
     q_ = memory_.get();
     mixed_ = q_ + M_ * query_;
     k_ = mixed_ + M_ * query_;
     v_ = k_ + M_ * key_;
     inner_ = v_ + M_ * key_;
     factor_ = inner_ + M_ * F_;
+    low_ = factor_ + M_ * F_;
   }
 
   void run(Team::Member& team) const {
@@ -100,10 +103,10 @@ class LayersOf {
   }
 
   // Call use(x, begin, end) for shares of N weight rows, where x are the rows [M, K] that `row` gives.
-  template <typename Row, typename Use>
+  template <typename Q, typename Row, typename Use>
   void products(Team::Member& team, int64_t K, int64_t N, const Row& rows, const Use& use) const {
     const int64_t most = share(N);
-    std::optional<Packed<P>> x;
+    std::optional<Packed<Q>> x;
     team.phase((N + most - 1) / most, [&](int64_t unit) {
       if (!x) {
         x.emplace(M_, K);
@@ -128,11 +131,66 @@ class LayersOf {
     };
   }
 
-  // put(place of (m, n), sum) for weight rows [begin, end) of a matrix, whose results are [M, width].
+  // The ranks of the terms that are added to the products of one phase, at most.
+  static int64_t most_ranks(const DecoderLayers& a) {
+    int64_t most = 0;
+    for (int64_t l = 0; l < a.L; ++l) {
+      const DecoderLayer& layer = a.layers[l];
+      const int64_t of_x = layer.q.added.rank + layer.k.added.rank + layer.v.added.rank;
+      const int64_t of_mlp = layer.gate.added.rank + layer.up.added.rank;
+      most = std::max({most, of_x, of_mlp, layer.o.added.rank, layer.down.added.rank});
+    }
+    return most;
+  }
+
+  // x · aᵀ of the terms of these matrices, one after the other in each row of low_.
+  template <typename Row>
+  void reduce(
+      Team::Member& team, int64_t K, const Row& rows,
+      std::initializer_list<const Matrix*> matrices) const {
+    int64_t ranks = 0;
+    for (const Matrix* matrix : matrices) ranks += matrix->added.rank;
+    if (ranks == 0) return;
+    const auto use = [&](const Packed<R>& x, int64_t begin, int64_t end) {
+      int64_t before = 0;
+      for (const Matrix* matrix : matrices) {
+        const LowRank& term = matrix->added;
+        const int64_t first = std::max<int64_t>(begin - before, 0),
+                      last = std::min(end - before, term.rank);
+        float* to = low_ + before;
+        const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+          std::copy_n(sums, count, to + m * ranks_ + n);
+        };
+        if (first < last) x.times(static_cast<const T*>(term.a), term.stride, first, last, emit);
+        before += term.rank;
+      }
+    };
+    products<R>(team, K, ranks, rows, use);
+  }
+
+  // Add a matrix's term, whose sums begin at column `before` of low_, to results [begin, end).
+  void add_term(
+      const Matrix& matrix, int64_t before, int64_t begin, int64_t end, float* to,
+      int64_t width) const {
+    const LowRank& term = matrix.added;
+    for (int64_t m = 0; m < M_; ++m) {
+      float* row = to + m * width;
+      for (int64_t r = 0; r < term.rank; ++r) {
+        const float sum = low_[m * ranks_ + before + r];
+        const float* b = term.b + r * matrix.rows;
+        for (int64_t n = begin; n < end; ++n) row[n] += sum * b[n];
+      }
+      if (term.bias != nullptr)
+        for (int64_t n = begin; n < end; ++n) row[n] += term.bias[n];
+    }
+  }
+
+  // put(place of (m, n), sum) for weight rows [begin, end) of a matrix, whose results are [M, width];
+  // then its term, whose sums begin at column `before` of low_.
   template <typename Put>
-  static void times(
-      const Packed<P>& x, const Matrix& matrix, int64_t begin, int64_t end, float* to,
-      int64_t width, const Put& put) {
+  void times(
+      const Packed<P>& x, const Matrix& matrix, int64_t before, int64_t begin, int64_t end,
+      float* to, int64_t width, const Put& put) const {
     const T* bias = static_cast<const T*>(matrix.bias);
     const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
       float* place = to + m * width + n;
@@ -146,6 +204,7 @@ class LayersOf {
       x.times_columns(weight, matrix.stride, begin, end, emit);
     else
       x.times(weight, matrix.stride, begin, end, emit);
+    add_term(matrix, before, begin, end, to, width);
   }
 
   static void set(float& place, float value) { place = value; }
@@ -156,15 +215,18 @@ class LayersOf {
     const auto use = [&](const Packed<P>& x, int64_t begin, int64_t end) {
       const std::pair<const Matrix*, float*> parts[] = {
           {&layer.q, q_}, {&layer.k, k_}, {&layer.v, v_}};
-      int64_t before = 0;
+      int64_t before = 0, ranks = 0;
       for (const auto& [matrix, to] : parts) {
         const int64_t rows = matrix->rows, first = std::max<int64_t>(begin - before, 0),
                       last = std::min(end - before, rows);
-        if (first < last) times(x, *matrix, first, last, to, rows, set);
+        if (first < last) times(x, *matrix, ranks, first, last, to, rows, set);
         before += rows;
+        ranks += matrix->added.rank;
       }
     };
-    products(team, H_, query_ + 2 * key_, normed(own, layer.norm1), use);
+    const auto rows = normed(own, layer.norm1);
+    reduce(team, H_, rows, {&layer.q, &layer.k, &layer.v});
+    products<P>(team, H_, query_ + 2 * key_, rows, use);
   }
 
   void attend(Team::Member& team, Own& own, const DecoderLayer& layer, int64_t l) const {
@@ -219,22 +281,25 @@ class LayersOf {
     const auto rows = [&](const auto& pack) {
       for (int64_t m = 0; m < M_; ++m) pack(m, x + m * K);
     };
-    products(team, K, H_, rows, [&](const Packed<P>& packed, int64_t begin, int64_t end) {
-      times(packed, matrix, begin, end, a_.hidden, H_, increase);
+    reduce(team, K, rows, {&matrix});
+    products<P>(team, K, H_, rows, [&](const Packed<P>& packed, int64_t begin, int64_t end) {
+      times(packed, matrix, 0, begin, end, a_.hidden, H_, increase);
     });
   }
 
   void feed_forward(Team::Member& team, Own& own, const DecoderLayer& layer) const {
     const bool gated = layer.gate.weight != nullptr;
     const auto use = [&](const Packed<P>& x, int64_t begin, int64_t end) {
-      if (gated) times(x, layer.gate, begin, end, inner_, F_, set);
-      times(x, layer.up, begin, end, gated ? factor_ : inner_, F_, set);
+      if (gated) times(x, layer.gate, 0, begin, end, inner_, F_, set);
+      times(x, layer.up, layer.gate.added.rank, begin, end, gated ? factor_ : inner_, F_, set);
       for (int64_t m = 0; m < M_; ++m)
         activate(
             a_.activation, inner_ + m * F_ + begin, gated ? factor_ + m * F_ + begin : nullptr,
             end - begin);
     };
-    products(team, H_, F_, normed(own, layer.norm2), use);
+    const auto rows = normed(own, layer.norm2);
+    reduce(team, H_, rows, {&layer.gate, &layer.up});
+    products<P>(team, H_, F_, rows, use);
   }
 
   void normalize_rows(Team::Member& team, Own& own, const Norm& norm) const {
@@ -243,11 +308,12 @@ class LayersOf {
   }
 
   const DecoderLayers& a_;
-  const int64_t threads_, M_, H_, F_, query_, key_;
+  const int64_t threads_, M_, H_, F_, query_, key_, ranks_;
   const AttentionPlan plan_;
   const std::unique_ptr<float[]> memory_;
-  // [M, Hq * D] queries and their attention, [M, Hkv * D] keys and values, [M, F] twice.
-  float *q_, *mixed_, *k_, *v_, *inner_, *factor_;
+  // [M, Hq * D] queries and their attention, [M, Hkv * D] keys and values, [M, F] twice, and
+  // [M, ranks] sums of the terms of an adapter.
+  float *q_, *mixed_, *k_, *v_, *inner_, *factor_, *low_;
 };
 
 template <typename T, Storage STORAGE>

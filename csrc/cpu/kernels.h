@@ -40,11 +40,20 @@ enum class Storage : int32_t {
   int8,     // [N, K] integers, and a scale for each row
 };
 
+// What an adapter adds to the product of x with a matrix: (x · aᵀ) · b + bias.
+struct LowRank {
+  const void* a;      // [rank, K], of the type of everything else
+  const float* b;     // [rank, rows]
+  const float* bias;  // [rows], or null
+  int64_t rank, stride;
+};
+
 struct Matrix {
   const void* weight;  // null: none
   const float* scale;  // [rows], of integers
   const void* bias;    // [rows], or null
   int64_t rows, stride;
+  LowRank added;
 };
 
 struct DecoderLayer {

@@ -30,7 +30,8 @@ void decoder_layers(
     const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
     const std::vector<int64_t>& windows, std::string norm, double eps, std::string activation,
-    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias);
+    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
+    const std::vector<Tensor>& low_rank);
 
 Tensor linear(
     const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> scale);

@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_models import language_model, tokens
 
 from args_fast.bench import baselines, slowdown
-from args_fast.bench.peers import compare, environments
+from args_fast.bench.peers import compare, environments, ours
 from args_fast.bench.peers.environments import ENVIRONMENTS, Environment
 from args_fast.bench.peers.worker import Worker, WorkerError
 
@@ -263,3 +265,11 @@ def test_command_writes_its_table(tmp_path, monkeypatch, capsys):
     }
     assert file.with_suffix(".md").read_text().count("| stub greedy |") == 1
     assert "stub greedy" in capsys.readouterr().out
+
+
+def test_ways_on_the_language_models_weights_give_the_pairs_tokens(tmp_path):
+    pytest.importorskip("peft")
+    language_model().save_pretrained(tmp_path)
+    methods = ours.load(str(tmp_path), "float32", torch.get_num_threads(), 40)
+    decoded = {name: methods[name](tokens(9), 6) for name in (*compare.GUIDED,)}
+    assert all(ids == decoded[baselines.ARGS] for ids in decoded.values())

@@ -9,7 +9,7 @@ from op_cases import DTYPES, NAN, SPLIT, bits, siblings
 
 from args_fast.ops import plain_layers
 from args_fast.ops.decoder_layers import decoder_layers
-from args_fast.ops.schemas import LAYER_WEIGHTS
+from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 pytestmark = needs_cpp
 
@@ -52,6 +52,10 @@ SHAPES = {
     "gpt2": OPT | {"columns": True, "activation": "gelu_tanh"},
     "llama in int8": LLAMA | {"int8": True},
     "opt in int8": OPT | {"int8": True},
+    "llama adapted": LLAMA | {"ranks": [8, 0, 3]},
+    "opt adapted": OPT | {"ranks": [None, 5, 20]},
+    "gpt2 adapted": OPT | {"columns": True, "activation": "gelu_tanh", "ranks": [4]},
+    "llama in int8 adapted": LLAMA | {"int8": True, "ranks": [7, 2]},
 }
 
 
@@ -161,8 +165,14 @@ def test_no_sequences_give_no_rows():
 NAMES = (
     *("hidden", "weights", "tail_k", "tail_v", "k_pages", "v_pages", "page_table"),
     *("prefix_lengths", "tail_mask", "cos", "sin", "scales", "windows", "norm", "eps"),
-    *("activation", "pre_norm", "final_norm", "final_norm_bias"),
+    *("activation", "pre_norm", "final_norm", "final_norm_bias", "low_rank"),
 )
+
+
+def term(name, part, change):
+    """A change of one tensor of the second layer's adapter."""
+    index = (len(MATRICES) + MATRICES.index(name)) * len(TERM) + TERM.index(part)
+    return {"low_rank": lambda terms: [change(x) if i == index else x for i, x in enumerate(terms)]}
 
 
 def weight(name, change):
@@ -209,6 +219,15 @@ REFUSED = {
 }
 
 
+REFUSED |= {
+    "fewer tensors of an adapter": {"low_rank": lambda x: x[:-1]},
+    "a longer row of a": term("o", "a", lambda x: torch.cat([x, x], dim=1)),
+    "a in 16 bits": term("up", "a", lambda x: x.half()),
+    "another rank of b": term("q", "b", lambda x: x[:1]),
+    "b in 16 bits": term("down", "b", lambda x: x.half()),
+    "b with gaps": term("k", "b", lambda x: x.T.contiguous().T),
+    "a shorter bias of an adapter": term("v", "bias", lambda x: x[:3]),
+}
 REFUSED_IN_INT8 = {
     "a weight of no integers": weight("up", lambda x: x.float()),
     "no scale": weight("down_scale", lambda x: x[:0]),
@@ -221,7 +240,7 @@ REFUSED_IN_INT8 = {
     ("int8", "why"), [(False, w) for w in REFUSED] + [(True, w) for w in REFUSED_IN_INT8]
 )
 def test_wrong_arguments_raise_before_anything_is_written(int8, why):
-    case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA, int8=int8), strict=True))
+    case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA, int8=int8, ranks=[4]), strict=True))
     run(decoder_layers(), list(case.values()))  # right as they are
     for name, change in (REFUSED_IN_INT8 if int8 else REFUSED)[why].items():
         case[name] = change(case[name])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from op_cases import DTYPES, attention_case, chain, random, siblings, tree
 
 from args_fast.models.int8 import quantized
-from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES
+from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
 
@@ -66,6 +66,7 @@ def layers_case(
     head_norms=False,
     columns=False,
     int8=False,
+    ranks=None,
     mask=None,
     page_size=16,
     dtype=torch.float32,
@@ -109,7 +110,26 @@ def layers_case(
         pre_norm,
         random(H, seed=seed + 8, dtype=dtype) if final else None,
         random(H, seed=seed + 9, dtype=dtype) if final and norm == "layer" else None,
+        [] if ranks is None else low_rank(weights, ranks, dtype, seed),
     ]
+
+
+def low_rank(weights, ranks, dtype, seed):
+    """The terms of all matrices of all layers, of ranks in turn; a rank of 0 is a bias alone."""
+    terms, count = [], 0
+    for layer in range(len(weights) // len(LAYER_WEIGHTS)):
+        of_layer = weights[layer * len(LAYER_WEIGHTS) :][: len(LAYER_WEIGHTS)]
+        for name in MATRICES:
+            weight = dict(zip(LAYER_WEIGHTS, of_layer, strict=True))[name]
+            rank, count = ranks[count % len(ranks)], count + 1
+            if not weight.numel() or rank is None:
+                terms += [torch.empty(0)] * len(TERM)
+                continue
+            N, K = weight.shape
+            a = random(rank, K, seed=seed + count) / max(1, rank * K) ** 0.5
+            bias = random(N, seed=seed + count + 7) if rank % 2 == 0 else torch.empty(0)
+            terms += [a.to(dtype), random(rank, N, seed=seed + count + 3), bias]
+    return terms
 
 
 @st.composite
@@ -141,6 +161,7 @@ def layers_cases(draw):
         norms=draw(st.booleans()),
         head_norms=draw(st.booleans()),
         **draw(st.sampled_from([{}, {"columns": True}, {"int8": True}])),
+        ranks=draw(st.none() | st.lists(st.sampled_from([None, 0, 1, 5, 16, 40]), min_size=1)),
         mask=draw(st.sampled_from([siblings(N), chain(N), tree(N, seed)])),
         page_size=draw(st.sampled_from([1, 16, 33])),
         dtype=draw(st.sampled_from(DTYPES)),

@@ -31,6 +31,8 @@ class Layers:
         parameters: those, and the buffers, that ``weights`` is made of.
         weights: LAYER_WEIGHTS of each layer, the parameters or views of them; called again when a
             parameter has moved.
+        matrices: of each layer, by the names of MATRICES, the module that a matrix is of, and which
+            of its outputs are its rows.
         scales, windows: of each layer's attention.
         norm, eps, activation, pre_norm: as in ``args_fast.ops.plain_layers.decoder_layers``.
         final_norm: the module after the last layer; None where there is none.
@@ -42,6 +44,7 @@ class Layers:
 
     parameters: list[Tensor]
     weights: Callable[[], list[Tensor]]
+    matrices: list[dict[str, tuple[nn.Module, slice]]]
     scales: list[float]
     windows: list[int]
     norm: str
@@ -53,6 +56,9 @@ class Layers:
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
     project: nn.Module | None
     called: list[nn.Module]
+
+
+EVERY_ROW = slice(None)
 
 
 class Unknown(Exception):

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.families.base import (
+    EVERY_ROW,
     Layers,
     activation_of,
     common,
@@ -27,6 +28,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     return Layers(
         parameters=list(base.h.parameters()),
         weights=lambda: in_order([_weights(block) for block in base.h]),
+        matrices=[_matrices(block) for block in base.h],
         scales=[asked.scale for asked in options],
         windows=[asked.sliding_window for asked in options],
         norm="layer",
@@ -65,7 +67,6 @@ def _weights(block: Any) -> dict[str, Tensor | None]:
     def turned(name: str, module: Any) -> dict[str, Tensor | None]:
         return {name: module.weight.detach().T, f"{name}_bias": module.bias}
 
-    whole = block.attn.c_attn
     parts = {
         **parts_of("norm1", block.ln_1),
         **parts_of("norm2", block.ln_2),
@@ -73,9 +74,19 @@ def _weights(block: Any) -> dict[str, Tensor | None]:
         **turned("up", block.mlp.c_fc),
         **turned("down", block.mlp.c_proj),
     }
-    size = whole.weight.shape[1] // 3
-    for i, name in enumerate("qkv"):
-        columns = slice(i * size, (i + 1) * size)
+    for name in "qkv":
+        whole, columns = _matrices(block)[name]
         parts[name] = whole.weight.detach()[:, columns].T
         parts[f"{name}_bias"] = whole.bias.detach()[columns]
     return parts
+
+
+def _matrices(block: Any) -> dict[str, tuple[Any, slice]]:
+    whole = block.attn.c_attn
+    size = whole.weight.shape[1] // 3
+    return {
+        **{n: (whole, slice(i * size, (i + 1) * size)) for i, n in enumerate("qkv")},
+        "o": (block.attn.c_proj, EVERY_ROW),
+        "up": (block.mlp.c_fc, EVERY_ROW),
+        "down": (block.mlp.c_proj, EVERY_ROW),
+    }

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.families.base import (
+    EVERY_ROW,
     Layers,
     activation_of,
     common,
@@ -37,6 +38,10 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     return Layers(
         parameters=tensors_of(base.layers),
         weights=lambda: in_order([_weights(layer, head_norms) for layer in base.layers]),
+        matrices=[
+            {name: (module, EVERY_ROW) for name, module in _linears(layer).items()}
+            for layer in base.layers
+        ],
         scales=[asked.scale for asked in options],
         windows=[asked.sliding_window for asked in options],
         norm="rms",
@@ -74,16 +79,24 @@ def _check(base: Any, name: str, head_norms: Sequence[str]) -> list[Any]:
 
 
 def _weights(layer: Any, head_norms: Sequence[str]) -> dict[str, Tensor | None]:
-    attention, mlp = layer.self_attn, layer.mlp
-    return {
+    parts = {
         "norm1": layer.input_layernorm.weight,
         "norm2": layer.post_attention_layernorm.weight,
-        **{name: getattr(attention, name).weight for name in head_norms},
-        **parts_of("q", attention.q_proj),
-        **parts_of("k", attention.k_proj),
-        **parts_of("v", attention.v_proj),
-        **parts_of("o", attention.o_proj),
-        **parts_of("gate", mlp.gate_proj),
-        **parts_of("up", mlp.up_proj),
-        **parts_of("down", mlp.down_proj),
+        **{name: getattr(layer.self_attn, name).weight for name in head_norms},
+    }
+    for name, module in _linears(layer).items():
+        parts |= parts_of(name, module)
+    return parts
+
+
+def _linears(layer: Any) -> dict[str, nn.Module]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return {
+        "q": attention.q_proj,
+        "k": attention.k_proj,
+        "v": attention.v_proj,
+        "o": attention.o_proj,
+        "gate": mlp.gate_proj,
+        "up": mlp.up_proj,
+        "down": mlp.down_proj,
     }

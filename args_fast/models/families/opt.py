@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.families.base import (
+    EVERY_ROW,
     Layers,
     activation_of,
     common,
@@ -40,6 +41,10 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     return Layers(
         parameters=tensors_of(decoder.layers),
         weights=lambda: in_order([_weights(layer) for layer in decoder.layers]),
+        matrices=[
+            {name: (module, EVERY_ROW) for name, module in _linears(layer).items()}
+            for layer in decoder.layers
+        ],
         scales=[  # the queries are scaled before their attention is asked
             asked.scale * layer.self_attn.scaling
             for asked, layer in zip(options, decoder.layers, strict=True)
@@ -87,14 +92,22 @@ def _check(base: Any) -> list[Any]:
 
 
 def _weights(layer: Any) -> dict[str, Tensor | None]:
-    attention = layer.self_attn
-    return {
+    parts = {
         **parts_of("norm1", layer.self_attn_layer_norm),
         **parts_of("norm2", layer.final_layer_norm),
-        **parts_of("q", attention.q_proj),
-        **parts_of("k", attention.k_proj),
-        **parts_of("v", attention.v_proj),
-        **parts_of("o", attention.out_proj),
-        **parts_of("up", layer.fc1),
-        **parts_of("down", layer.fc2),
+    }
+    for name, module in _linears(layer).items():
+        parts |= parts_of(name, module)
+    return parts
+
+
+def _linears(layer: Any) -> dict[str, nn.Module]:
+    attention = layer.self_attn
+    return {
+        "q": attention.q_proj,
+        "k": attention.k_proj,
+        "v": attention.v_proj,
+        "o": attention.out_proj,
+        "up": layer.fc1,
+        "down": layer.fc2,
     }

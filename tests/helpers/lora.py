@@ -1,0 +1,71 @@
+"""Reward models that are LoRA adapters on a language model's own base."""
+
+import copy
+import functools
+
+import peft
+import torch
+import transformers as t
+from tiny_models import attention, language_model
+
+# The linear layers of an architecture, by name: of the fused layers' families, all of them.
+MODULES = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "opt": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "gemma2": ["q_proj", "v_proj", "down_proj"],
+    "mistral": ["q_proj", "v_proj", "down_proj"],
+    "qwen3": ["q_proj", "k_proj", "o_proj", "up_proj"],
+}
+SAVED = ["score"]
+
+
+@torch.no_grad()
+def classifier_on(lm, seed=0):
+    """A sequence classifier with the base weights of a language model, and a head of its own."""
+    torch.manual_seed(seed)
+    name = "gemma2" if lm.config.model_type == "gemma2" else ""
+    model = t.AutoModelForSequenceClassification.from_config(lm.config, **attention(name))
+    model.base_model.load_state_dict(lm.base_model.state_dict())
+    return model.to(lm.dtype).eval()
+
+
+@torch.no_grad()
+def adapted(lm, seed=6, **options):
+    """A PeftModel on a language model's base. What it has trained is large, biases included."""
+    name = next(name for name in MODULES if lm.config.model_type == name)
+    options = {"r": 4, "lora_alpha": 8, "target_modules": MODULES[name]} | options
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS", init_lora_weights=False, modules_to_save=SAVED, **options
+    )
+    model = peft.get_peft_model(classifier_on(lm, seed), config).eval()
+    torch.manual_seed(seed)
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.normal_(std=0.3 if "lora" in key else 0.5)
+    return model
+
+
+@functools.cache
+def pair(name="llama", layers=2, **options):
+    """A language model, and an adapter on it."""
+    lm = language_model(name, layers)
+    return lm, adapted(
+        lm, **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    )
+
+
+def of_text(model):
+    """What peft's model gives for a text, without merging."""
+
+    def reward(ids):
+        with torch.no_grad():
+            hidden = model.get_base_model().base_model(torch.tensor([ids])).last_hidden_state[0, -1]
+            return model.get_base_model().score(hidden).item()
+
+    return reward
+
+
+def merged(model):
+    """A separate model, merged by peft."""
+    return copy.deepcopy(model).merge_and_unload().eval()
