@@ -141,7 +141,7 @@ def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32), order="cpu")
     pair = ArgsDecoder(
         language_model(lm, layers[0], hidden[0]), reward_model(rm, layers[1], hidden[1])
     )
-    options = dict(ORDERS[order]) if order in ORDERS else {"drafted": order == "drafted"}
+    options = {"drafted": True} if order == "drafted" else dict(ORDERS[order])
     if options:
         recorded = options.pop("recorded", False)
         if options.pop("drafted", False):
