@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from args_fast import quantization
 from args_fast.config import DecodingConfig, configs_for
+from args_fast.drafting.loading import load_drafts
 from args_fast.encoding import Encoder, check_tokenizer
 from args_fast.engine.agreement import choices_along
 from args_fast.engine.capacity import CacheUse, pages_within
@@ -87,7 +88,9 @@ class ArgsDecoder:
         logits_processor = processors.check(lm, logits_processor)
         devices = {reward.device for reward in self._rewards.values()}
         joined = all(reward.joins for reward in self._rewards.values())
+        drafts = load_drafts(self.options.draft, backbone, tokenizer, self._rewards)
         ahead = lookahead_rows(backbone, devices, self.options.lookahead, joined=joined)
+        ahead = 0 if drafts else ahead
         prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
@@ -103,6 +106,7 @@ class ArgsDecoder:
             graphs=self.options.cuda_graphs,
             lookahead=ahead,
             eager=bool(logits_processor),
+            drafts=drafts,
         )
         processing = partial(processors.for_request, lm, logits_processor)
         self._encoder = Encoder(backbone, named, tokenizer, processing)
@@ -313,20 +317,14 @@ class ArgsDecoder:
         (ids): what greedy generations are judged by, which carry no rewards of their own."""
         split = self._encoder.split(prompts)
         if len(continuations) != len(split):
-            raise PromptError(
-                f"there are {len(split)} prompts, but {len(continuations)} continuations"
-            )
-        pairs = zip(split, continuations, strict=True)
-        return [self.token_rewards(prompt, ids)[-1] for prompt, ids in pairs]
+            count = len(continuations)
+            raise PromptError(f"there are {len(split)} prompts, but {count} continuations")
+        pairs = map(self._finished, split, continuations)
+        return [self.engine.rewards_along(*pair, at_end=True)[0] for pair in pairs]
 
     def token_rewards(self, prompt: Prompt, continuation: Sequence[int]) -> list[float]:
         """r([x, y]) after every token of a continuation (ids, at least one)."""
-        if not len(continuation):
-            raise PromptError("the continuation is empty; give at least one id")
-        continuation = self._encoder.check(continuation, "the continuation")
-        config = DecodingConfig(k=2, max_new_tokens=len(continuation))
-        (request,) = self._encoder.requests(prompt, config)
-        return self.engine.rewards_along(request, continuation)
+        return self.engine.rewards_along(*self._finished(prompt, continuation))
 
     def agreement(self, prompt: Prompt, tokens: Sequence[int], config: DecodingConfig) -> float:
         """The share of a text's tokens (ids) that ARGS itself would choose after those before them,
@@ -398,6 +396,14 @@ class ArgsDecoder:
                 "sample. Use generate, or several streams with seeds of their own."
             )
         return self.requests(prompts[0], config)[0]
+
+    def _finished(self, prompt: Prompt, continuation: Sequence[int]) -> tuple[Request, list[int]]:
+        """The request of its prompt, and its continuation's ids."""
+        if not len(continuation):
+            raise PromptError("the continuation is empty; give at least one id")
+        ids = self._encoder.check(continuation, "the continuation")
+        config = DecodingConfig(k=2, max_new_tokens=len(ids))
+        return self._encoder.requests(prompt, config)[0], ids
 
     def _requests_or_error(
         self, prompt: Prompt, config: DecodingConfig

@@ -46,6 +46,8 @@ class Generation:
             else None.
         skipped: the share of steps without the reward, whose ``rewards`` are NaN and whose
             ``scores`` the log-probability, with ``DecodingConfig.every`` or ``certain``; else None.
+        drafted, accepted: drafted tokens that were verified, and how many of them are among the
+            tokens, with the engine's option ``draft``; else None.
     """
 
     token_ids: list[int]
@@ -58,6 +60,8 @@ class Generation:
     candidates: list[tuple[Candidate, ...]] | None = None
     rewards_by_name: dict[str, list[float]] | None = None
     skipped: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values; NaN and infinities become null."""

@@ -58,6 +58,15 @@ class EngineOptions:
         "its next logits are there when the choice is made; pays where more rows cost little. "
         "'auto': by the number of rows and the device, never on the CPU.",
     )
+    draft: str | object | None = _option(
+        None,
+        "Guess several tokens ahead and verify them in one pass; no token changes. 'ngram': "
+        "what followed the last tokens earlier in prompt and output. 'history': earlier responses "
+        "to the same prompt. 'auto': both, where they pay by the rule of docs/drafting.md. Or "
+        "a small language model with the same tokenizer: a folder, a hub id or the model. On the "
+        "CPU, for rewards.Classifier, Adapter and Head; without lookahead and torch_compile.",
+        flag="--draft",
+    )
     torch_compile: bool | str = _option(
         False,
         "Run the models' decode steps through torch.compile, in its default mode (True) or in "
@@ -65,16 +74,27 @@ class EngineOptions:
         flag="--compile",
     )
 
-    fused_layers: bool = _option(
-        True,
-        "Run the layers of a decode step as one op, on the CPU and for the models whose layers it "
-        "knows; False: always through the model's modules. In 16 bits it rounds less often.",
+    fused_layers: bool | Literal["auto"] = _option(
+        "auto",
+        "Run the layers of a decode step as one op, for the models whose layers it knows; False: "
+        "always through the model's modules. In 16 bits it rounds less often. 'auto': on the CPU; "
+        "on CUDA it has not been measured and is used only if asked for.",
         flag="--fused-layers",
     )
 
     def __post_init__(self) -> None:
         if self.lookahead not in (True, False, "auto"):
             raise ConfigError(f"lookahead is {self.lookahead!r}; it must be True, False or 'auto'")
+        if self.draft is not None and self.lookahead is True:
+            raise ConfigError(
+                f"draft is {self.draft!r} and lookahead is True; the candidates along a draft are "
+                "known only once it is read, so use one of the two: draft=None or lookahead=False"
+            )
+        if self.draft is not None and self.torch_compile:
+            raise ConfigError(
+                f"draft is {self.draft!r} and torch_compile is {self.torch_compile!r}; drafts of "
+                "each length would be compiled again, so use one of the two"
+            )
         if not _is_whole(self.max_batch_size) or self.max_batch_size < 1:
             raise ConfigError(
                 f"max_batch_size is {self.max_batch_size!r}; it must be a whole number, 1 or more"
@@ -90,8 +110,10 @@ class EngineOptions:
             )
         if not isinstance(self.cuda_graphs, bool):
             raise ConfigError(f"cuda_graphs is {self.cuda_graphs!r}; it must be True or False")
-        if not isinstance(self.fused_layers, bool):
-            raise ConfigError(f"fused_layers is {self.fused_layers!r}; it must be True or False")
+        if not isinstance(self.fused_layers, bool) and self.fused_layers != "auto":
+            raise ConfigError(
+                f"fused_layers is {self.fused_layers!r}; it must be True, False or 'auto'"
+            )
         if not isinstance(self.torch_compile, bool) and self.torch_compile not in COMPILE_MODES:
             raise ConfigError(
                 f"torch_compile is {self.torch_compile!r}; it must be False, True or one of "

@@ -86,12 +86,15 @@ SETS: dict[str, list[Case]] = {
 }
 # The most wanted first, so that a budget that ends too soon ends in the right place.
 SETS["all"] = [case for cases in SETS.values() for case in cases]
+FUSED = (*USUAL, baselines.GREEDY_FUSED, baselines.ARGS_FUSED)
 # The three visits of bench/gpu_check.py.
 SETS["A"] = [
     replace(PAIR, rm=rm, prompt=prompt, new_tokens=48, methods=OPTIONS)
     for prompt in (128, 1900)
     for rm in ("opt-350m", "opt-125m")
 ]
+# Again with the table of products that was measured there, and with the fused layers.
+SETS["B"] = [replace(case, methods=FUSED) for case in SETS["A"]]
 SETS["C"] = [
     replace(PAIR, lm="llama-7b", rm="llama-7b", new_tokens=32),
     replace(CURVE, prompt=1900, new_tokens=32),

@@ -10,6 +10,7 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -20,16 +21,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("golden", type=Path, help="the folder with cases.json and its models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
     arguments = parser.parse_args()
-    wrong = check(arguments.golden, arguments.device)
+    wrong = check(arguments.golden, arguments.device, fused=arguments.fused_layers or "auto")
     for line in wrong:
         print(f"WRONG  {line}")
     return bool(wrong)
 
 
-def check(golden: Path, device: str) -> list[str]:
+def check(golden: Path, device: str, *, fused: bool | Literal["auto"] = "auto") -> list[str]:
     """The decodes that differ: alone or in a batch with others of their model and options, with the
-    language model looking ahead or not."""
+    language model looking ahead or not. A decoder that does not run the fused layers that it is
+    asked for differs too."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     cases = json.loads((golden / "cases.json").read_text())
@@ -45,7 +48,10 @@ def check(golden: Path, device: str) -> list[str]:
             device=device,
             dtype="float32",
             lookahead=lookahead,
+            fused_layers=fused,
         )
+        if fused is True and decoder.engine.lm.fused_layers() is None:
+            wrong.append(f"{family}: its layers are not fused: {decoder.engine.lm.refusal}")
         for (of, k, w, steps), group in groups.items():
             if of != family:
                 continue

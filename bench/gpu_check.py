@@ -1,7 +1,8 @@
 """Everything that only a machine with a GPU can show: three visits of five to six minutes.
 
     python bench/gpu_check.py A             build, tests, the slowdown of the paper's pair, a trace
-    python bench/gpu_check.py B             few-row products against cuBLAS, the slowdown with them
+    python bench/gpu_check.py B             few-row products against cuBLAS, the fused layers, the
+                                            slowdown with both
     python bench/gpu_check.py C             ops against peers, sanitizer, LLaMA-7B, batches, copies
     python bench/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
 
@@ -36,12 +37,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Stages of a visit, with their seconds; what a stage leaves over goes to the later ones.
 VISITS: dict[str, dict[str, int]] = {
     "A": {"build": 75, "test": 90, "headline": 140, "trace": 35},
-    "B": {"build": 75, "linear": 120, "headline": 140},
+    "B": {"build": 75, "linear": 75, "layers": 85, "fused": 100, "fused-trace": 25},
     "C": {"build": 75, "ops": 80, "sanitize": 60, "models": 130},
 }
 # What needs no GPU is left to the machines without one.
 TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
 CUDA_TESTS = ("tests/csrc/test_cuda_ops.py",)
+LAYER_TESTS = ("tests/ops/test_layers_on_device.py",)
 OK, SKIPPED, RED = "ok", "skipped", "RED"
 
 
@@ -148,9 +150,13 @@ def build(check: Check) -> list[Outcome]:
     return [outcome]
 
 
+def golden_command(check: Check, *more: str) -> list[str]:
+    command = [check.python, "-m", "args_fast.bench.engine_check", str(ROOT / "tests/golden")]
+    return [*command, "--device", check.device, *more]
+
+
 def test(check: Check) -> list[Outcome]:
-    golden = [check.python, "-m", "args_fast.bench.engine_check", str(ROOT / "tests/golden")]
-    outcomes = [check.run("golden decodes", [*golden, "--device", check.device])]
+    outcomes = [check.run("golden decodes", golden_command(check))]
     absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
     if absent:
         note = f"{' and '.join(absent)} not installed here: the op tests were not run"
@@ -158,6 +164,20 @@ def test(check: Check) -> list[Outcome]:
         toy = ["--check", "--toy", "--results", str(check.work / "outputs")]
         return [*outcomes, check.run("op outputs", ops_command(check, *toy))]
     tests = TESTS if check.dry_run else TESTS + CUDA_TESTS
+    return [*outcomes, run_tests(check, "op tests", tests)]
+
+
+def layers(check: Check) -> list[Outcome]:
+    """The decoder layers as one op, before they are timed: what they compute, and whole decodes."""
+    golden = golden_command(check, "--fused-layers")
+    outcomes = [check.run("golden decodes, fused layers", golden)]
+    if find_spec("pytest") is None or find_spec("hypothesis") is None:
+        note = "pytest or hypothesis is not installed here: the layers' tests were not run"
+        return [*outcomes, Outcome("layer tests", SKIPPED, note)]
+    return [*outcomes, run_tests(check, "layer tests", LAYER_TESTS)]
+
+
+def run_tests(check: Check, part: str, tests: tuple[str, ...]) -> Outcome:
     command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
     if not check.dry_run:  # golden decodes were run above, and an emulator proves nothing here
@@ -166,7 +186,7 @@ def test(check: Check) -> list[Outcome]:
         command += ["-n", "8"]  # most of the time is Triton's compiler
     # Processes that the tests start find the package by PYTHONPATH and not by their folder.
     variables = {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
-    return [*outcomes, check.run("op tests", command, **variables)]
+    return check.run(part, command, **variables)
 
 
 def sanitize(check: Check) -> list[Outcome]:
@@ -204,19 +224,33 @@ def models(check: Check) -> list[Outcome]:
     return [check.run("models", sweep_command(check, "C"))]
 
 
+def fused(check: Check) -> list[Outcome]:
+    return [check.run("fused", sweep_command(check, "B"))]
+
+
 def trace(check: Check) -> list[Outcome]:
+    return [check.run("trace", trace_command(check))]
+
+
+def fused_trace(check: Check) -> list[Outcome]:
+    return [check.run("fused trace", trace_command(check, "--fused-layers"))]
+
+
+def trace_command(check: Check, *more: str) -> list[str]:
     command = [check.python, "-m", "args_fast.bench.graph_trace", "--results", str(check.results)]
-    return [check.run("trace", [*command, *["--rehearse"] * check.dry_run])]
+    return [*command, *more, *["--rehearse"] * check.dry_run]
 
 
 def linear(check: Check) -> list[Outcome]:
     """Writes the engine's table next to the code that was built here."""
-    command = [check.python, "-m", "args_fast.bench.linear_bench", "--results", str(check.results)]
-    command += ["--device", check.device, "--seconds", f"{max(5.0, check.seconds_left - 20):.0f}"]
+    more = ["--results", str(check.results), "--device", check.device, "--write-table"]
+    more += ["--seconds", f"{max(5.0, check.seconds_left - 20):.0f}"]
+    module = "args_fast.bench.linear_bench"
     if check.dry_run:
-        table = ["--write-table", "--table", str(check.work / "linear.json")]
-        return [check.run("linear", [*command, "--toy", *table], TRITON_INTERPRET="1")]
-    return [check.run("linear", [*command, "--write-table"])]
+        interpreter = str(ROOT / "tests/helpers/interpreter.py")
+        toy = [module, *more, "--toy", "--table", str(check.work / "linear.json")]
+        return [check.run("linear", [check.python, interpreter, *toy], TRITON_INTERPRET="1")]
+    return [check.run("linear", [check.python, "-m", module, *more])]
 
 
 def sweep_command(check: Check, cases: str) -> list[str]:
@@ -236,6 +270,9 @@ STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
     "headline": headline,
     "trace": trace,
     "linear": linear,
+    "layers": layers,
+    "fused": fused,
+    "fused-trace": fused_trace,
     "ops": ops,
     "sanitize": sanitize,
     "models": models,

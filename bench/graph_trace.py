@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.bench import cases, models, results, slowdown
+from args_fast.bench.baselines.engine import variant
 from args_fast.bench.sweep import build
 from args_fast.bench.timing import describe
 
@@ -129,6 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rm", default="opt-350m", choices=models.CONFIGS, metavar="SHAPE")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
     parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
@@ -137,14 +139,19 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device("cpu" if options.rehearse else "cuda")
     if options.rehearse:
         case = cases.tiny(case)
+    pair = build(case, device)
+    name = case.name
+    if options.fused_layers:
+        name += ", fused layers"
+        (prompt,) = case.prompts(pair.language_model.config.get_text_config().vocab_size)
+        pair = variant(pair, [prompt], WARM_UP + 2 * options.steps, fused_layers=True)
     found = summarise(
-        trace(build(case, device), case, options.steps),
-        ("cpu_op",) if options.rehearse else KERNELS,
+        trace(pair, case, options.steps), ("cpu_op",) if options.rehearse else KERNELS
     )
     folder = results.results_folder(device, options.results)
     kind = "graph-trace-rehearsed" if options.rehearse else "graph-trace"
     file, document = results.begin(folder, kind, device, traces={})
-    document["traces"][case.name] = {"steps": options.steps, **found}
+    document["traces"][name] = {"steps": options.steps, **found}
     results.write(file, document, markdown(document))
     print(markdown(document), file.with_suffix(".md"), sep="\n")
     return 0 if found["launches"] else 1

@@ -21,6 +21,7 @@ LEVELS = (
     {"kvcache"},
     {"models"},
     {"quantization"},
+    {"drafting"},
     {"rewards", "reference"},
     {"engine"},
     {"encoding", "progress"},

@@ -102,7 +102,7 @@ CASES = st.builds(
     seed=st.integers(0, 2**63 - 1),
     ends_at=st.sampled_from([None, 0, 3, STEPS - 1]),
     backend=st.sampled_from(BACKENDS),
-    order=st.sampled_from(sorted(ORDERS)),
+    order=st.sampled_from([*sorted(ORDERS), "drafted"]),
     fused=st.booleans(),
 )
 
@@ -162,7 +162,7 @@ def test_modules_decode_as_the_oracle_does(name, order):
         check_pair(Case(lm=name, rm=name, order=order, fused=False, **options))
 
 
-@pytest.mark.parametrize("order", sorted(ORDERS))
+@pytest.mark.parametrize("order", [*sorted(ORDERS), "drafted"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_decodes_as_the_oracle_does(backend, order):
     for name in ("llama", "gemma2", "gpt_oss", "opt"):

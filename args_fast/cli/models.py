@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,14 @@ TYPES: dict[Any, Any] = {
     float: float,
     bool: bool,
     bool | str: bool,
+    bool | Literal["auto"]: bool | None,
+    str | object | None: str | None,  # a name or a path; no model
+}
+METAVARS: dict[Any, str | None] = {
+    bool: None,
+    bool | None: None,
+    float: "X",
+    str | None: "NAME",
 }
 
 
@@ -111,7 +119,8 @@ class Models:
         names = ("device", "rm_device", "dtype", "trust_remote_code", "logits_processor")
         options = {name: _plain(values[name]) for name in names}
         rm = rewards.written(values)
-        return cls(values["lm"], rm, options | {f.name: values[f.name] for f in FLAGS})
+        asked = {f.name: value for f in FLAGS if (value := values[f.name]) is not None}
+        return cls(values["lm"], rm, options | asked)
 
 
 FLAGS = [f for f in fields(EngineOptions) if f.metadata["flag"] is not None]
@@ -149,7 +158,7 @@ def _options() -> dict[str, tuple[Any, Any]]:
         "dtype": (DtypeName, Dtype.auto),
         "trust_remote_code": (TrustRemoteCode, False),
         "logits_processor": (LogitsProcessors, None),
-        **{f.name: (_annotated(f), f.default) for f in FLAGS},
+        **{f.name: (_annotated(f), None if f.default == "auto" else f.default) for f in FLAGS},
     }
 
 
@@ -160,8 +169,8 @@ def _plain(value: Any) -> Any:
 def _annotated(option: Field) -> Any:
     kind = TYPES[option.type]
     flag = option.metadata["flag"]
-    names = (f"{flag}/--no-{flag[2:]}",) if option.default is True else (flag,)
-    metavar = None if kind is bool else "X" if kind is float else "N"
+    names = (f"{flag}/--no-{flag[2:]}",) if option.default in (True, "auto") else (flag,)
+    metavar = METAVARS.get(kind, "N")
     declared = typer.Option(
         *names,
         help=doc_of(option),

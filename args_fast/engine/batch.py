@@ -13,6 +13,7 @@ from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache
 from args_fast.kvcache.transfer import fetch, send_into
 from args_fast.models.backbone import Backbone
+from args_fast.ops.record import record
 from args_fast.rewards.base import Candidates, Choice, Judge
 from args_fast.rewards.panel import Key, Panel
 
@@ -27,6 +28,7 @@ class Shape:
         mixed: whether some requests have fewer than k candidates.
         narrowed: whether some requests have top_p or min_p.
         detailed: whether every candidate's reward is reported.
+        drafted: tokens of the drafts that a step verifies; 0 for a step without.
     """
 
     B: int
@@ -35,6 +37,7 @@ class Shape:
     mixed: bool
     narrowed: bool
     detailed: bool
+    drafted: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Batch:
         token: [B, 1] i64, the last token.
         w, temperature: [B] f32; temperature 1 with noise 0 is the argmax.
         noise: [B, S, k] f32, the draws of the burst; -inf where a request has no such candidate.
+        draws: [B, k] f32, those of this step.
         step_index: [1] i64, steps of the burst that are done.
         tokens, stats, by_name, ids, details: as in ``Arrival``, on the device.
     """
@@ -93,6 +97,7 @@ class Batch:
         self.w = memory.tensor("w", f32, B)
         self.temperature = memory.tensor("temperature", f32, B)
         self.noise = memory.tensor("noise", f32, B, steps, k)
+        self.draws = memory.tensor("draws", f32, B, k)
         self.step_index = memory.tensor("step index", i64, 1)
         self.tokens = memory.tensor("tokens", i64, B, steps)
         self.stats = memory.tensor("stats", f32, B, steps, 3)
@@ -126,13 +131,14 @@ class Batch:
         self._memory.send_tables({g: [r.texts[g].pages for r in requests] for g in groups})
         self.step_index.zero_()
         if not resumed or any(r.config.temperature is not None for r in requests):
-            send_into(self.noise, self._draws(requests, steps))
+            send_into(self.noise, self._noise_of(requests, steps))
+        self.draws.copy_(self.noise[:, 0])
         if not resumed:
             self._load_rows(requests)
         self.proposer.load(requests, resumed=resumed)
         self.judge.load(requests, resumed=resumed)
 
-    def _draws(self, requests: Sequence[Request], steps: int) -> Tensor:
+    def _noise_of(self, requests: Sequence[Request], steps: int) -> Tensor:
         noise = torch.zeros(self.noise.shape, dtype=torch.float32, device="cpu")
         for row, request in zip(noise, requests, strict=False):
             row[:, request.k :] = -torch.inf
@@ -153,11 +159,8 @@ class Batch:
         """What the host met in this burst, by row: of logits processors and rewards."""
         return {**self.judge.errors, **self.proposer.errors}
 
-    def write(self, candidates: Candidates, choice: Choice, logprob: Tensor) -> None:
+    def write(self, candidates: Candidates, choice: Choice) -> None:
         """Note this step's choice, and count the step."""
-        self.tokens.index_copy_(1, self.step_index, self.token)
-        stats = torch.stack([logprob, choice.reward, choice.score], dim=1)
-        self.stats.index_copy_(1, self.step_index, stats[:, None])
         if self.by_name is not None and choice.by_name is not None:
             self.by_name.index_copy_(1, self.step_index, choice.by_name[:, None])
         if self.ids is not None and self.details is not None and choice.rewards is not None:
@@ -167,7 +170,19 @@ class Batch:
                 logprobs = logprobs.masked_fill(~candidates.kept, -torch.inf)
             details = torch.stack([logprobs, choice.rewards], dim=2)
             self.details.index_copy_(1, self.step_index, details[:, None])
-        self.step_index.add_(1)
+        record(
+            candidates.ids,
+            candidates.logprobs,
+            choice.branch,
+            choice.reward,
+            choice.score,
+            self.noise,
+            self.step_index,
+            self.token,
+            self.tokens,
+            self.stats,
+            self.draws,
+        )
 
     def fetch(self) -> Arrival:
         """Copies on the host, complete once the device has come so far."""

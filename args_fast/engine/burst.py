@@ -19,6 +19,7 @@ class Burst:
         names: of the rewards whose raw values are reported.
         arrival: on the host, complete once ``event`` is over (None: at once).
         errors: what kept a reward on the host from judging single rows, by row.
+        counts: the number of tokens of each row, where rows differ; None for ``steps``.
     """
 
     requests: list[Request]
@@ -27,6 +28,7 @@ class Burst:
     arrival: Arrival
     errors: dict[int, Exception] = field(default_factory=dict)
     event: Any = None
+    counts: list[int] | None = None
 
     def wait(self) -> None:
         """Wait until the device has come so far."""
@@ -35,8 +37,9 @@ class Burst:
 
     def deliver(self, row: int, request: Request) -> None:
         """Give a request its tokens, up to its end or to its error."""
-        tokens = self.arrival.tokens[row, : self.steps].tolist()
-        stats = self.arrival.stats[row, : self.steps].tolist()
+        steps = self.steps if self.counts is None else self.counts[row]
+        tokens = self.arrival.tokens[row, :steps].tolist()
+        stats = self.arrival.stats[row, :steps].tolist()
         for i, (token, (logprob, reward, score)) in enumerate(zip(tokens, stats, strict=True)):
             error = self.errors.get(row) or non_finite(logprob, score, request.guided)
             if error is not None:

@@ -7,12 +7,15 @@ while something runs:
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from args_fast.engine.bursts import Bursts
+from args_fast.drafting.base import Drafts
+from args_fast.engine.bursts import BURSTS_IN_FLIGHT, STEPS_PER_BURST, Bursts
 from args_fast.engine.capacity import CacheUse, cache_use
+from args_fast.engine.drafting import Drafting
 from args_fast.engine.fill import Filler
 from args_fast.engine.ownership import Ownership
 from args_fast.engine.request import Request, Status
@@ -25,13 +28,7 @@ from args_fast.models.backbone import Backbone, check_eval, check_length
 from args_fast.models.inference import inference_mode
 from args_fast.models.score import prompt_logprobs
 from args_fast.rewards.base import LM_GROUP, Reward
-from args_fast.rewards.panel import Key, Panel
-
-# Steps of a burst, and bursts that may be in flight before the last one is read. On the CPU a look
-# at the tokens costs nothing. On CUDA the host would make the device wait, so the end of a request
-# is noticed up to two bursts late, and the surplus is dropped.
-STEPS_PER_BURST = {"cpu": 1, "cuda": 8}
-BURSTS_IN_FLIGHT = {"cpu": 0, "cuda": 1}
+from args_fast.rewards.panel import Panel
 
 
 class Engine:
@@ -50,7 +47,8 @@ class Engine:
         graphs: replay captured CUDA graphs (on one CUDA device only).
         lookahead, padded: as for Runner; padded None where graphs want it.
         eager: one step at a time, without graphs or lookahead: requests have ``process_logits``.
-        steps, in_flight, fill: in place of the tables above.
+        drafts: whose drafts are verified, one step at a time; with it there is no lookahead.
+        steps, in_flight: in place of the tables of ``bursts.py``; fill: of ``fill.py``.
     """
 
     def __init__(
@@ -64,6 +62,7 @@ class Engine:
         lookahead: float = 0,
         padded: bool | None = None,
         eager: bool = False,
+        drafts: Drafts | None = None,
         steps: int | None = None,
         in_flight: int | None = None,
         fill: int | None = None,
@@ -75,22 +74,25 @@ class Engine:
         self.panel.allocate(pages, lm.device)
         self.ownership = Ownership()
         self.hold_prefixes = False
+        self._drafting = None if drafts is None else Drafting(drafts, lm, self.panel)
         devices = [reward.device for reward in rewards.values()]
         self._side = SideStream(lm.device, devices)
         graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
+        if drafts is not None:  # the host drafts after every token
+            graphs, padded, steps, in_flight, lookahead = False, False, 1, 0, 0
         steps = steps or STEPS_PER_BURST[device]
-        padded = graphs if padded is None else padded
-        ways: dict[str, Any] = {"steps": steps, "padded": padded, "lookahead": lookahead}
-        self._runner_options = {**ways, "graphs": graphs, "eager": eager}
+        ways: dict[str, Any] = {"steps": steps, "lookahead": lookahead, "rows": rows}
+        ways |= {"padded": graphs if padded is None else padded, "graphs": graphs, "eager": eager}
         pools = [PagePool(pages) for _ in range(self.panel.group_count)]
         self.scheduler = Scheduler(pools, rows=rows, steps=steps, root_of=self.panel.root)
         self.bursts = Bursts(
             self.panel,
             self.scheduler,
-            make_runner=self._make_runner,
+            make_runner=partial(Runner, lm, self.cache, self.panel, side=self._side, **ways),
             in_flight=BURSTS_IN_FLIGHT[device] if in_flight is None else in_flight,
             fail=self._fail,
             leave=self._close,
+            drafting=self._drafting,
         )
         self.scheduler.stats = Stats(unknown_ids=self.panel.count_unknown_ids())
         self._filler = Filler(lm, self.cache, self.panel, self._side, fill)
@@ -186,15 +188,13 @@ class Engine:
             return prompt_logprobs(self.lm, list(ids))
 
     @inference_mode()
-    def rewards_along(self, request: Request, continuation: Sequence[int]) -> list[float]:
-        """The request's reward after every token of a continuation, without a cache."""
+    def rewards_along(
+        self, request: Request, continuation: Sequence[int], *, at_end: bool = False
+    ) -> list[float]:
+        """As ``Panel.rewards_along``."""
         with self.ownership.using():
             check_length(self.lm, len(request.prompt), len(continuation))
-            return self.panel.rewards_along(request, continuation)
-
-    def _make_runner(self, key: Key) -> Runner:
-        models = self.lm, self.cache, self.panel
-        return Runner(*models, key, self._side, rows=self.scheduler.rows, **self._runner_options)
+            return self.panel.rewards_along(request, continuation, at_end=at_end)
 
     # ---- ends ----------------------------------------------------------------------------------
 
@@ -206,6 +206,8 @@ class Engine:
     def _close(self, request: Request) -> None:
         for reward in self.panel.rewards_of(request):
             reward.close(request)
+        if self._drafting is not None:
+            self._drafting.close(request)
 
     def _evict_if_idle(self) -> None:
         if not self.busy and not self.hold_prefixes:

@@ -99,9 +99,13 @@ class LastToken:
     def _top_k(self, logits: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits [B, V] -> the candidates. ``token`` [B] follows the ids of each request, if it is
         not among them yet."""
-        if any(request.process_logits is not None for request in self._requests):
+        if self._processes_logits:
             logits = self._processed(logits, None if token is None else token.tolist())
         return self._narrowing.top_k(logits, self._memory.k)
+
+    @property
+    def _processes_logits(self) -> bool:
+        return any(request.process_logits is not None for request in self._requests)
 
     def _processed(self, logits: Tensor, tokens: list[int] | None) -> Tensor:
         rows = list(logits.float())
@@ -158,7 +162,7 @@ class Lookahead(LastToken):
         self._ahead.commit(branch)
         index = branch[:, None, None].expand(-1, 1, self._rows.shape[2])
         row = self._rows.gather(1, index)[:, 0]
-        token = self._ids.gather(1, branch[:, None])[:, 0]
+        token = self._ids.gather(1, branch[:, None])[:, 0] if self._processes_logits else None
         self._keep(self._top_k(self._lm.head(row) if self._rows_are_hidden else row, token))
 
     def _keep(self, candidates: tuple[Tensor, Tensor]) -> None:

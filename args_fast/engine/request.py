@@ -58,6 +58,8 @@ class Request:
         texts: what each cache group holds of it; group 0 is the language model's.
         in_flight: tokens that the device has been asked for and that are not among ``ids`` yet.
         lag: tokens at its end that were chosen without its rewards, and are not in their K/V.
+        drafted, accepted: drafted tokens that were verified, and those among its tokens; None
+            where nothing drafts.
     """
 
     prompt: list[int]
@@ -76,6 +78,8 @@ class Request:
     texts: dict[int, PagedText] = field(default_factory=dict)
     in_flight: int = 0
     lag: int = 0
+    drafted: int | None = None
+    accepted: int | None = None
     _streamed: int = 0
     _noise: Tensor | None = None
     _by_name: dict[str, list[float]] = field(default_factory=dict)
@@ -207,6 +211,8 @@ class Request:
             ),
             rewards_by_name=self._by_name or None,
             skipped=self._skipped_share() if self.skips else None,
+            drafted=self.drafted,
+            accepted=self.accepted,
         )
 
     def _skipped_share(self) -> float:

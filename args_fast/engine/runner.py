@@ -13,6 +13,7 @@ from args_fast.engine.graphs import StepGraphs
 from args_fast.engine.request import Request, Status
 from args_fast.engine.step import begin, step
 from args_fast.engine.streams import SideStream
+from args_fast.engine.verify import Verification
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache, pages_for
 from args_fast.models.backbone import Backbone
@@ -78,7 +79,7 @@ class Runner:
             lm.device, rows, _power_of_two(longest), lambda: self.graphs.clear()
         )
         self._shape: Shape | None = None
-        self._batch: Batch | None = None
+        self._batch: Batch | Verification | None = None
         self._bursts: deque[Burst] = deque()
         self._scheduled: list[tuple[Request, int]] = []  # what the device knows: its rows
 
@@ -102,6 +103,7 @@ class Runner:
             self.graphs.bind(self._weights())
         shape = self._shape_of(requests, steps)
         batch = self._batch_of(shape)
+        assert isinstance(batch, Batch)
         batch.load(requests, steps, resumed=resumed)
         device = self._lm.device.type
         key = shape, tuple(implementation(op, device) for op in SCHEMAS)
@@ -118,6 +120,22 @@ class Runner:
         for request in requests:
             request.in_flight += steps
         self._scheduled = [(r, r.scheduled_len) for r in requests]
+
+    def verify(self, requests: list[Request], drafts: list[list[int]]) -> None:
+        """Decode some tokens of each request, whose pages have room for its draft and one more: the
+        drafts, all of one length, as far as they are ARGS' own choice, and what comes after."""
+        assert not self._bursts
+        self._scheduled = []
+        steps = 1 + len(drafts[0])
+        batch = self._batch_of(self._shape_of(requests, steps, drafted=steps - 1))
+        assert isinstance(batch, Verification)
+        arrival = batch.run(requests, drafts)
+        errors, counts = batch.errors, batch.counts
+        self._bursts.append(
+            Burst(list(requests), steps, self._names, arrival, errors, counts=counts)
+        )
+        for request in requests:
+            request.in_flight += steps
 
     def read(self) -> list[Request]:
         """Wait for the oldest burst and give its requests their tokens; those that have ended or
@@ -142,7 +160,7 @@ class Runner:
 
     # ---- shapes --------------------------------------------------------------------------------
 
-    def _shape_of(self, requests: list[Request], steps: int) -> Shape:
+    def _shape_of(self, requests: list[Request], steps: int, drafted: int = 0) -> Shape:
         round_up = _power_of_two if self._padded else int
         k = max(request.k for request in requests)
         widths = {
@@ -156,22 +174,19 @@ class Runner:
             any(request.k < k for request in requests),
             any(request.config.narrowed and request.k > 1 for request in requests),
             any(request.config.return_candidates for request in requests),
+            drafted,
         )
 
-    def _batch_of(self, shape: Shape) -> Batch:
+    def _batch_of(self, shape: Shape) -> Batch | Verification:
         if shape != self._shape or self._batch is None:
             self._batch = None  # memory may move, whether all of it can be had or not
             self.memory.reshape(shape.B, shape.k, dict(shape.pages))
-            self._batch = Batch(
-                shape,
-                self.memory,
-                self._lm,
-                self._cache,
-                self._panel,
-                self.key,
-                steps=self.steps,
-                lookahead=shape.B * shape.k <= self.lookahead,
-            )
+            parts = shape, self.memory, self._lm, self._cache, self._panel, self.key
+            if shape.drafted:
+                self._batch = Verification(*parts)
+            else:
+                ahead = shape.B * shape.k <= self.lookahead
+                self._batch = Batch(*parts, steps=self.steps, lookahead=ahead)
             self._shape = shape
         return self._batch
 

@@ -30,12 +30,16 @@ class Stats:
         preemptions: times that a request gave its pages back midway.
         unknown_ids: ids of the language model that mean nothing to one of its rewards, and are
             never candidates of requests which that reward guides.
+        drafted_tokens: drafted tokens that were verified.
+        accepted_tokens: those of them that were ARGS' own choice.
     """
 
     prompt_tokens: int = 0
     shared_tokens: int = 0
     preemptions: int = 0
     unknown_ids: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Scheduler:
@@ -118,7 +122,7 @@ class Scheduler:
         self.waiting.popleft()
         self.filling, request.status = request, Status.FILLING
         text = request.texts[0]
-        self._count(prompt_tokens=len(text.ids), shared_tokens=text.cached_tokens)
+        self.count(prompt_tokens=len(text.ids), shared_tokens=text.cached_tokens)
         return request
 
     def _give_pages(self, request: Request, group: int, text: PagedText) -> bool:
@@ -190,7 +194,7 @@ class Scheduler:
         self.remove(request)
         self.waiting.appendleft(request)
         request.status = Status.WAITING
-        self._count(preemptions=1)
+        self.count(preemptions=1)
         return request
 
     def evict_all(self) -> None:
@@ -205,6 +209,7 @@ class Scheduler:
             text.pages, text.cached_tokens, text.registered = [], 0, (0, 0)
         request.lag = 0
 
-    def _count(self, **more: int) -> None:
+    def count(self, **more: int) -> None:
+        """Add to the statistics."""
         now = {name: getattr(self.stats, name) + count for name, count in more.items()}
         self.stats = replace(self.stats, **now)

@@ -27,7 +27,7 @@ def begin(batch: Batch) -> None:
 def propose(batch: Batch) -> Candidates:
     """The k most likely tokens of each request, with the draws of this step."""
     logprobs, ids = batch.proposer.propose(batch.token)
-    noise = batch.noise.index_select(1, batch.step_index)[:, 0]
+    noise = batch.draws
     kept = None
     if batch.narrowing.drops:
         logprobs, ids, noise, kept = batch.narrowing.replace_dropped(logprobs, ids, noise)
@@ -54,7 +54,5 @@ def judge(batch: Batch, candidates: Candidates, side: SideStream) -> None:
 
 def commit(batch: Batch, candidates: Candidates, choice: Choice) -> None:
     """Write down the chosen tokens, and tell the language model."""
-    index = choice.branch[:, None]
-    batch.token.copy_(candidates.ids.gather(1, index))
-    batch.write(candidates, choice, candidates.logprobs.gather(1, index)[:, 0])
+    batch.write(candidates, choice)
     batch.proposer.accept(choice.branch)

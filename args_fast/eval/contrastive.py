@@ -6,41 +6,51 @@ last hidden state and h_j those of all tokens before it: likely, and unlike what
 said. tests/eval/golden holds outputs of the original.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from args_fast.eval.cached import CachedModel, Enough
+from args_fast.eval.cached import CachedBatch, Enough
 
 
 @torch.inference_mode()
 def contrastive_search(
-    model: PreTrainedModel, prompt: list[int], *, k: int, alpha: float, enough: Enough
-) -> list[int]:
-    """Decode one prompt.
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    *,
+    k: int,
+    alpha: float,
+    enough: Sequence[Enough],
+) -> list[list[int]]:
+    """Decode prompts.
 
     Args:
         model: a causal language model of transformers.
-        prompt: at least one id.
+        prompts: at least one id each.
         k: candidates per step.
         alpha: weight of the penalty, 0 to 1; 0 is greedy decoding.
-        enough: called with each token; True ends the response.
+        enough: for each prompt, called with each of its tokens; True ends the response.
     """
-    run = CachedModel(model)
-    output = run(torch.tensor([prompt]), output_hidden_states=True)
-    context = normalize(output.hidden_states[-1][0], dim=-1)  # [t, H]
-    logits = output.logits[0, -1]  # [V]
-    tokens: list[int] = []
-    while True:
-        confidence, candidates = logits.float().softmax(dim=-1).topk(k)  # [k]
-        run.cache.batch_repeat_interleave(k)
-        output = run(candidates[:, None], output_hidden_states=True)
-        hidden = normalize(output.hidden_states[-1][:, -1], dim=-1)  # [k, H]
-        penalty = (context @ hidden.T).max(dim=0).values.float()  # [k]
-        best = int(((1 - alpha) * confidence - alpha * penalty).argmax())
-        tokens.append(int(candidates[best]))
-        if enough(tokens[-1]):
-            return tokens
-        context = torch.cat([context, hidden[best : best + 1]])
-        run.cache.batch_select_indices(torch.tensor([best], device=model.device))
-        logits = output.logits[best, -1]
+    batch = CachedBatch(model, prompts, enough)
+    output = batch(batch.prompts, output_hidden_states=True)
+    context = normalize(output.hidden_states[-1], dim=-1)  # [B, t, H]
+    foreign = batch.padding  # [B, t], what no candidate is compared with
+    logits = output.logits[:, -1]  # [B, V]
+    while batch.running:
+        confidence, candidates = logits.float().softmax(dim=-1).topk(k)  # [B, k]
+        batch.branch(k)
+        output = batch(candidates.reshape(-1, 1), output_hidden_states=True)
+        hidden = normalize(output.hidden_states[-1][:, -1], dim=-1)
+        hidden = hidden.view(len(candidates), k, -1)  # [B, k, H]
+        likeness = (context @ hidden.transpose(1, 2)).masked_fill(foreign[..., None], -1)
+        penalty = likeness.amax(dim=1).float()  # [B, k]
+        best = ((1 - alpha) * confidence - alpha * penalty).argmax(dim=1)
+        every = torch.arange(len(best), device=best.device)
+        rows = every * k + best
+        kept = batch.commit(candidates[every, best].tolist(), rows)
+        context = torch.cat([context, hidden[every, best][:, None]], dim=1)[kept]
+        foreign = torch.cat([foreign, torch.zeros_like(foreign[:, :1])], dim=1)[kept]
+        logits = output.logits[rows[kept], -1]
+    return batch.tokens

@@ -67,14 +67,10 @@ def decode(
         (number of the request, its response or the error of this request alone), in the order in
         which they end.
     """
-    if KINDS[method.kind].config is None:
-        for index, (prompt, seed) in enumerate(requests):
-            try:
-                yield index, _own_loop(decoder, method, prompt, seed, limits)
-            except ArgsError as error:
-                yield index, error
-        return
     asked = list(requests)
+    if KINDS[method.kind].config is None:
+        yield from _own_loops(decoder, method, asked, limits)
+        return
     samples: dict[int, list[Generation]] = {}
     count = dict(method.options).get("n", 1)
     configured = ((prompt, _config(method, seed, limits)) for prompt, seed in asked)
@@ -110,29 +106,40 @@ def _best(
     )
 
 
-def _own_loop(
-    decoder: "ArgsDecoder", method: Method, prompt: Prompt, seed: int, limits: Limits
-) -> Response:
-    """One response by a loop over the language model as transformers runs it."""
-    # The decoder's own reading of the prompt, whatever kind of prompt it is.
-    (start,) = decoder.generate([prompt], FIRST_TOKEN)
-    model, ids = decoder.language_model, list(start.prompt_token_ids)
-    _check_length(model, len(ids), limits.max_new_tokens)
-    end = _End(decoder, limits)
-    options: dict[str, Any] = dict(method.options)
-    if method.kind == "nucleus":
-        tokens = nucleus_sampling(model, ids, seed=seed, enough=end, **options)
-    else:
-        vocabulary = model.get_input_embeddings().num_embeddings
-        if options["k"] > vocabulary:
-            raise EvaluationError(
-                f"k of contrastive is {options['k']}, but the vocabulary has {vocabulary} tokens"
-            )
-        tokens = contrastive_search(model, ids, enough=end, **options)
-    return Response(end.text, tokens, ids, end.reason)
+def _own_loops(
+    decoder: "ArgsDecoder", method: Method, asked: Sequence[tuple[Prompt, int]], limits: Limits
+) -> Iterator[tuple[int, Response | ArgsError]]:
+    """Responses by a loop over the language model as transformers runs it, in batches of as many
+    rows as the decoder has."""
+    ready: list[tuple[int, list[int]]] = []  # number of the request, ids of its prompt
+    # The decoder's own reading of the prompts, whatever kind of prompts they are.
+    for index, start in decoder.complete((prompt, FIRST_TOKEN) for prompt, _ in asked):
+        try:
+            if isinstance(start, ArgsError):
+                raise start
+            ids = list(start.prompt_token_ids)
+            _check_own_loop(decoder.language_model, method, len(ids), limits.max_new_tokens)
+            ready.append((index, ids))
+        except ArgsError as error:
+            yield index, error
+    size = max(1, decoder.max_batch_size // KINDS[method.kind].lm_rows(dict(method.options)))
+    for chunk in (ready[place : place + size] for place in range(0, len(ready), size)):
+        ends = [_End(decoder, limits) for _ in chunk]
+        options: dict[str, Any] = {**dict(method.options), "enough": ends}
+        if method.kind == "nucleus":
+            options["seeds"] = [asked[index][1] for index, _ in chunk]
+        loop = nucleus_sampling if method.kind == "nucleus" else contrastive_search
+        responses = loop(decoder.language_model, [ids for _, ids in chunk], **options)
+        for (index, ids), tokens, end in zip(chunk, responses, ends, strict=True):
+            yield index, Response(end.text, tokens, ids, end.reason)
 
 
-def _check_length(model: Any, prompt: int, new: int) -> None:
+def _check_own_loop(model: Any, method: Method, prompt: int, new: int) -> None:
+    k, vocabulary = dict(method.options).get("k", 1), model.get_input_embeddings().num_embeddings
+    if int(k) > vocabulary:
+        raise EvaluationError(
+            f"k of {method.kind} is {k}, but the vocabulary has {vocabulary} tokens"
+        )
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and prompt + new > longest:
         raise LengthError(

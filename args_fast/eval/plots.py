@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from args_fast.eval.measure import COHERENCE, REWARD
+from args_fast.eval.measure import COHERENCE, REWARD, judge_measure
 from args_fast.eval.results import PERPLEXITY
 
 ENDINGS = (".png", ".svg")
@@ -16,6 +16,7 @@ TITLES = {
 }
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#57606a")
 MARKERS = "osD^vP"
+JUDGE = judge_measure("")
 
 Points = Sequence[dict[str, Any]]
 
@@ -40,18 +41,26 @@ def _pyplot() -> Any:
 
 
 def figure2(points: Points, folder: Path) -> list[Path]:
-    """Reward, diversity and coherence against w, a line for each k and one for greedy."""
+    """Reward, by every judge too, diversity and coherence against w, a line for each k and one for
+    greedy."""
     pyplot = _pyplot()
-    names = [n for n in (REWARD, "diversity", COHERENCE) if any(p[n] for p in points)]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 3.4), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
+    judges = [name for name in points[0] if name.startswith(JUDGE)]
+    names = [n for n in (REWARD, "diversity", COHERENCE, *judges) if any(p[n] for p in points)]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    size = (4.2 * columns, 3.4 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+    for spare in axes.flat[len(names) :]:
+        spare.set_visible(False)
+    for axis, name in zip(axes.flat, names, strict=False):
         for place, k in enumerate(_ks(points)):
             line = [p for p in points if p["k"] == k and p[name]]
             _draw(axis, [p["w"] for p in line], [p[name] for p in line], place, f"k = {k}")
         greedy = next(p for p in points if p["w"] == 0)[name]
         axis.axhline(greedy["mean"], color="#57606a", linestyle="--", linewidth=1, label="greedy")
-        axis.set(xlabel="w", title=TITLES[name])
-        _spread(axis.set_xscale, [p["w"] for p in points], factor=16)
+        title = TITLES.get(name, f"reward by {name.removeprefix(JUDGE)}")
+        axis.set(xlabel="w", title=title)
+        _spread_weights(axis, sorted({p["w"] for p in points}))
     axes[0][0].legend(frameon=False)
     return _save(figure, folder, "figure2")
 
@@ -70,7 +79,7 @@ def front(points: Points, folder: Path) -> list[Path]:
             )
     axis.set(xlabel="perplexity under the language model", ylabel="average reward")
     axis.set_title("reward against perplexity (numbers: w)")
-    _spread(axis.set_xscale, [p[PERPLEXITY]["mean"] for p in points if p[PERPLEXITY]], factor=5)
+    _spread_perplexity(axis, [p[PERPLEXITY]["mean"] for p in points if p[PERPLEXITY]])
     axis.legend(frameon=False)
     return _save(figure, folder, "front")
 
@@ -113,11 +122,26 @@ def prices(curve: Points, chosen: Points, file: Path) -> list[Path]:
     return _save(figure, file.parent, file.name)
 
 
-def _spread(set_scale: Any, values: list[float], factor: float) -> None:
-    """A logarithmic axis, 0 included, where the largest value is that many times the smallest."""
+def _spread_weights(axis: Any, values: Sequence[float]) -> None:
+    """Where the largest w is many times the smallest: each at its logarithm, with its number, and 0
+    at a little distance."""
     above = [value for value in values if value > 0]
-    if above and max(above) > factor * min(above):
-        set_scale("symlog", linthresh=min(above)) if 0 in values else set_scale("log")
+    if above and above[-1] > 8 * above[0]:
+        axis.set_xscale("symlog", base=2, linthresh=above[0], linscale=0.7)
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.minorticks_off()
+        axis.set_xlim(values[0] - above[0] / 4, above[-1] * 1.2)
+
+
+def _spread_perplexity(axis: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis, with numbers at 1, 2 and 5, where one value is many times another."""
+    from matplotlib import ticker
+
+    if values and max(values) > 5 * min(values):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.minorticks_off()
 
 
 def _ks(points: Points) -> list[int]:

@@ -13,7 +13,7 @@ from args_fast.kvcache.transfer import send
 from args_fast.models.attention import AttentionContext, AttentionOptions, driven
 from args_fast.models.backbone import Backbone, hidden_states
 from args_fast.models.branches import Branches
-from args_fast.models.fused import FusedLayers, fused_layers
+from args_fast.models.fused import Fused, FusedLayers, fused_layers
 from args_fast.models.low_rank import LowRankTerms
 from args_fast.models.prefill import Prefill
 from args_fast.models.proof import TOLERANCE
@@ -31,13 +31,15 @@ class AdaptedBackbone(Backbone):
         fused: as for ``Backbone``.
     """
 
-    def __init__(self, model: PreTrainedModel, terms: LowRankTerms, *, fused: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, terms: LowRankTerms, *, fused: Fused = "auto"
+    ) -> None:
         super().__init__(model, "reward model", fused=fused)
         self.terms = terms
 
     @cached_property
-    def _layers(self) -> FusedLayers | None:
-        return fused_layers(self.model, self._options, self.terms)
+    def _layers(self) -> FusedLayers | str:
+        return fused_layers(self.model, self._options, self.layout.head_size, self.terms)
 
     def compile(self, mode: str) -> None:
         """Passes stay as they are: a compiled one would hold on to the terms, or do without."""

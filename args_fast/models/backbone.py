@@ -16,7 +16,7 @@ from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
 from args_fast.models.compiled import Compiled
 from args_fast.models.flash import torch_has_flash, varlen_attention
-from args_fast.models.fused import FusedLayers, fused_layers
+from args_fast.models.fused import Fused, FusedLayers, fused_layers, is_asked_for
 from args_fast.models.linear import few_rows
 from args_fast.models.prefill import Prefill
 from args_fast.models.probe import probe
@@ -35,14 +35,14 @@ class Backbone:
         model: in eval mode; its forward gives the logits, that of ``model.base_model`` the hidden
             states.
         role: "language model" or "reward model", for messages.
-        fused: run the layers of a tail as one op, where the model is known and the op is built.
-            The attribute of this name can be set at any time.
+        fused: run the layers of a tail as one op, where the model is known and the op is built;
+            "auto": on the CPU. The attribute of this name can be set at any time.
 
     Raises:
         UnsupportedModelError: the model cannot be driven; the message says why.
     """
 
-    def __init__(self, model: PreTrainedModel, role: str, *, fused: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, role: str, *, fused: Fused = "auto") -> None:
         self.model = model
         self.role = role
         traits = probe(model, role)
@@ -57,7 +57,7 @@ class Backbone:
         self._linear = few_rows(self.device)
         self._tail_hidden: Forward = partial(hidden_states, model)
         self._tail_logits: Forward = partial(_logits, model)
-        self.fused = fused
+        self.fused: Fused = fused
         self._options = traits.options
 
     def compile(self, mode: str) -> None:
@@ -88,13 +88,21 @@ class Backbone:
             return _logits(self.model, ids, positions, context)
 
     @cached_property
-    def _layers(self) -> FusedLayers | None:  # when first used: a model may be quantized before
-        return fused_layers(self.model, self._options)
+    def _layers(self) -> FusedLayers | str:  # when first used: a model may be quantized before
+        return fused_layers(self.model, self._options, self.layout.head_size)
 
     def fused_layers(self) -> FusedLayers | None:
         """What runs the layers of a tail; None where the model's own modules do."""
-        layers = self._layers if self.fused else None
-        return layers if layers is not None and layers.applies else None
+        layers = self._layers if is_asked_for(self.fused, self.device) else ""
+        return layers if isinstance(layers, FusedLayers) and layers.applies else None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the layers of the model are not run as one op, where that is asked for and it is a
+        property of the model."""
+        return (
+            self._layers or None if self.fused is True and isinstance(self._layers, str) else None
+        )
 
     def _fused_hidden(
         self, ids: Tensor, positions: Tensor, context: AttentionContext
@@ -106,7 +114,7 @@ class Backbone:
 
     def drop_fused_layers(self) -> None:
         """Run the layers of a tail through the model's modules from now on."""
-        self._layers = None
+        self._layers = ""
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> logits [..., V], where ``has_plain_head``."""

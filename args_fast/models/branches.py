@@ -13,8 +13,8 @@ class Branches:
     """A tail of N rows over the shared prefix of each of B requests (an AttentionContext).
 
     The language model's single row and the k candidates of a reward model are siblings: each sees
-    the prefix and itself. A chain or a tree of tokens is the same with another mask. Shapes and
-    memory stay as they are for the object's life.
+    the prefix and itself. A chain or a tree of tokens is the same with another mask (``chain``,
+    ``siblings_along``). Shapes and memory stay as they are for the object's life.
 
     Args:
         cache: where the prefixes are.
@@ -112,6 +112,17 @@ class Branches:
         """Make row branch[b] of each request the next row of its prefix, in every layer."""
         ops.commit(self.k, self.v, branch, *self._prefixes)
 
+    def commit_rows(self, rows: Tensor, counts: Tensor) -> None:
+        """Make the first counts[b] of rows[b] (i64 [B], [B, n]) the next rows of each prefix, in
+        every layer. The others are written too, past the prefix, where nothing reads them."""
+        index = self.lengths.long()[:, None] + torch.arange(rows.shape[1], device=rows.device)
+        page = self.page_table.gather(1, index // self.cache.page_size).long()
+        slot = index % self.cache.page_size
+        request = torch.arange(rows.shape[0], device=rows.device)[:, None]
+        self.cache.k_pages[:, page, slot] = self.k[:, request, rows]
+        self.cache.v_pages[:, page, slot] = self.v[:, request, rows]
+        self.lengths += counts.to(self.lengths.dtype)
+
     def select_commit(self, *select_arguments: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Let ``ops.select`` choose a row of each request, from its arguments, and commit it.
         Returns branch, reward and score [B]."""
@@ -120,3 +131,23 @@ class Branches:
     @property
     def _prefixes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.cache.k_pages, self.cache.v_pages, self.page_table, self.lengths
+
+
+def chain(rows: int, device: torch.device) -> Tensor:
+    """The mask [N, N] of a text's next N tokens: each row sees those before it."""
+    return torch.ones(rows, rows, dtype=torch.bool, device=device).tril()
+
+
+def siblings_along(positions: int, k: int, closings: int, device: torch.device) -> Tensor:
+    """The mask [N, N] of k candidates at each of several positions of a drafted text, each with
+    closing ids after it; N = (1 + closings) * positions * k.
+
+    Candidate 0 of a position is the drafted token: all candidates of later positions see it. Rows
+    are ordered by their place in the closing chain (the candidates come first), then by position,
+    then by candidate.
+    """
+    row = torch.arange((1 + closings) * positions * k, device=device)
+    place, branch = row // (positions * k), row % (positions * k)
+    chained = (branch[:, None] == branch) & (place[:, None] >= place)
+    drafted = (place == 0) & (branch % k == 0)
+    return chained | (drafted & (branch[:, None] // k > branch // k))

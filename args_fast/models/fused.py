@@ -1,13 +1,13 @@
 """The decoder layers of a model as one op (``args_fast.ops.decoder_layers``), instead of some
 thirty ops a layer through its modules.
 
-Only on the CPU, for the rows of a tail and of most prompts, and for models that
+For the rows of a tail, on the CPU for most prompts too, and for models that
 ``args_fast.models.families`` knows in every detail. The weights are the model's own. Embeddings,
 and whatever turns a position into numbers, are its own modules.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
 from args_fast.models.families.base import EVERY_ROW, Layers, product
 from args_fast.models.low_rank import LowRankTerms
-from args_fast.ops.decoder_layers import decoder_layers
-from args_fast.ops.linear import cpu_linear
+from args_fast.ops.decoder_layers import DecoderLayers, backend, decoder_layers, unsupported
 from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
+Fused = bool | Literal["auto"]  # the engine's option
 CPU = torch.device("cpu")  # whatever torch's default device is
 
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
@@ -55,6 +55,8 @@ class FusedLayers:
         self._low_rank = list(low_rank)
         self._pointers: list[int] = []
         self._weights: list[Tensor] = []
+        self._device = layers.parameters[0].device
+        self._ops: dict[str, DecoderLayers] = {}  # of each backend that was asked for
         called = set(_within(layers.called))
         watched = [module for module in model.modules() if module not in called]
         hooks = ((m._forward_hooks, m._forward_pre_hooks) for m in watched)
@@ -65,7 +67,16 @@ class FusedLayers:
         """Whether the op can run and does what the modules would: no hook waits for the call of a
         module that is not called, and dropout is off."""
         idle = not self._model.training and not any(map(_waiting, filter(None, self._hooks)))
-        return idle and decoder_layers() is not None
+        return idle and backend(self._device.type) is not None
+
+    @property
+    def _op(self) -> DecoderLayers:
+        """The op in the backend that runs here: one for this model alone, whatever else runs."""
+        name = backend(self._device.type)
+        assert name is not None  # applies
+        if name not in self._ops:
+            self._ops[name] = decoder_layers(self._device)
+        return self._ops[name]
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, positions: Tensor, branches: Branches) -> Tensor:
@@ -77,9 +88,7 @@ class FusedLayers:
         cos, sin = None, None
         if layers.rotary is not None:
             cos, sin = (x.contiguous() for x in layers.rotary(hidden, positions))
-        run = decoder_layers()
-        assert run is not None  # applies
-        run(
+        self._op(
             hidden,
             self._current_weights(),
             branches.k,
@@ -105,8 +114,10 @@ class FusedLayers:
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether prompts go through the op too: not in bfloat16, of which torch's products of many
-        rows are faster than the op's."""
+        """Whether prompts go through the op too: in C++, but not in bfloat16, of which torch's
+        products of many rows are faster than the op's."""
+        if backend(self._device.type) != "cpp":
+            return False
         return self._layers.weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
 
     @torch.no_grad()
@@ -139,25 +150,38 @@ class FusedLayers:
         return self._weights
 
 
+def is_asked_for(fused: Fused, device: torch.device) -> bool:
+    """Whether the op is to run on a device: "auto" is where it was measured, in C++."""
+    return backend(device.type) == "cpp" if fused == "auto" else fused
+
+
 def fused_layers(
     model: PreTrainedModel,
     options: Sequence[AttentionOptions],
+    head_size: int,
     terms: LowRankTerms | None = None,
-) -> FusedLayers | None:
-    """The layers of a model as one op; None where the model is not known, or the op is not built.
+) -> FusedLayers | str:
+    """The layers of a model as one op, or why they are not.
 
     Args:
         model: in eval mode.
         options: what each layer asks of its attention (``args_fast.models.probe``).
+        head_size: elements of a head.
         terms: of an adapter, which are added.
     """
-    if cpu_linear is None:
-        return None
     layers = layers_of(model, options)
     if isinstance(layers, str):
-        return None
-    low_rank = [] if terms is None else _low_rank(layers, terms)
-    return None if low_rank is None else FusedLayers(model, layers, low_rank)
+        return layers
+    if reason := unsupported(layers.weights(), head_size):
+        return reason
+    if terms is None:
+        return FusedLayers(model, layers)
+    if backend(layers.parameters[0].device.type) != "cpp":
+        return "only the C++ op adds an adapter's terms"
+    low_rank = _low_rank(layers, terms)
+    if low_rank is None:
+        return "the adapter is on other layers than the op has"
+    return FusedLayers(model, layers, low_rank)
 
 
 def _low_rank(layers: Layers, terms: LowRankTerms) -> list[Tensor] | None:

@@ -57,6 +57,12 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
                 stacklevel=2,
             )
             return
+    if (reason := backbone.refusal) is not None:
+        warnings.warn(
+            f"fused_layers=True is asked for, and the {backbone.role} "
+            f"({type(backbone.model).__name__}) runs through its modules: {reason}.",
+            stacklevel=2,
+        )
     _prove(backbone, logits, branches)
 
 

@@ -1,21 +1,121 @@
-"""All decoder layers of a model over the rows of a tail, as one op of the CPU.
+"""All decoder layers of a model over the rows of a tail, as one op.
 
 Apart from the ops of a step, because it stands in for a model's own modules, which work everywhere:
 ``args_fast.models.fused`` sends the models to it that it knows. ``args_fast.ops.plain_layers`` says
-what it computes.
+what it computes. On the CPU it is one call of C++ (csrc/cpu/decoder_layers.h), on CUDA a sequence
+of Triton kernels (kernels/triton/decoder_layers.py).
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from args_fast.ops import cpp
+from args_fast.ops import cpp, triton
 from args_fast.ops.backends import forced_backend
+from args_fast.ops.schemas import LAYER_WEIGHTS
+
+DecoderLayers = Callable[..., None]
+ROWS = 512  # that Triton's kernels take at a time: what they hold meanwhile grows with them
 
 
-def decoder_layers() -> Callable[..., None] | None:
-    """The C++ kernel (csrc/cpu/decoder_layers.h); None where it was not built, or where another
-    backend is forced: then models run through their modules, and these through its ops."""
-    if forced_backend() not in (None, "cpp") or cpp.status() != "built":
+def backend(device: str) -> str | None:
+    """What runs the op on a device type: "cpp", "triton", or None where it is not built, or where
+    another backend is forced. Then models run through their modules, and these through its ops."""
+    built = cpp.status() if device == "cpu" else triton.status()
+    best = "cpp" if device == "cpu" else "triton"
+    forced = forced_backend()
+    if forced == "triton" and device == "cpu" and triton.interpreted():
+        return "triton"
+    return best if built == "built" and forced in (None, best) else None
+
+
+def decoder_layers(device: torch.device | str = "cpu") -> DecoderLayers:
+    """The op of a device that has a ``backend``, for one caller: calls of what is returned must not
+    run at the same time."""
+    device = torch.device(device)
+    if backend(device.type) == "triton":
+        return _InTriton(device)
+    run: DecoderLayers = torch.ops.args_fast_cpp.decoder_layers.default
+    return run
+
+
+def unsupported(weights: list[Tensor], head_size: int) -> str | None:
+    """Why the op cannot take a model's layers, or None.
+
+    Args:
+        weights: LAYER_WEIGHTS of each layer.
+        head_size: elements of a head.
+    """
+    device = weights[0].device.type
+    name = backend(device)
+    if name is None:
+        status = cpp.status() if device == "cpu" else triton.status()
+        return f"the op is not here ({status}), or another backend is forced"
+    if name == "cpp":
         return None
-    return torch.ops.args_fast_cpp.decoder_layers.default
+    reason: str | None = _kernels().unsupported(by_name(weights), head_size)
+    return reason
+
+
+def by_name(weights: list[Tensor]) -> list[dict[str, Tensor | None]]:
+    """Each layer's tensors by the names of LAYER_WEIGHTS; None for those that it does not have."""
+    count = len(LAYER_WEIGHTS)
+    return [
+        {
+            name: weight if weight.numel() else None
+            for name, weight in zip(LAYER_WEIGHTS, weights[at : at + count], strict=True)
+        }
+        for at in range(0, len(weights), count)
+    ]
+
+
+def _kernels() -> Any:
+    return import_module("args_fast.kernels.decoder_layers")  # Triton, which is not everywhere
+
+
+class _InTriton:
+    """The op in Triton, with the counters that its programs meet by."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._run = _kernels().decoder_layers
+        self._counters = torch.zeros(_kernels().COUNTERS, dtype=torch.int32, device=device)
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        weights: list[Tensor],
+        tail_k: Tensor,
+        tail_v: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        page_table: Tensor,
+        lengths: Tensor,
+        mask: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        *given: Any,
+    ) -> None:
+        *options, low_rank = given
+        assert not low_rank  # args_fast.models.fused leaves adapters to the C++ op
+        layers = by_name(weights)
+        texts = max(1, ROWS // max(1, hidden.shape[1]))
+        with torch.cuda.device_of(hidden):  # kernels go to the current one; not on the CPU
+            for first in range(0, hidden.shape[0], texts):
+                part = slice(first, first + texts)
+                self._run(
+                    hidden[part],
+                    layers,
+                    tail_k[:, part],
+                    tail_v[:, part],
+                    k_pages,
+                    v_pages,
+                    page_table[part],
+                    lengths[part],
+                    mask,
+                    *(None if x is None else x[part] for x in (cos, sin)),
+                    *options,
+                    counters=self._counters,
+                )

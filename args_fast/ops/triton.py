@@ -13,7 +13,8 @@ OPS = ("topk_logprobs", "branch_attention", "select", "commit")
 INTERPRETER = "TRITON_INTERPRET"  # Triton reads it when it is imported
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
+    """Whether Triton works on the CPU, in its interpreter."""
     return os.environ.get(INTERPRETER) == "1"
 
 
@@ -21,7 +22,7 @@ def status() -> str:
     """ "built", or why there are no Triton ops and how to get them."""
     if find_spec("triton") is None:
         return "triton is not installed: pip install 'triton>=3.6' (Linux)"
-    if _interpreted():
+    if interpreted():
         return "built"
     if torch.version.cuda is None:
         return (
@@ -40,5 +41,5 @@ def load() -> None:
     for op in OPS:
         module = import_module(f"args_fast.kernels.{op}")
         run, limit = getattr(module, op), module.unsupported
-        for device in ("cpu", "cuda") if _interpreted() else ("cuda",):
+        for device in ("cpu", "cuda") if interpreted() else ("cuda",):
             offer("triton", device, op, run, unsupported=limit)

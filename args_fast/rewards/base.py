@@ -10,6 +10,11 @@ The engine calls, in this order:
     load                              before each burst
     read, choose                      in each step
 
+Where a draft is verified, a judge reads the candidates of several positions at once:
+
+    draft_judge                       for each shape of batch and number of positions
+    load, read, rewards, keep_rows    for each draft
+
 ``docs/rewards.md`` has a table of what each kind answers.
 """
 
@@ -138,13 +143,29 @@ class Judge(ABC):
     def keep(self, branch: Tensor) -> None:  # noqa: B027
         """Commit candidate branch[b] (i64) of each row: it is part of the prefix from now on."""
 
+    def keep_rows(self, rows: Tensor, counts: Tensor) -> None:  # noqa: B027
+        """Of a draft judge: commit the candidates rows[b] (i64 [B, positions]), as many as
+        counts[b] says (i64 [B])."""
+
+    def parts(self) -> Tensor | None:
+        """[B, k, n] f32, the raw rewards that ``rewards`` added up; None where there is one."""
+        return None
+
+    def select(self, rewards: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
+        """ARGS' own choice from rewards [B, k]: branch, reward and score [B]."""
+        return select(rewards, candidates)
+
     def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
         """Judge, choose and keep. ``detailed`` asks for ``Choice.rewards``. A judge that has a
         fused way to the same bits overrides this."""
         rewards = self.rewards()
-        branch, reward, score = select(rewards, candidates)
+        branch, reward, score = self.select(rewards, candidates)
         self.keep(branch)
-        return Choice(branch, reward, score, rewards if detailed else None)
+        by_name = self.parts()
+        if by_name is not None:
+            index = branch[:, None, None].expand(-1, 1, by_name.shape[2])
+            by_name = by_name.gather(1, index)[:, 0]
+        return Choice(branch, reward, score, rewards if detailed else None, by_name)
 
 
 class Reward(ABC):
@@ -158,6 +179,8 @@ class Reward(ABC):
         own_ids: reads ids of its own, with pages and lengths of its own; False: the language
             model's ids, with the language model's page numbers.
         pending: ids at a text's end whose K/V is stored by the next step, not by ``fill``.
+        rows_per_candidate: rows that a candidate takes in a forward pass that ``draft_judge``
+            makes; None for a reward that cannot judge drafts.
         layout: what one token occupies in its K/V cache; None for a reward without one.
     """
 
@@ -167,6 +190,7 @@ class Reward(ABC):
     reads_hidden: bool = False
     own_ids: bool = False
     pending: int = 0
+    rows_per_candidate: int | None = None
     layout: CacheLayout | None = None
 
     @property
@@ -207,9 +231,20 @@ class Reward(ABC):
         """A judge for batches of the memory's present shape; ``store`` is where this reward's K/V
         is, if it has a layout."""
 
+    def draft_judge(self, memory: BatchMemory, store: GroupCache | None, positions: int) -> Judge:
+        """A judge that reads k candidates at each of several positions of a draft at once, in the
+        order of ``siblings_along``: ``Candidates.ids`` and ``rewards`` are [B, positions * k]. Only
+        asked where ``rows_per_candidate`` is a number."""
+        raise NotImplementedError(f"the reward {self.name!r} does not judge drafts")
+
     @abstractmethod
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
         """r([x, y]) after every token of a continuation: without a cache, for finished texts."""
+
+    def reward_of(self, request: Reading, continuation: Sequence[int]) -> float:
+        """r([x, y]) of a finished text: the last of ``rewards_along``. A reward that reads a text
+        for every token there reads one here."""
+        return self.rewards_along(request, continuation)[-1]
 
     def known_ids(self) -> Tensor | None:
         """[V] bool, on the host: which of the language model's ids mean anything to this reward;

@@ -1,5 +1,5 @@
 """Judges that branch a decoder model over one stored prefix: k siblings, or k chains with closing
-ids."""
+ids; along a draft, that many at each of its positions."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from torch import Tensor
 from args_fast.errors import ConfigError
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import GroupCache
-from args_fast.models.branches import Branches
+from args_fast.models.branches import Branches, siblings_along
 from args_fast.rewards.base import Candidates, Choice, Judge, Reading
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ MAX_END_TOKENS = 16
 
 
 class SiblingJudge(Judge):
-    """k branches of the reward model over one prefix. With a linear head, choosing and committing
-    are one op."""
+    """k branches of the reward model over one prefix, at each of ``positions`` of a draft. With a
+    linear head, choosing and committing are one op."""
 
-    def __init__(self, reward: "Classifier", memory: BatchMemory, store: GroupCache) -> None:
+    def __init__(
+        self, reward: "Classifier", memory: BatchMemory, store: GroupCache, positions: int = 1
+    ) -> None:
         super().__init__()
         self._reward = reward
         self._memory = memory
         self._group = store.group
-        self._branches = Branches.within(
-            memory, store.name, store.cache, memory.k, group=store.group
-        )
+        self._branches = _branches(memory, store, positions, 0)
 
     def load(self, requests: Sequence[Reading], *, resumed: bool) -> None:
         if not resumed:
@@ -50,6 +50,10 @@ class SiblingJudge(Judge):
 
     def keep(self, branch: Tensor) -> None:
         self._branches.commit(branch.to(self._reward.device, non_blocking=True))
+
+    def keep_rows(self, rows: Tensor, counts: Tensor) -> None:
+        device = self._reward.device
+        self._branches.commit_rows(rows.to(device), counts.to(device))
 
     def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
         head = self._reward.head.fused(self._hidden)
@@ -87,18 +91,15 @@ class ChainJudge(Judge):
     request is not read.
     """
 
-    def __init__(self, reward: "Classifier", memory: BatchMemory, store: GroupCache) -> None:
+    def __init__(
+        self, reward: "Classifier", memory: BatchMemory, store: GroupCache, positions: int = 1
+    ) -> None:
         super().__init__()
         self._reward = reward
         self._memory = memory
         self._group = store.group
-        B, k, s, device = memory.B, memory.k, reward.closings, reward.device
-        chain = torch.arange(k * (1 + s), device=device) % k
-        depth = torch.arange(k * (1 + s), device=device) // k
-        mask = (chain[:, None] == chain) & (depth[:, None] >= depth)
-        self._branches = Branches.within(
-            memory, store.name, store.cache, k * (1 + s), group=store.group, mask=mask
-        )
+        B, s, device = memory.B, reward.closings, reward.device
+        self._branches = _branches(memory, store, positions, s)
         self._closing = memory.tensor(f"{store.name} closing", torch.int64, B, s, device=device)
         self._count = memory.tensor(f"{store.name} closings", torch.int64, B, 1, device=device)
         self._ends = memory.tensor(
@@ -143,3 +144,17 @@ class ChainJudge(Judge):
 
     def keep(self, branch: Tensor) -> None:
         self._branches.commit(branch.to(self._reward.device, non_blocking=True))
+
+    def keep_rows(self, rows: Tensor, counts: Tensor) -> None:
+        device = self._reward.device
+        self._branches.commit_rows(rows.to(device), counts.to(device))
+
+
+def _branches(memory: BatchMemory, store: GroupCache, positions: int, closings: int) -> Branches:
+    """The rows of the candidates of a batch, at each of several positions of a draft."""
+    name, cache, k = store.name, store.cache, memory.k
+    if positions == 1 and not closings:
+        return Branches.within(memory, name, cache, k, group=store.group)
+    mask = siblings_along(positions, k, closings, cache.layout.device)
+    name = name if positions == 1 else f"{name} draft"
+    return Branches.within(memory, name, cache, mask.shape[0], group=store.group, mask=mask)

@@ -28,6 +28,7 @@ from args_fast.rewards.heads import HeadLike, Labels, find_head
 from args_fast.rewards.rendering import Rendering, render, warn_of_rewriting
 
 Template = Literal["auto", "chat", "plain"]
+AT_ONCE = 16  # finished texts that are read in one pass
 
 
 class Classifier(Reward):
@@ -97,6 +98,7 @@ class Classifier(Reward):
         self._tokenizer = tokenizer if self.own_ids else None
         self._closing_ids = None if closing_ids is None else list(closing_ids)
         self.closings = self._most_closings()
+        self.rows_per_candidate = 1 + self.closings
 
     def _most_closings(self) -> int:
         if self._closing_ids is not None:
@@ -205,28 +207,62 @@ class Classifier(Reward):
         kind = ChainJudge if self.closings else SiblingJudge
         return kind(self, memory, store)
 
+    def draft_judge(self, memory: BatchMemory, store: GroupCache | None, positions: int) -> Judge:
+        assert store is not None
+        kind = ChainJudge if self.closings else SiblingJudge
+        return kind(self, memory, store, positions)
+
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
-        rendering = self.rendering(request)
-        text = [*rendering.prefix, *continuation]
-        if len(text) + len(rendering.closing) > self.backbone.max_length:
-            raise LengthError(
-                f"the text has {len(text) + len(rendering.closing)} tokens; the reward model takes "
-                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten it."
-            )
+        rendering = self._finished(request, continuation)
         start = len(rendering.prefix)
         if not rendering.closing:  # the head at a token judges the text that ends there
-            return self.head.rewards(self._hidden(text)[start:]).tolist()
-        ends = [i if token in request.end_tokens else i + 1 for i, token in enumerate(continuation)]
-        texts = [[*text[: start + end], *rendering.closing] for end in ends]
-        return [self.head.rewards(self._hidden(one_text)[-1]).item() for one_text in texts]
+            hidden = self._hidden([[*rendering.prefix, *continuation]])[0]
+            return self.head.rewards(hidden[start:]).tolist()
+        texts = [
+            self._closed(request, rendering, continuation[: i + 1])
+            for i in range(len(continuation))
+        ]
+        chunks = (texts[i : i + AT_ONCE] for i in range(0, len(texts), AT_ONCE))
+        return [reward for chunk in chunks for reward in self._at_ends(chunk)]
+
+    def reward_of(self, request: Reading, continuation: Sequence[int]) -> float:
+        rendering = self._finished(request, continuation)
+        return self._reward(self._closed(request, rendering, continuation))
+
+    def _finished(self, request: Reading, continuation: Sequence[int]) -> Rendering:
+        rendering = self.rendering(request)
+        size = len(rendering.prefix) + len(continuation) + len(rendering.closing)
+        if size > self.backbone.max_length:
+            raise LengthError(
+                f"the text has {size} tokens; the reward model takes "
+                f"{self.backbone.max_length:.0f}{self.backbone.limit_reason}. Shorten it."
+            )
+        return rendering
+
+    def _closed(
+        self, request: Reading, rendering: Rendering, continuation: Sequence[int]
+    ) -> list[int]:
+        """The ids of a text with its closing ids, which stand in the place of an end token."""
+        ended = bool(rendering.closing) and continuation[-1] in request.end_tokens
+        kept = continuation[:-1] if ended else continuation
+        return [*rendering.prefix, *kept, *rendering.closing]
 
     def _reward(self, ids: list[int]) -> float:
-        return self.head.rewards(self._hidden(ids)[-1]).item()
+        return self._at_ends([ids])[0]
 
-    def _hidden(self, ids: list[int]) -> Tensor:
-        batch = torch.tensor([ids], device=self.device)
+    def _at_ends(self, texts: Sequence[list[int]]) -> list[float]:
+        ends = torch.tensor([len(text) - 1 for text in texts], device=self.device)
+        rows = torch.arange(len(texts), device=self.device)
+        return self.head.rewards(self._hidden(texts)[rows, ends]).tolist()
+
+    def _hidden(self, texts: Sequence[list[int]]) -> Tensor:
+        """Last hidden states [texts, longest, H]. Padding is on the right, where a causal model
+        does not look."""
+        longest = max(map(len, texts))
+        padded = [text + [text[-1]] * (longest - len(text)) for text in texts]
+        batch = torch.tensor(padded, device=self.device)
         with self.backbone.own_forward():
-            return self.model.base_model(input_ids=batch, use_cache=False).last_hidden_state[0]
+            return self.model.base_model(input_ids=batch, use_cache=False).last_hidden_state
 
     # ---- the linear head, for callers that train it --------------------------------------------
 

@@ -68,6 +68,9 @@ class HostReward(Reward):
         texts = [self.text_of(request, ids[: i + 1]) for i in range(len(ids))]
         return self.checked(texts)
 
+    def reward_of(self, request: Reading, continuation: Sequence[int]) -> float:
+        return self.checked([self.text_of(request, continuation)])[0]
+
     def text_of(self, request: Reading, response: Sequence[int]) -> Exchange:
         """The strings of a request with these response ids."""
         prompt = self._prompt(tuple(request.prompt))

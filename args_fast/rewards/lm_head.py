@@ -30,6 +30,7 @@ class Head(Reward):
     """
 
     reads_hidden = True
+    rows_per_candidate = 1  # of the language model's pass
 
     def __init__(
         self, head: nn.Module | str | Path, *, name: str = "head", labels: Labels = None
@@ -54,6 +55,11 @@ class Head(Reward):
         check_eval(self.lm)
 
     def judge(self, memory: BatchMemory, store: GroupCache | None) -> "HeadJudge":
+        return HeadJudge(self)
+
+    def draft_judge(
+        self, memory: BatchMemory, store: GroupCache | None, positions: int
+    ) -> "HeadJudge":
         return HeadJudge(self)
 
     def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import GroupCache, PagedCache
-from args_fast.rewards.base import LM_GROUP, Candidates, Choice, Judge, Reading, Reward, select
+from args_fast.rewards.base import LM_GROUP, Candidates, Judge, Reading, Reward
 from args_fast.rewards.skipping import SkippingJudge
 from args_fast.rewards.unguided import NoOpinion
 
@@ -69,11 +69,18 @@ class Panel:
         """The rewards that guide a request."""
         return [self.rewards[name] for name in request.weights]
 
-    def rewards_along(self, request: Reading, continuation: Sequence[int]) -> list[float]:
-        """The request's reward after every token of a continuation, without a cache."""
-        total = [0.0] * len(continuation)
+    def rewards_along(
+        self, request: Reading, continuation: Sequence[int], *, at_end: bool
+    ) -> list[float]:
+        """The request's reward after every token of a continuation, or after the last one alone;
+        without a cache."""
+        total = [0.0] * (1 if at_end else len(continuation))
         for name, weight in request.weights.items():
-            along = self.rewards[name].rewards_along(request, continuation)
+            reward = self.rewards[name]
+            if at_end:
+                along = [reward.reward_of(request, continuation)]
+            else:
+                along = reward.rewards_along(request, continuation)
             total = [before + weight * r for before, r in zip(total, along, strict=True)]
         return total
 
@@ -126,13 +133,27 @@ class Panel:
         """The judge of a key's requests, for batches of the memory's present shape."""
         if not key:
             return NoOpinion()
-        names, reported = _names(key), self.reported(key)
-        judges = [self.rewards[n].judge(memory, self.stores.get(n)) for n in names]
-        judge = WeightedJudges(names, judges, memory) if reported else judges[0]
+        names = _names(key)
+        judge = self._together(
+            key, [self.rewards[n].judge(memory, self.stores.get(n)) for n in names], memory
+        )
         if not isinstance(key, Skipping):
             return judge
         stores = {name: self.stores[name] for name in names if name in self.stores}
-        return SkippingJudge(judge, self.rewards, stores, memory, len(reported))
+        return SkippingJudge(judge, self.rewards, stores, memory, len(self.reported(key)))
+
+    def draft_judge(self, key: Key, memory: BatchMemory, positions: int) -> Judge:
+        """The judge of drafts of a key's requests, of k candidates at each of several positions."""
+        if not key:
+            return NoOpinion()
+        judges = [
+            self.rewards[name].draft_judge(memory, self.stores.get(name), positions)
+            for name in _names(key)
+        ]
+        return self._together(key, judges, memory)
+
+    def _together(self, key: Key, judges: list[Judge], memory: BatchMemory) -> Judge:
+        return WeightedJudges(_names(key), judges, memory) if self.reported(key) else judges[0]
 
 
 def _names(key: Key) -> tuple[str, ...]:
@@ -170,10 +191,9 @@ class WeightedJudges(Judge):
         for judge in self._judges:
             judge.keep(branch)
 
-    def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
-        rewards = self.rewards()
-        branch, reward, score = select(rewards, candidates)
-        self.keep(branch)
-        index = branch[:, None, None].expand(-1, 1, len(self.names))
-        by_name = self._parts.gather(1, index)[:, 0]
-        return Choice(branch, reward, score, rewards if detailed else None, by_name)
+    def keep_rows(self, rows: Tensor, counts: Tensor) -> None:
+        for judge in self._judges:
+            judge.keep_rows(rows, counts)
+
+    def parts(self) -> Tensor:
+        return self._parts

@@ -22,6 +22,7 @@ from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import GroupCache
 from args_fast.models import placement
 from args_fast.models.backbone import Backbone
+from args_fast.models.fused import Fused
 from args_fast.models.proof import prove
 from args_fast.rewards.base import Reading
 from args_fast.rewards.cached_texts import CachedTexts
@@ -130,7 +131,7 @@ class Text(HostReward):
                 texts += self.encode([Exchange(prompt, response, messages)])
         return texts
 
-    def _prove_cache(self, texts: Sequence[Encoded], fused: bool) -> CachedTexts | None:
+    def _prove_cache(self, texts: Sequence[Encoded], fused: Fused) -> CachedTexts | None:
         """A cache for a decoder model whose reward is its head at the last token; None for a model
         of another kind, whose texts are read whole."""
         if self._segments or not texts or getattr(self.model.config, "is_encoder_decoder", False):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from args_fast.rewards.base import Candidates, Choice, Judge
+from args_fast.rewards.base import Candidates, Judge
 
 
 class NoOpinion(Judge):
@@ -15,11 +15,14 @@ class NoOpinion(Judge):
     def rewards(self) -> Tensor:
         return torch.full_like(self._like, torch.nan)
 
-    def choose(self, candidates: Candidates, *, detailed: bool) -> Choice:
+    def select(self, rewards: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
         logprobs = candidates.logprobs
-        branch = torch.argmax(logprobs / candidates.temperature[:, None] + candidates.noise, dim=1)
+        if logprobs.shape[1] == 1:  # nothing to choose
+            branch, score = torch.zeros_like(candidates.ids[:, 0]), logprobs[:, 0]
+        else:
+            noisy = logprobs / candidates.temperature[:, None] + candidates.noise
+            branch = torch.argmax(noisy, dim=1)
+            score = logprobs.gather(1, branch[:, None])[:, 0]
         # w * r is nothing at w = 0, and not known at k = 1 with any other w.
-        score = logprobs.gather(1, branch[:, None])[:, 0]
         score = torch.where(candidates.w == 0, score, torch.nan)
-        reward = torch.full_like(candidates.w, torch.nan)
-        return Choice(branch, reward, score, self.rewards() if detailed else None)
+        return branch, torch.full_like(candidates.w, torch.nan), score

@@ -12,6 +12,7 @@ from args_fast.config import DecodingConfig
 from args_fast.decoder import ArgsDecoder
 from args_fast.encoding import Encoder
 from args_fast.engine.capacity import CacheUse
+from args_fast.engine.scheduler import Stats
 from args_fast.errors import ConfigError
 from args_fast.generation import Candidate, Token
 from args_fast.prompts import Plain
@@ -121,6 +122,11 @@ class EngineView:
     def cache(self) -> CacheUse:
         """Use of the caches."""
         return self._decoder.cache
+
+    @property
+    def stats(self) -> Stats:
+        """Counts since the engine was made."""
+        return self._decoder.engine.stats
 
 
 def _longest(decoder: ArgsDecoder, asked: int | None) -> int:

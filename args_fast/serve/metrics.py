@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from args_fast.engine.capacity import CacheUse
+from args_fast.engine.scheduler import Stats
 
 PREFIX = "args_fast:"
 # Seconds. vLLM's buckets, so that its dashboards' quantiles mean the same here.
@@ -52,6 +53,10 @@ class Engine(Protocol):
     def cache(self) -> CacheUse:
         """Use of the caches."""
 
+    @property
+    def stats(self) -> Stats:
+        """Counts of the engine."""
+
 
 class _EngineState(Collector):
     """Reads the engine at the moment of a scrape."""
@@ -61,7 +66,7 @@ class _EngineState(Collector):
         self._model = [model]
 
     def collect(self) -> Iterator[Metric]:
-        cache = self._engine.cache
+        cache, stats = self._engine.cache, self._engine.stats
         gauges = {
             "num_requests_running": ("Requests that decode.", self._engine.running),
             "num_requests_waiting": ("Requests that wait.", self._engine.waiting),
@@ -74,6 +79,8 @@ class _EngineState(Collector):
             "prefix_cache_queries": ("Prompt tokens looked up.", cache.prompt_tokens),
             "prefix_cache_hits": ("Prompt tokens found in filled pages.", cache.shared_tokens),
             "num_preemptions": ("Requests that gave their pages back.", cache.preemptions),
+            "draft_tokens": ("Drafted tokens that were verified.", stats.drafted_tokens),
+            "accepted_tokens": ("Drafted tokens that were accepted.", stats.accepted_tokens),
         }
         for kind, table in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, (text, value) in table.items():
@@ -98,8 +105,6 @@ class Metrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens.", model)
         self.generation_tokens = self._counter("generation_tokens", "New tokens.", model)
         self.reward_rows = self._counter("reward_rows", "Candidates judged by the reward.", model)
-        self.draft_tokens = self._counter("draft_tokens", "Tokens drafted.", model)
-        self.accepted_tokens = self._counter("accepted_tokens", "Drafts accepted.", model)
         to_first = "Seconds from a request's arrival to its first token."
         self.to_first = self._histogram("time_to_first_token", to_first, TO_FIRST_TOKEN, model)
         between = "Seconds between two tokens of one answer."

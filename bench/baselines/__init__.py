@@ -32,6 +32,8 @@ LOOKAHEAD = "args-fast ARGS, lookahead"
 NO_LOOKAHEAD = "args-fast ARGS, no lookahead"
 ARGS_COMPILED = "args-fast ARGS, compiled"
 GREEDY_COMPILED = "args-fast greedy, compiled"
+ARGS_FUSED = "args-fast ARGS, fused layers"
+GREEDY_FUSED = "args-fast greedy, fused layers"
 
 METHODS: dict[str, Decode] = {
     TRANSFORMERS: dynamic_greedy,
@@ -40,12 +42,14 @@ METHODS: dict[str, Decode] = {
     GREEDY_COMPILED: with_options(greedy, torch_compile=True),
     ARGS: args,
     ARGS_COMPILED: with_options(args, torch_compile=True),
+    GREEDY_FUSED: with_options(greedy, fused_layers=True),
+    ARGS_FUSED: with_options(args, fused_layers=True),
     LOOKAHEAD: with_options(args, lookahead=True),
     NO_LOOKAHEAD: with_options(args, lookahead=False),
     K_COPIES: k_copies,
     NAIVE: naive,
 }
-GREEDIES = (TRANSFORMERS, STATIC, GREEDY, GREEDY_COMPILED)
+GREEDIES = (TRANSFORMERS, STATIC, GREEDY, GREEDY_COMPILED, GREEDY_FUSED)
 COMPILING = (STATIC, GREEDY_COMPILED, ARGS_COMPILED)
 EAGER = (TRANSFORMERS, K_COPIES, NAIVE)  # nothing is compiled or captured: one warm-up is enough
 # The two published ways of caching are slow: fewer new tokens, and fewer rounds, tell their steps.

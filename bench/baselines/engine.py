@@ -23,6 +23,9 @@ def args(
 ) -> list[list[int]]:
     config = DecodingConfig(k=k, w=w, max_new_tokens=new_tokens, eos_token_ids=[])
     results = pair.generate(list(prompts), config)
+    lm = pair.engine.lm
+    if lm.fused is True and lm.fused_layers() is None:  # slower than what was asked for
+        raise RuntimeError(f"the layers are not fused: {lm.refusal or 'see the warnings'}")
     for runner in pair.engine.bursts.runners.values():
         if runner.graphs.failure is not None:  # slower than what was asked for
             raise RuntimeError(f"a step was not captured as a graph: {runner.graphs.failure}")

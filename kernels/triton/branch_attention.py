@@ -77,7 +77,7 @@ MERGED, MERGED_D = (8, 32, 128), 64  # splits and elements of a head that a merg
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
     """Exact to the last few bits near 0 too, where 1 - 2 / (exp(2 x) + 1) is not."""
     square = x * x
     series = 62.0 / 2835 - square * (1382.0 / 155925)
@@ -90,7 +90,7 @@ def _tanh(x):
 
 
 @triton.jit
-def _add(q, k, v, seen, m, total, acc, scale, softcap):
+def add_block(q, k, v, seen, m, total, acc, scale, softcap):
     """The state of a tile's rows after one more block of keys and values."""
     if q.dtype == tl.float32 and q.shape[1] > CHUNK:
         # Without tensor cores a thread holds its operands in registers along the whole inner
@@ -103,7 +103,7 @@ def _add(q, k, v, seen, m, total, acc, scale, softcap):
     else:
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     if softcap is not None:
-        s = softcap * _tanh(s / softcap)
+        s = softcap * tanh(s / softcap)
     s = tl.where(seen, s * LOG2E, float("-inf"))
     higher = tl.maximum(m, tl.max(s, 1))
     base = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
@@ -115,7 +115,7 @@ def _add(q, k, v, seen, m, total, acc, scale, softcap):
 
 
 @triton.jit
-def _path(tail_mask_ptr, row, N, BLOCK: tl.constexpr):
+def count_path(tail_mask_ptr, row, N, BLOCK: tl.constexpr):
     """How many rows each row of the tail sees, itself among them: 0 for a row that is not there."""
     path = tl.zeros(row.shape, tl.int32)
     for at in tl.range(0, N, BLOCK, num_stages=1):
@@ -186,7 +186,7 @@ def _attend(
 
     first = 0
     if sliding_window is not None:
-        path = _path(tail_mask_ptr, n, N, TAIL_N)
+        path = count_path(tail_mask_ptr, n, N, TAIL_N)
         lowest = path - sliding_window  # the lowest position in each window, less length
         first = tl.maximum(length + tl.min(tl.where(real, lowest, 0), 0), 0)
     blocks = tl.cdiv(tl.maximum(length - first, 0), BLOCK_N)
@@ -229,7 +229,7 @@ def _attend(
         seen = stored[None, :]
         if sliding_window is not None:
             seen = seen & (position >= length + lowest[:, None])
-        m, total, acc = _add(q, k, v, seen, m, total, acc, scale, softcap)
+        m, total, acc = add_block(q, k, v, seen, m, total, acc, scale, softcap)
         position += BLOCK_N
         page = tl.load(table + position // PAGE_SIZE, mask=position < stop, other=0)
 
@@ -240,12 +240,12 @@ def _attend(
         there = j < N
         seen = tl.load(tail_mask_ptr + n[:, None] * N + j, mask=real[:, None] & there, other=0) != 0
         if sliding_window is not None:
-            seen = seen & (_path(tail_mask_ptr, j, N, TAIL_N) > lowest[:, None])
+            seen = seen & (count_path(tail_mask_ptr, j, N, TAIL_N) > lowest[:, None])
         if tl.max(tl.max(seen.to(tl.int32), 1), 0) > 0:  # half of the blocks of a chain are not
             within = there[:, None] & whole
             k = tl.load(tail_k + (j * tail_k_stride_n)[:, None] + d, mask=within, other=0.0)
             v = tl.load(tail_v + (j * tail_v_stride_n)[:, None] + d, mask=within, other=0.0)
-            m, total, acc = _add(q, k, v, seen, m, total, acc, scale, softcap)
+            m, total, acc = add_block(q, k, v, seen, m, total, acc, scale, softcap)
 
     within = real[:, None] & whole
     if SPLIT:

@@ -174,7 +174,7 @@ def _machine(device: torch.device) -> tuple[tuple[int, int], int]:
     return (properties.major, properties.minor), properties.multi_processor_count
 
 
-def _divide(tiles: int, blocks: int, slots: int, sums: float) -> int:
+def divide(tiles: int, blocks: int, slots: int, sums: float) -> int:
     """In how many splits the blocks of K go, so that the last program ends soonest where ``slots``
     of them run at a time. sums: bytes of a tile's partial sums over those of a block of W."""
     if tiles > ARRIVALS:
@@ -231,7 +231,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, arrivals: Tensor) -> 
     block_m = max(16, triton.next_power_of_2(M))
     block_n, block_k, warps, stages = tuning["few"][size, block_m]
     tiles = triton.cdiv(N, block_n)
-    splits = _divide(tiles, triton.cdiv(K, block_k), slots, M * 4 / (block_k * size))
+    splits = divide(tiles, triton.cdiv(K, block_k), slots, M * 4 / (block_k * size))
     partial = y.new_empty((splits, M, N), dtype=torch.float32) if splits > 1 else None
     _few[(tiles * splits,)](
         rows,

@@ -36,6 +36,7 @@ def test_generate_explains_its_options_and_shows_examples(cli, option):
             "--trust-remote-code",
         ),
         *("--compile", "--rm-device", "--max-batch-size", "--cache-bytes", "--logits-processor"),
+        "--draft",
     ):
         assert option in shown
     for lesson in ("1<=x<=128", "[default: 10]", "0 leaves the reward model out"):

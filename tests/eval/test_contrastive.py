@@ -51,19 +51,24 @@ def until(count, eos=None):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['model']}-k{case['k']}")
 def test_equals_transformers_4(case):
-    tokens = contrastive_search(
+    found = contrastive_search(
         load(case["model"]),
-        case["prompt"],
+        [case["prompt"]],
         k=case["k"],
         alpha=case["alpha"],
-        enough=until(case["max_new_tokens"], case["eos"]),
+        enough=[until(case["max_new_tokens"], case["eos"])],
     )
-    assert tokens == case["tokens"]
+    assert found == [case["tokens"]]
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "gemma3", "opt"])
 @pytest.mark.parametrize(("k", "alpha"), [(5, 0.6), (1, 0.6), (4, 0.0)])
 def test_equals_its_definition(name, k, alpha):
-    model, prompt = language_model(name), tokens(9)
-    found = contrastive_search(model, prompt, k=k, alpha=alpha, enough=until(12))
-    assert found == naive(model, prompt, k, alpha, 12)
+    model, lengths = language_model(name), {9: 12, 3: 5, 14: 8}  # of prompts, of their responses
+    prompts = [tokens(length, seed) for seed, length in enumerate(lengths)]
+    ends = [until(count) for count in lengths.values()]
+    found = contrastive_search(model, prompts, k=k, alpha=alpha, enough=ends)
+    assert found == [
+        naive(model, prompt, k, alpha, count)
+        for prompt, count in zip(prompts, lengths.values(), strict=True)
+    ]

@@ -18,10 +18,15 @@ def draw(seed, count=1, p=1.0, temperature=1.0):
         drawn.append(token)
         return len(drawn) == count
 
-    model = language_model()
-    found = nucleus_sampling(model, PROMPT, p=p, temperature=temperature, seed=seed, enough=enough)
-    assert found == drawn
-    return found
+    options = {"p": p, "temperature": temperature, "seeds": [seed], "enough": [enough]}
+    found = nucleus_sampling(language_model(), [PROMPT], **options)
+    assert found == [drawn]
+    return drawn
+
+
+def after(count):
+    left = iter(range(count - 1, -1, -1))
+    return lambda token: next(left) == 0
 
 
 @torch.inference_mode()
@@ -45,6 +50,27 @@ def test_a_seed_gives_its_tokens_whatever_was_drawn_before():
     draw(seed=6, count=10)
     assert draw(seed=5, count=10) == alone
     assert draw(seed=6, count=10) != alone
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "opt"])
+def test_a_batch_gives_each_prompt_its_own_tokens(name):
+    lengths = {9: 12, 3: 5, 14: 8}  # of prompts, of their responses
+    prompts = [tokens(length, seed) for seed, length in enumerate(lengths)]
+
+    def run(places):
+        counts = [list(lengths.values())[place] for place in places]
+        return nucleus_sampling(
+            language_model(name),
+            [prompts[place] for place in places],
+            p=0.9,
+            temperature=1.0,
+            seeds=[7 + place for place in places],
+            enough=[after(count) for count in counts],
+        )
+
+    together = run([0, 1, 2])
+    assert [len(response) for response in together] == list(lengths.values())
+    assert together == [run([place])[0] for place in range(3)]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -94,9 +94,15 @@ def test_pictures_are_png_and_svg_and_repeat_to_the_letter(tmp_path, draw):
 def test_figure2_shows_each_k_and_the_greedy_line(tmp_path):
     pytest.importorskip("matplotlib")
     drawn = plots.figure2(points(SWEPT), tmp_path)[1].read_text()
-    for label in ("k = 10", "k = 40", "greedy", "average reward", "diversity"):
+    for label in ("k = 10", "k = 40", "greedy", "average reward", "diversity", "reward by gold"):
         assert f"<!-- {label} -->" in drawn
     assert "<!-- coherence -->" not in drawn
+
+
+def test_a_wide_range_of_w_has_every_number_at_its_axis(tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = plots.figure2(points(SWEPT), tmp_path)[1].read_text()
+    assert all(f"<!-- {w} -->" in drawn for w in ("0", "0.5", "1", "64"))
 
 
 def test_prices_mark_the_chosen_points(tmp_path):

@@ -33,9 +33,12 @@ from triton.runtime.jit import JITFunction
 
 from args_fast.kernels.branch_attention import branch_attention
 from args_fast.kernels.commit import commit
+from args_fast.kernels.decoder_layers import COUNTERS, decoder_layers
 from args_fast.kernels.linear import ARRIVALS, linear
+from args_fast.kernels.record import record
 from args_fast.kernels.select import select
 from args_fast.kernels.topk_logprobs import topk_logprobs
+from args_fast.ops.schemas import LAYER_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Kernel:
     spilled: int  # bytes per thread in local memory
     shared_memory: int  # bytes per program
     sass: str = field(repr=False)
+    ptx: str = field(repr=False, default="")
+    launch_pdl: bool = False
 
     def count(self, pattern: str) -> int:
         """Instructions whose opcode matches a regular expression from its beginning."""
@@ -229,6 +234,8 @@ def _read(kernel, arch: int) -> Kernel:
         spilled=used["STACK"] + used["LOCAL"],
         shared_memory=kernel.metadata.shared,
         sass=sass,
+        ptx=kernel.asm["ptx"],
+        launch_pdl=kernel.metadata.launch_pdl,
     )
 
 
@@ -319,6 +326,26 @@ def committing(L: int, Hkv: int, D: int, B: int = 1, dtype: torch.dtype = torch.
     return Case("commit", f"L {L}, Hkv {Hkv}, D {D}, {short(dtype)}", launch, "_commit")
 
 
+def recording(k: int, B: int = 1, S: int = 16) -> Case:
+    def launch() -> None:
+        f32, i64 = torch.float32, torch.int64
+        record(
+            meta(B, k, dtype=i64),
+            meta(B, k, dtype=f32),
+            meta(B, dtype=i64),
+            meta(B, dtype=f32),
+            meta(B, dtype=f32),
+            meta(B, S, k, dtype=f32),
+            meta(1, dtype=i64),
+            meta(B, 1, dtype=i64),
+            meta(B, S, dtype=i64),
+            meta(B, S, 3, dtype=f32),
+            meta(B, k, dtype=f32),
+        )
+
+    return Case("record", f"B {B}, k {k}", launch, "_record", wide=False)
+
+
 def product(M: int, N: int, K: int, bias: bool, dtype: torch.dtype = torch.bfloat16) -> Case:
     """A linear layer of few rows."""
 
@@ -333,6 +360,96 @@ def product(M: int, N: int, K: int, bias: bool, dtype: torch.dtype = torch.bfloa
     name = f"M {M}, N {N}, K {K}, {short(dtype)}{', bias' if bias else ''}"
     main = "_one" if M == 1 else "_few"
     return Case("linear", name, launch, main, tensor_cores=M > 1 and dtype != torch.float32)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The layers of a model: hidden size, MLP, query and key/value heads, head size."""
+
+    H: int
+    F: int
+    Hq: int
+    Hkv: int
+    D: int
+    rms: bool = False
+    pre_norm: bool = True
+    head_norms: bool = False
+    columns: bool = False
+    window: int = 0
+
+
+# Of which the decoder layers in Triton are compiled.
+MODELS = {
+    "opt-125m": Sizes(768, 3072, 12, 12, 64),
+    "opt-350m": Sizes(1024, 4096, 16, 16, 64, pre_norm=False),
+    "opt-2.7b": Sizes(2560, 10240, 32, 32, 80),
+    "gpt2-xl": Sizes(1600, 6400, 25, 25, 64, columns=True),
+    "llama-7b": Sizes(4096, 11008, 32, 32, 128, rms=True),
+    "mistral-7b": Sizes(4096, 14336, 32, 8, 128, rms=True, window=4096),
+    "qwen3-0.6b": Sizes(1024, 3072, 16, 8, 128, rms=True, head_norms=True),
+    "smollm2-135m": Sizes(576, 1536, 9, 3, 64, rms=True),
+    "heads of 256": Sizes(2048, 8192, 8, 4, 256, rms=True),
+    "heads of 32": Sizes(512, 2048, 16, 16, 32),
+}
+
+
+def layers(
+    model: str, N: int = 10, *, L: int = 1, B: int = 1, t: int = 2048, dtype=torch.bfloat16
+) -> Case:
+    """Decoder layers of a model over N rows of each of B texts."""
+    a = MODELS[model]
+    shapes = {
+        "q": (a.Hq * a.D, a.H),
+        "k": (a.Hkv * a.D, a.H),
+        "v": (a.Hkv * a.D, a.H),
+        "o": (a.H, a.Hq * a.D),
+        "up": (a.F, a.H),
+        "down": (a.H, a.F),
+        **({"gate": (a.F, a.H)} if a.rms else {}),
+    }
+
+    def weight(name: str) -> Tensor | None:
+        if name in shapes:
+            rows, columns = shapes[name]
+            return (
+                meta(columns, rows, dtype=dtype).T
+                if a.columns
+                else meta(rows, columns, dtype=dtype)
+            )
+        of = name.removesuffix("_bias")
+        if name in ("q_norm", "k_norm"):
+            return meta(a.D, dtype=dtype) if a.head_norms else None
+        if name in ("norm1", "norm2"):
+            return meta(a.H, dtype=dtype)
+        if name.endswith("_bias") and not a.rms and of != "gate":
+            return meta(shapes[of][0] if of in shapes else a.H, dtype=dtype)
+        return None
+
+    def launch() -> None:
+        f32, i32 = torch.float32, torch.int32
+        tail, pages = (L, B, N, a.Hkv, a.D), (L, B * t // 16 + 1, 16, a.Hkv, a.D)
+        decoder_layers(
+            meta(B, N, a.H, dtype=f32),
+            [{name: weight(name) for name in LAYER_WEIGHTS} for _ in range(L)],
+            *(meta(*tail, dtype=dtype) for _ in range(2)),
+            *(meta(*pages, dtype=dtype) for _ in range(2)),
+            meta(B, t // 16, dtype=i32),
+            meta(B, dtype=i32),
+            meta(N, N, dtype=torch.bool),
+            *(meta(B, N, a.D, dtype=f32) if a.rms else None for _ in range(2)),
+            [a.D**-0.5] * L,
+            [a.window] * L,
+            "rms" if a.rms else "layer",
+            1e-5,
+            "silu" if a.rms else "relu",
+            a.pre_norm,
+            *((meta(a.H, dtype=dtype), None) if a.pre_norm else ()),
+            counters=meta(COUNTERS, dtype=i32),
+        )
+
+    name = f"{model}, B {B}, N {N}, {short(dtype)}"
+    sixteen = dtype != torch.float32
+    return Case("decoder_layers", name, launch, "_feed", tensor_cores=sixteen)
 
 
 def short(dtype: torch.dtype) -> str:
@@ -370,19 +487,32 @@ CASES = [
     committing(32, 8, 128),  # Llama-3-8B
     committing(32, 32, 80),  # OPT-2.7B
     committing(32, 32, 128, dtype=F32),
+    recording(10),
+    recording(128, B=64),
+]
+# Whole layers, of which tests/kernels/test_layers_compiled.py takes some.
+LAYERS = [
+    *(layers(model) for model in MODELS),
+    layers("opt-2.7b", N=1),
+    layers("llama-7b", dtype=F16),
+    *(layers(model, dtype=F32) for model in ("opt-350m", "opt-2.7b", "llama-7b", "heads of 256")),
 ]
 
 
 def main() -> None:
     """Print what every case compiles to, as Markdown: read from the binaries, so none is a time."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--op", help="of one op only", choices=sorted({c.op for c in CASES}))
-    wanted = parser.parse_args().op
+    cases = [*CASES, *LAYERS]
+    parser.add_argument("--op", help="of one op only", choices=sorted({c.op for c in cases}))
+    parser.add_argument("--case", default="", help="of cases whose name begins so only")
+    options = parser.parse_args()
+    wanted = options.op
     warnings.simplefilter("ignore")
     header = "| case | kernel | sm | warps | stages | registers | spilled | shared | fit | limit |"
     print(header, re.sub("[^|]+", " --- ", header), sep="\n")
-    for case in CASES:
-        for arch in MACHINES if wanted in (None, case.op) else ():
+    for case in cases:
+        chosen = wanted in (None, case.op) and case.name.startswith(options.case)
+        for arch in MACHINES if chosen else ():
             for kernel in compile_case(case, arch):
                 cells = [f"{case.op}: {case.name}", kernel.name, arch, kernel.warps, kernel.stages]
                 cells += [kernel.registers, kernel.spilled, kernel.shared_memory]

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from args_fast.encoding import Encoder
 from args_fast.engine.capacity import CacheUse
+from args_fast.engine.scheduler import Stats
 from args_fast.generation import Candidate, Token
 from args_fast.rewards.mixture import NamedRewards
 from args_fast.serve.engine_view import ScoredPrompt
@@ -36,6 +37,7 @@ class FakeEngine:
     running = 1
     waiting = 2
     cache = CacheUse(512, 1 << 20, 32, 8, 16, 100, 25, 3)
+    stats = Stats(drafted_tokens=9, accepted_tokens=4)
 
     def __init__(
         self, text="Hello", *, fail_after=None, error=None, hold=None, max_waiting=30, own=None

@@ -17,6 +17,7 @@ from args_fast.generation import Candidate, Generation
 
 class NaiveDecoder:
     device = torch.device("cpu")
+    max_batch_size = 32
 
     def __init__(self, lm, rm, tokenizer, longest=math.inf):
         self.language_model = lm

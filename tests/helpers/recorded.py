@@ -25,7 +25,7 @@ class Recorded(StepGraphs):
 
 def record(engine):
     """Let an engine replay its steps, whichever runners it will make."""
-    make = engine._make_runner
+    make = engine.bursts._make_runner
 
     def recorded(key):
         runner = make(key)

@@ -141,9 +141,13 @@ def decoder(lm="llama", rm="llama", layers=(2, 2), hidden=(32, 32), order="cpu")
     pair = ArgsDecoder(
         language_model(lm, layers[0], hidden[0]), reward_model(rm, layers[1], hidden[1])
     )
-    options = dict(ORDERS[order])
+    options = dict(ORDERS[order]) if order in ORDERS else {"drafted": order == "drafted"}
     if options:
         recorded = options.pop("recorded", False)
+        if options.pop("drafted", False):
+            from drafters import Dreamer
+
+            options["drafts"] = Dreamer(pair.engine.lm)
         pair.engine = Engine(pair.engine.lm, pair.engine.panel.rewards, pages=60, rows=8, **options)
         if recorded:
             record(pair.engine)

@@ -138,12 +138,14 @@ class Traffic(RuleBasedStateMachine):
         rewards: of the engine, in place of the pair's.
         longest: tokens of a request at most.
         figures: counts of what happened.
+        drafts: of the engine.
     """
 
     kinds = (REWARD,)
     rewards = None
     longest = LONGEST
     figures = FIGURES
+    drafts = None
 
     def __init__(self):
         super().__init__()
@@ -163,7 +165,7 @@ class Traffic(RuleBasedStateMachine):
         fused=st.booleans(),
     )
     def begin(self, keep, fused, **options):
-        self.engine = scheduler(rewards=self.rewards, **options)
+        self.engine = scheduler(rewards=self.rewards, drafts=self.drafts, **options)
         for reader in (self.engine.lm, *self.engine.panel.rewards.values()):
             getattr(reader, "backbone", reader).fused = fused
         self.engine.hold_prefixes = keep

@@ -19,6 +19,7 @@ from binaries import (
     choice,
     committing,
     compile_case,
+    recording,
     topk,
 )
 
@@ -41,6 +42,7 @@ COMPILED = [
     topk(262144, 10, dtype=F32),
     choice(10, 4096),
     committing(32, 8, 128),
+    recording(10),
 ]
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import warnings
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from args_fast.models.families import layers_of
 from args_fast.models.int8 import Int8Linear, quantize_linears
 from args_fast.models.probe import probe
 from args_fast.models.proof import prove
-from args_fast.ops import cpp, use_backend
+from args_fast.ops import cpp, triton, use_backend
+from args_fast.ops import decoder_layers as op
 
 pytestmark = pytest.mark.skipif(cpp.status() != "built", reason=f"C++ ops: {cpp.status()}")
 
@@ -368,12 +370,12 @@ def pair(**options):
     return ArgsDecoder(copy.deepcopy(language_model()), copy.deepcopy(reward_model()), **options)
 
 
-@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("asked", [True, "auto", False])
 def test_option_of_the_engine(asked):
     decoder = pair(fused_layers=asked)
     reward = decoder.engine.panel.rewards["reward"]
-    assert (decoder.engine.lm.fused_layers() is not None) == asked
-    assert (reward.backbone.fused_layers() is not None) == asked
+    assert (decoder.engine.lm.fused_layers() is not None) == bool(asked)
+    assert (reward.backbone.fused_layers() is not None) == bool(asked)
     ArgsDecoder(copy.deepcopy(language_model()), reward)
     assert reward.backbone.fused_layers() is not None
 
@@ -392,19 +394,19 @@ def test_a_request_has_the_same_bits_alone_and_in_a_batch(name, dtype):
 
 
 def test_option_that_is_not_true_or_false_is_refused():
-    with refuses(ConfigError, "fused_layers is 1; it must be True or False"):
+    with refuses(ConfigError, "fused_layers is 1; it must be True, False or 'auto'"):
         pair(fused_layers=1)
 
 
 def test_layers_that_disagree_with_the_model_are_not_used(monkeypatch):
-    right = fused.decoder_layers()
+    right = fused.decoder_layers("cpu")
 
     def wrong(hidden, *others):
         right(hidden, *others)
         hidden[..., 0] += 1
 
     with monkeypatch.context() as patched:
-        patched.setattr(fused, "decoder_layers", lambda: wrong)
+        patched.setattr(fused, "decoder_layers", lambda device: wrong)
         with pytest.warns(UserWarning, match="fused_layers is not used for the language model"):
             decoder = pair()
     assert decoder.engine.lm.fused_layers() is None
@@ -435,3 +437,28 @@ def test_weights_that_change_are_the_ones_that_are_used(name, change):
     assert not torch.allclose(before, after)
     wanted = run(Backbone(lm, "language model", fused=False))[0]
     torch.testing.assert_close(after, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_asked_for_and_refused_is_said_by_name():
+    lm, rm = copy.deepcopy(language_model("gemma2")), copy.deepcopy(reward_model("gemma2"))
+    with pytest.warns(
+        UserWarning, match="the language model .* through its modules: its attention"
+    ):
+        ArgsDecoder(lm, rm, fused_layers=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ArgsDecoder(lm, rm)
+
+
+def test_on_cuda_it_runs_where_it_is_asked_for(monkeypatch):
+    """It has not been measured there: "auto" is for what was."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(triton, "status", lambda: "built")
+    assert op.backend("cuda") == "triton"
+    assert fused.is_asked_for(True, cuda)
+    assert not fused.is_asked_for("auto", cuda)
+    assert not fused.is_asked_for(False, cuda)
+    assert fused.is_asked_for("auto", torch.device("cpu"))
+    for other in ("torch", "cuda", "cpp"):
+        with use_backend(other):
+            assert op.backend("cuda") is None

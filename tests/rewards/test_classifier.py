@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 from encoders import SIZES
+from passes import rows_of
 from refusals import refuses
 from safetensors.torch import save_file
 from tiny_models import CONFIGS, decoder, language_model, reward_model, tokens
@@ -116,6 +117,20 @@ def test_an_end_token_adds_nothing_before_closing_ids(rm, closing):
 
     for seed in range(6):
         decode(pair, tokens(9 + seed, seed=seed), naive, eos=eos)
+
+
+def test_finished_texts_with_closing_ids_are_read_in_few_passes():
+    model, prompt, text = reward_model(), tokens(9), [*tokens(20), 2]
+    pair = ArgsDecoder(language_model(), Classifier(model, closing_ids=[4, 5, 6]))
+    counted, hook = rows_of(model)
+    along = pair.token_rewards(prompt, text)
+    assert len(counted) == 2  # 16 texts, and 5
+    (at_end,) = pair.rewards([prompt], [text])
+    hook.remove()
+    assert counted[2:] == [9 + 20 + 3]  # the end token gives way to the closing ids
+    texts = [[*prompt, *text[:end], 4, 5, 6] for end in [*range(1, 21), 20]]
+    assert along == pytest.approx([last(model, ids).item() for ids in texts], abs=1e-4)
+    assert at_end == pytest.approx(along[-1], abs=1e-5)
 
 
 def test_mixed_lengths_of_closings_in_one_batch():

@@ -90,6 +90,20 @@ def test_a_function_guides(function, options, lm_tokenizer):
     assert along == pytest.approx(expected.rewards, abs=1e-6)
 
 
+def test_a_finished_text_is_asked_for_once():
+    asked = []
+
+    def remember(prompts, responses):
+        asked.extend(responses)
+        return [float(len(response)) for response in responses]
+
+    pair = ArgsDecoder(language_model(), Function(remember), tokenizer=byte_level())
+    text = tokens(5)
+    (at_end,) = pair.rewards(["ab"], [text])
+    assert len(asked) == 1
+    assert at_end == pair.token_rewards("ab", text)[-1]
+
+
 def test_duplicates_are_asked_once_over_the_whole_batch():
     calls = []
 

@@ -71,6 +71,8 @@ def test_engine_is_read_at_the_scrape():
     assert value(samples, "prefix_cache_queries_total") == 100
     assert value(samples, "prefix_cache_hits_total") == 25
     assert value(samples, "num_preemptions_total") == 3
+    assert value(samples, "draft_tokens_total") == 9
+    assert value(samples, "accepted_tokens_total") == 4
 
 
 def test_addresses_that_do_not_exist_are_one_row():

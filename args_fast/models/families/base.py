@@ -71,7 +71,7 @@ def check_weights(base: nn.Module) -> None:
         raise Unknown("it has weights of another kind than plain tensors")
     if len({(p.dtype, p.device) for p in parameters}) != 1:
         raise Unknown("its weights are of several types, or in several places")
-    if parameters[0].dtype not in DTYPES or parameters[0].device.type != "cpu":
+    if parameters[0].dtype not in DTYPES or parameters[0].device.type not in ("cpu", "cuda"):
         raise Unknown(f"its weights are {parameters[0].dtype} on {parameters[0].device}")
     for module in base.modules():
         if "forward" in vars(module):
@@ -133,9 +133,9 @@ def parts_of(name: str, module: Any) -> dict[str, Tensor | None]:
 
 
 def product(module: nn.Module, x: Tensor) -> Tensor:
-    """What a linear layer computes, by the kernel that gives a row the same bits in any batch."""
-    if isinstance(module, Int8Linear):
+    """What a linear layer computes, on the CPU by the kernel that gives a row the same bits in any
+    batch."""
+    if isinstance(module, Int8Linear) or cpu_linear is None or x.device.type != "cpu":
         return module(x)
-    assert cpu_linear is not None
     assert isinstance(module, nn.Linear)
     return cpu_linear(x, module.weight, module.bias)

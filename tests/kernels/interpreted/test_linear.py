@@ -73,7 +73,7 @@ def test_every_padding_of_rows(M):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("K", [256, 300, 1100])
 def test_k_in_several_splits(K, dtype, monkeypatch):
-    monkeypatch.setattr(module, "_divide", lambda tiles, blocks, *_: min(3, blocks))
+    monkeypatch.setattr(module, "divide", lambda tiles, blocks, *_: min(3, blocks))
     assert_right(*inputs(10, 70, K, dtype))
     assert_right(*inputs(33, 70, K, dtype, bias=False))
 
@@ -81,7 +81,7 @@ def test_k_in_several_splits(K, dtype, monkeypatch):
 @settings(max_examples=50)
 @given(tiles=st.integers(1, 9000), blocks=st.integers(1, 300), slots=st.integers(1, 300))
 def test_splits_fit_the_blocks_and_the_counters(tiles, blocks, slots):
-    splits = module._divide(tiles, blocks, slots, 0.2)
+    splits = module.divide(tiles, blocks, slots, 0.2)
     assert 1 <= splits <= min(module.SPLITS, blocks)
     if tiles > ARRIVALS:
         assert splits == 1
@@ -89,7 +89,7 @@ def test_splits_fit_the_blocks_and_the_counters(tiles, blocks, slots):
 
 @pytest.mark.parametrize("splits", range(1, 9))
 def test_any_number_of_splits_takes_every_column_once(splits, monkeypatch):
-    monkeypatch.setattr(module, "_divide", lambda *_: splits)
+    monkeypatch.setattr(module, "divide", lambda *_: splits)
     # Integers, whose sums are exact in any order: nothing may be missing, nothing counted twice.
     x = random(4, 8 * 128 + 5).mul(4).round()
     weight = random(67, 8 * 128 + 5, seed=1).mul(4).round()
@@ -102,7 +102,7 @@ def test_any_number_of_splits_takes_every_column_once(splits, monkeypatch):
 def test_whoever_arrives_last_adds_in_the_same_order(monkeypatch):
     """The last arrival of a tile is made to look like the last by counters that begin elsewhere:
     a program in the middle merges then what an earlier call left."""
-    monkeypatch.setattr(module, "_divide", lambda *_: 4)
+    monkeypatch.setattr(module, "divide", lambda *_: 4)
     kept = []
     empty = torch.Tensor.new_empty
 

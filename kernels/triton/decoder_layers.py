@@ -1,0 +1,118 @@
+"""All decoder layers of a model over the rows of a tail: five launches a layer.
+
+    _project    norm, q/k/v, head norms, rotary; k and v into the tail
+    _attend     over pages and tail, with its merge
+    _add        o, and the residual
+    _feed       norm, gate and up, activation
+    _add        down, and the residual
+
+One more before the first layer (what its norm needs to know of the rows), one for the final norm.
+``args_fast.ops.plain_layers`` says what is computed. Between two launches lie x in f32, and q, the
+attention's and the MLP's rows in the type of the weights, in which the next product takes them.
+
+A model whose norms come after the residual sums (OPT-350M) has the same five: x is stored before
+its norm, and both who reads it and who adds to it norm it first.
+
+Which program takes what depends on the model's sizes and the device, never on M or on the lengths;
+so a row of a step has the same bits in any batch (by construction: no GPU has shown it).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from args_fast.kernels.branch_attention import MAX_D
+from args_fast.kernels.device import too_old
+from args_fast.kernels.layer_pass import Layer, LayerPass, Norm
+
+COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
+    """Why the kernels cannot take a model's layers, or None.
+
+    Args:
+        layers: each layer's tensors by name, as in ``decoder_layers``.
+        head_size: D.
+    """
+    for layer in layers:
+        matrices = [weight for name in MATRICES if (weight := layer[name]) is not None]
+        dtypes = {weight.dtype for weight in matrices}
+        if len(dtypes) > 1 or not dtypes <= set(DTYPES):
+            return f"it takes float32, bfloat16 or float16, not {' and '.join(map(str, dtypes))}"
+        if any(1 not in weight.stride() for weight in matrices):
+            return "it takes weights whose rows or columns are in one piece"
+        for names in (("k", "v"), ("gate", "up")):
+            if len({w.stride() for name in names if (w := layer[name]) is not None}) > 1:
+                return f"it takes {', '.join(names)} with the same strides"
+    if head_size > MAX_D:
+        return f"it takes heads of up to {MAX_D} elements, not {head_size}"
+    return too_old(matrices[0].device)
+
+
+def decoder_layers(
+    hidden: Tensor,
+    layers: Sequence[Layer],
+    tail_k: Tensor,
+    tail_v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    prefix_lengths: Tensor,
+    tail_mask: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    scales: list[float],
+    windows: list[int],
+    norm: str,
+    eps: float,
+    activation: str,
+    pre_norm: bool,
+    final_norm: Tensor | None = None,
+    final_norm_bias: Tensor | None = None,
+    *,
+    counters: Tensor,
+) -> None:
+    """See args_fast.ops.plain_layers.decoder_layers; hidden, cos, sin and tails are contiguous.
+
+    layers: for each the tensors that LAYER_WEIGHTS names; None for what a layer does not have.
+    counters [COUNTERS] i32: zeros, and zeros again afterwards. Two calls that run at the same time
+    (on two streams) must not share them. Raises ValueError for more rows than they suffice for.
+    """
+    rotary = None if cos is None or sin is None else (cos, sin)
+    run = LayerPass(hidden, layers[0], tail_k, counters, norm, eps, rotary)
+    mask = tail_mask.contiguous().view(torch.uint8)
+    before, between = run.stats
+    none: Norm = (None, None)
+    pending = none  # the norm that x still wants, where norms come after the sums
+    if pre_norm:
+        run.measure(before)
+    for i, layer in enumerate(layers):
+        norm1: Norm = (layer["norm1"], layer["norm1_bias"])
+        norm2: Norm = (layer["norm2"], layer["norm2_bias"])
+        # Norms after the sums: the first layer's x has none, and every other is normed by whoever
+        # reads it.
+        stats = before if pre_norm or i > 0 else None
+        run.project(layer, norm1 if pre_norm else pending, stats, tail_k[i], tail_v[i])
+        prefix = k_pages[i], v_pages[i], page_table, prefix_lengths, mask
+        run.attend(tail_k[i], tail_v[i], *prefix, scales[i], windows[i])
+        # Where norms come after the sums, what is added to is normed first.
+        o, down = (layer["o"], layer["o_bias"]), (layer["down"], layer["down_bias"])
+        if pre_norm:
+            run.add(run.mixed, *o, run.of_o, none, None, between)
+            run.feed(layer, norm2, between, activation)
+            run.add(run.inner, *down, run.of_down, none, None, before)
+        else:
+            run.add(run.mixed, *o, run.of_o, pending, stats, between)
+            run.feed(layer, norm1, between, activation)
+            run.add(run.inner, *down, run.of_down, norm1, between, before)
+        pending = norm2
+    if not pre_norm:
+        run.norm(before, *pending)
+    if final_norm is not None:
+        if not pre_norm:
+            run.measure(before)
+        run.norm(before, final_norm if final_norm.numel() else None, final_norm_bias)

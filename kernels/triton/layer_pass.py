@@ -1,0 +1,340 @@
+"""The launches of one pass through decoder layers: how each product is cut, and its arguments.
+
+How anything is cut follows from the model's sizes and the device alone, never from the number of
+rows: see args_fast.kernels.layer_products.
+"""
+
+from typing import Any
+
+import triton
+from torch import Tensor
+
+from args_fast.kernels.branch_attention import TUNING as ATTENTION
+from args_fast.kernels.device import machine, tuned
+from args_fast.kernels.layer_attention import _attend
+from args_fast.kernels.layer_products import ROWS, _add, _feed, _measure, _norm, _project
+from args_fast.kernels.linear import divide
+
+NORM_N = 256  # elements of a row that a program of the final norm takes
+PROMPT = 2048  # tokens of one text at which the attention is to fill the device
+LONGEST = 1024  # keys of a chunk of the attention at most
+TAIL_N = 16  # rows of the tail that the attention takes at a time
+UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
+AHEAD = 2  # blocks of its weights that a program asks for before it may begin
+
+Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None
+Norm = tuple[Tensor | None, Tensor | None]  # weight and bias
+
+# By compute capability, the highest that the device has. "resident": programs that one
+# multiprocessor is to have at once. Each product, by bytes of an element (_project by the padded
+# head too): rows of W per tile, K per block, warps, stages.
+# Not measured: chosen as those of args_fast.kernels.linear, so that nothing spills and two programs
+# fit a multiprocessor of an A100.
+TUNING = {
+    (8, 0): {
+        "resident": 2,
+        "project": {
+            (2, 16): (16, 256, 4, 3),
+            (2, 32): (32, 128, 4, 4),
+            (2, 64): (64, 128, 4, 3),
+            (2, 128): (128, 64, 4, 3),
+            (2, 256): (256, 32, 4, 3),
+            (4, 16): (16, 32, 4, 4),
+            (4, 32): (32, 32, 4, 4),
+            (4, 64): (64, 32, 4, 4),
+            (4, 128): (128, 32, 4, 3),
+            (4, 256): (256, 16, 8, 3),
+        },
+        "feed": {2: (32, 128, 4, 3), 4: (32, 32, 4, 4)},
+        "add": {2: (64, 128, 8, 4), 4: (64, 32, 4, 4)},
+    },
+}
+TUNING[9, 0] = TUNING[8, 0]
+
+
+class LayerPass:
+    """The launches of one call: sizes, scratch memory, and how each product is cut."""
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        layer: Layer,
+        tail_k: Tensor,
+        counters: Tensor,
+        norm: str,
+        eps: float,
+        rotary: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        B, self.N, self.H = hidden.shape
+        self.hidden, self.counters, self.eps, self.rotary = hidden, counters, eps, rotary
+        self.rms = norm == "rms"
+        self.M = B * self.N
+        self.row_tiles = triton.cdiv(self.M, ROWS)
+        self.Hkv, self.D = tail_k.shape[3:]
+        self.Hq = layer["q"].shape[0] // self.D
+        self.F = layer["up"].shape[0]
+        self.dtype = tail_k.dtype
+        self.size = self.dtype.itemsize
+        capability, self.multiprocessors = machine(hidden.device)
+        self.tuning = tuned(TUNING, capability)
+        self.pdl = capability >= (9, 0)
+        self.common = {"PDL": self.pdl} | ({"launch_pdl": True} if self.pdl else {})
+        self.of_attention = prefix_cut(
+            tuned(ATTENTION, capability),
+            self.size,
+            self.D,
+            self.Hq // self.Hkv,
+            self.Hkv,
+            self.multiprocessors,
+        )
+        self._allocate(1 if layer["gate"] is None else 2)
+        tiles = max(self.heads, self.tiles, triton.cdiv(self.F, self.of_feed["BLOCK_N"]))
+        if max(tiles * self.row_tiles, self.M * self.Hq) > counters.numel():
+            raise ValueError(
+                f"{self.M} rows at a time are more than the Triton layers take; a text has "
+                f"{self.N} of them, so ask for fewer candidates"
+            )
+
+    def _allocate(self, gates: int) -> None:
+        self.heads = self.Hq + 2 * self.Hkv
+        padded = max(16, triton.next_power_of_2(self.D))
+        self.of_project = self._cut("project", (self.size, padded), self.H, tiles=self.heads)
+        self.of_feed = self._cut("feed", self.size, self.H, N=self.F)
+        self.of_o = self._cut("add", self.size, self.Hq * self.D, N=self.H)
+        self.of_down = self._cut("add", self.size, self.F, N=self.H)
+        self.width = self.of_o["BLOCK_N"]  # of a tile whose row has statistics
+        self.tiles = triton.cdiv(self.H, self.width)
+        self.of_norm = {"RMS": self.rms, "STATS": triton.next_power_of_2(self.tiles)}
+        new, M = self.hidden.new_empty, self.M
+        self.q = new((M, self.Hq * self.D), dtype=self.dtype)
+        self.mixed = new((M, self.Hq * self.D), dtype=self.dtype)
+        self.inner = new((M, self.F), dtype=self.dtype)
+        # Of x as the attention finds it, and as the MLP does: who adds to x reads one of them while
+        # others already write the other.
+        self.stats = [new((M, self.tiles, 2)) for _ in range(2)]
+        columns = {"of_project": self.heads * self.D, "of_feed": gates * self.F}
+        columns |= {"of_o": self.H, "of_down": self.H}
+        sums = [getattr(self, name)["SPLITS"] * N for name, N in columns.items()]
+        self.partial = new((M * max(sums),))
+
+    def _cut(self, kind: str, key: object, K: int, *, N: int = 0, tiles: int = 0) -> dict[str, Any]:
+        """How a product is cut, from the model's sizes and the device alone."""
+        block_n, block_k, warps, stages = self.tuning[kind][key]
+        slots = self.tuning["resident"] * self.multiprocessors
+        sums = ROWS * 4 / (block_k * self.size)
+        blocks = triton.cdiv(K, block_k)
+        return {
+            "SPLITS": divide(tiles or triton.cdiv(N, block_n), blocks, slots, sums),
+            "EVEN": K % block_k == 0,
+            "BLOCK_N": block_n,
+            "BLOCK_K": block_k,
+            "STAGES": stages,
+            "LINES": triton.next_power_of_2(AHEAD * block_k * self.size // 128) if self.pdl else 0,
+            "num_warps": warps,
+        } | self.common
+
+    def measure(self, stats: Tensor) -> None:
+        _measure[self.row_tiles, self.tiles](
+            self.hidden,
+            stats,
+            self.M,
+            self.H,
+            self.tiles,
+            RMS=self.rms,
+            BLOCK_N=self.width,
+            **self.common,
+        )
+
+    def norm(self, stats: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        _norm[self.row_tiles, triton.cdiv(self.H, NORM_N)](
+            self.hidden,
+            stats,
+            weight,
+            bias,
+            self.M,
+            self.H,
+            self.tiles,
+            self.eps,
+            WIDTH=self.width,
+            BLOCK_N=NORM_N,
+            **self.of_norm,
+            **self.common,
+        )
+
+    def project(
+        self, layer: Layer, norm: tuple, stats: Tensor | None, tail_k: Tensor, tail_v: Tensor
+    ) -> None:
+        cos, sin = self.rotary or (None, None)
+        _project[(self.heads * self.of_project["SPLITS"] * self.row_tiles,)](
+            self.hidden,
+            stats,
+            *norm,
+            *(layer[name] for name in ("q", "k", "v", "q_bias", "k_bias", "v_bias")),
+            layer["q_norm"],
+            layer["k_norm"],
+            cos,
+            sin,
+            self.q,
+            tail_k,
+            tail_v,
+            self.partial,
+            self.counters,
+            self.M,
+            self.H,
+            self.tiles,
+            self.row_tiles,
+            self.eps,
+            *(_stride(layer[name]) for name in ("q", "k")),
+            HQ=self.Hq,
+            HKV=self.Hkv,
+            D=self.D,
+            R=0 if cos is None else cos.shape[-1],
+            WIDTH=self.width,
+            **self.of_norm,
+            **_for(self.of_project, layer["q"]),
+        )
+
+    def attend(
+        self,
+        tail_k: Tensor,
+        tail_v: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        page_table: Tensor,
+        lengths: Tensor,
+        mask: Tensor,
+        scale: float,
+        window: int,
+    ) -> None:
+        cut = self.of_attention
+        B, P = page_table.shape
+        page_size = k_pages.shape[1]
+        programs = B * self.Hkv * triton.cdiv(self.N * cut["G"], cut["BLOCK_M"])
+        chunks = max(1, triton.cdiv(P * page_size, cut["CHUNK"]))
+        rows = self.M * self.Hq * chunks
+        _attend[programs, chunks](
+            self.q,
+            tail_k,
+            tail_v,
+            k_pages,
+            v_pages,
+            page_table,
+            lengths,
+            mask,
+            self.mixed,
+            self.hidden.new_empty(rows * self.D),
+            self.hidden.new_empty(rows * 2),
+            self.counters,
+            scale,
+            window or None,
+            self.N,
+            chunks,
+            *k_pages.stride()[:3],
+            *v_pages.stride()[:3],
+            page_table.stride(0),
+            PAGE_SIZE=page_size,
+            **cut,
+            **self.common,
+        )
+
+    def feed(self, layer: Layer, norm: Norm, stats: Tensor, activation: str) -> None:
+        cut = self.of_feed
+        tiles = triton.cdiv(self.F, cut["BLOCK_N"])
+        _feed[(tiles * cut["SPLITS"] * self.row_tiles,)](
+            self.hidden,
+            stats,
+            *norm,
+            *(layer[name] for name in ("gate", "up", "gate_bias", "up_bias")),
+            self.inner,
+            self.partial,
+            self.counters,
+            self.M,
+            self.H,
+            self.F,
+            self.tiles,
+            self.row_tiles,
+            self.eps,
+            _stride(layer["up"]),
+            ACTIVATION=activation,
+            WIDTH=self.width,
+            **self.of_norm,
+            **_for(cut, layer["up"]),
+        )
+
+    def add(
+        self,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        cut: dict[str, Any],
+        norm: Norm,
+        stats: Tensor | None,
+        new_stats: Tensor,
+    ) -> None:
+        _add[(self.tiles * cut["SPLITS"] * self.row_tiles,)](
+            y,
+            weight,
+            bias,
+            self.hidden,
+            stats,
+            *norm,
+            new_stats,
+            self.partial,
+            self.counters,
+            self.M,
+            self.H,
+            y.shape[1],
+            self.tiles,
+            self.row_tiles,
+            self.eps,
+            _stride(weight),
+            **self.of_norm,
+            **_for(cut, weight),
+        )
+
+
+def _columns(weight: Tensor) -> bool:
+    return weight.stride(1) != 1 and weight.shape[1] > 1
+
+
+def _stride(weight: Tensor) -> int:
+    return weight.stride(1) if _columns(weight) else weight.stride(0)
+
+
+def _for(cut: dict[str, Any], weight: Tensor) -> dict[str, Any]:
+    """The cut for a weight. Lines are asked for ahead only along rows, and the tiles of columns
+    take more registers than programs of more warps have."""
+    columns = _columns(weight)
+    return cut | {"COLUMNS": columns} | ({"LINES": 0, "num_warps": 4} if columns else {})
+
+
+def prefix_cut(
+    tuning: dict, size: int, D: int, G: int, Hkv: int, multiprocessors: int
+) -> dict[str, Any]:
+    """How the attention is cut: tiles as high as the queries of a few rows that share a head, and
+    chunks of which a text of PROMPT tokens has enough to fill the device.
+
+    Args:
+        tuning: the attention's, of a capability.
+        size: bytes of an element.
+        D, G, Hkv: the head size, query heads of a key/value head, key/value heads.
+    """
+    block_d = max(16, triton.next_power_of_2(D))
+    blocks = tuning["blocks"][size, block_d]
+    block_m = max(rows for rows in blocks if rows == 16 or rows <= min(64, 16 * G))
+    block_n, warps, stages = blocks[block_m]
+    programs = max(1, tuning["warps"] // warps * multiprocessors // Hkv)
+    keys = min(LONGEST, max(block_n, triton.cdiv(PROMPT, programs)))
+    return {
+        "Hkv": Hkv,
+        "G": G,
+        "D": D,
+        "CHUNK": triton.cdiv(keys, block_n) * block_n,
+        "BLOCK_D": block_d,
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "TAIL_N": TAIL_N,
+        "UNROLL": UNROLL if block_m == 16 and block_d <= 128 else 1,
+        "num_warps": warps,
+        "num_stages": stages,
+    }

@@ -1,0 +1,557 @@
+"""The products of a decoder layer over M rows, each in one launch with what stands around it.
+
+    _project   q, k, v = rotary(norm(heads of  norm(x) W^T + b))          k and v into the tail
+    _feed      inner   = act(norm(x) Wg^T + bg) * (norm(x) Wu^T + bu)     or act(norm(x) Wu^T + bu)
+    _add       x      += y W^T + b                                        x normed before, or not
+    _measure   what the norms need to know of x; _norm: x = norm(x)
+
+x [M, H] f32 is the residual stream. Weights are W [N, K], where they lie: rows of K contiguous
+(nn.Linear) or columns of N (GPT-2). f32, bf16 or f16; what is multiplied is of the weights' type,
+all sums, norms and activations are f32.
+
+A norm costs no launch and no pass over x: whoever writes a tile of x also writes, for each row, the
+mean of its elements and the sum of their squared deviations (for an RMS norm, the sum of squares),
+and the product that follows puts those of the row's tiles together and norms x as it loads it.
+
+A product whose N makes too few tiles is divided along K among SPLITS programs. Each leaves its
+sums in ``partial``; the one that arrives last adds them up in the order of the splits, applies what
+comes after the product, and leaves the counter at zero. A tile of _project is a head, padded to a
+power of two, and a rotated element is found by its partner in ``partial``.
+
+Tiles are ROWS rows of x high, whatever M is, and how K is divided does not depend on M: a row's sum
+is the same in any batch. Tiles of more rows are neighbours in the grid, and share W through L2.
+
+With PDL (compute capability 9.0) a program asks for its first weights before it waits for the
+kernel before it, and lets the kernel after it begin to do the same.
+
+Floor: N * K * itemsize bytes of weights; what is read again, x by every tile of N, stays in L2.
+"""
+
+import triton
+import triton.language as tl
+
+from args_fast.kernels.branch_attention import tanh
+
+ROWS = 16  # of x in a tile: the least that the tensor cores take
+M_TILE = tl.constexpr(ROWS)
+
+
+@triton.jit
+def launch_dependents(PDL: tl.constexpr):
+    """Let the next kernel begin. It waits before it reads or writes anything but weights, and every
+    kernel of a pass waits, so none can overtake the one before the last."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait(PDL: tl.constexpr):
+    """Until all that the kernels before this one have written is there."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _row_at(row, stride, COLUMNS: tl.constexpr):
+    """Where a row of W begins."""
+    if COLUMNS:
+        return row.to(tl.int64)
+    else:
+        return row.to(tl.int64) * stride
+
+
+@triton.jit
+def _column_at(column, stride, COLUMNS: tl.constexpr):
+    if COLUMNS:
+        return column * stride
+    else:
+        return column
+
+
+@triton.jit
+def _tile_at(n, k, stride, COLUMNS: tl.constexpr):
+    """Where the elements [n, k] of a tile of W are."""
+    if COLUMNS:
+        return n[:, None] + k * stride
+    else:
+        return (n * stride)[:, None] + k
+
+
+@triton.jit
+def _prefetch(w_ptr, real, n, w_stride, begin, K, LINES: tl.constexpr):
+    """Ask for the first lines of this program's weights: W's rows n from column ``begin`` on."""
+    elements: tl.constexpr = 1024 // w_ptr.dtype.element_ty.primitive_bitwidth  # of 128 bytes
+    column = begin + tl.arange(0, LINES) * elements
+    at = (n * w_stride)[:, None] + column
+    address = w_ptr + tl.where(real[:, None] & (column < K), at, 0)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
+        "=r,l",
+        [address.to(tl.int64)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def _norm_of(
+    stats_ptr, m, M, H, TILES, eps, RMS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr
+):
+    """The mean and the factor of each row's norm, from its tiles' means and squares."""
+    t = tl.arange(0, T)
+    within = (m < M)[:, None] & (t < TILES)
+    at = stats_ptr + (m[:, None] * TILES + t) * 2
+    squares = tl.load(at + 1, mask=within, other=0.0)
+    if RMS:
+        mean = tl.zeros([M_TILE], tl.float32)
+    else:
+        count = tl.minimum(tl.maximum(H - t * WIDTH, 0), WIDTH).to(tl.float32)
+        means = tl.load(at, mask=within, other=0.0)
+        mean = tl.sum(means * count, 1) / H
+        away = means - mean[:, None]
+        squares += away * away * count
+    return mean, tl.rsqrt(tl.sum(squares, 1) / H + eps)
+
+
+@triton.jit
+def _store_stats(stats_ptr, x, m, M, within, tile, count, TILES, RMS: tl.constexpr):
+    """What ``_norm_of`` needs to know of a tile [rows, columns] with ``count`` real columns."""
+    x = tl.where(within, x, 0.0)
+    at = stats_ptr + (m * TILES + tile) * 2
+    if not RMS:
+        mean = tl.sum(x, 1) / count
+        tl.store(at, mean, mask=m < M)
+        x = tl.where(within, x - mean[:, None], 0.0)
+    tl.store(at + 1, tl.sum(x * x, 1), mask=m < M)
+
+
+@triton.jit
+def _normed(x, mean, factor, weight_ptr, bias_ptr, column, within):
+    """norm(x) of the columns that are loaded, whatever kind of norm it is."""
+    x = (x - mean[:, None]) * factor[:, None]
+    if weight_ptr is not None:
+        x *= tl.load(weight_ptr + column, mask=within, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        x += tl.load(bias_ptr + column, mask=within, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def _leave(partial_ptr, acc, at, within, counter_ptr, SPLITS: tl.constexpr):
+    """Store a program's sums. Whether it is the last of its tile."""
+    tl.store(partial_ptr + at, acc, mask=within)
+    tl.debug_barrier()  # all threads have stored before one of them says so
+    if SPLITS == 1:
+        return True
+    else:
+        arrived = tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu")
+        if arrived == SPLITS - 1:
+            tl.store(counter_ptr, 0)
+        return arrived == SPLITS - 1
+
+
+@triton.jit
+def _collect(partial_ptr, at, within, size, SPLITS: tl.constexpr):
+    """The sums of all splits, in order. size: elements of a split."""
+    acc = tl.load(partial_ptr + at, mask=within, other=0.0, cache_modifier=".cg")
+    for split in tl.static_range(1, SPLITS):
+        acc += tl.load(
+            partial_ptr + split * size + at, mask=within, other=0.0, cache_modifier=".cg"
+        )
+    return acc
+
+
+@triton.jit
+def _biased(x, bias_ptr, n, real):
+    if bias_ptr is not None:
+        x += tl.load(bias_ptr + n, mask=real, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def _activated(x, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "silu":
+        return x / (1.0 + tl.exp(-x))
+    elif ACTIVATION == "relu":
+        return tl.where(x < 0, 0.0, x)  # a NaN stays one
+    elif ACTIVATION == "gelu":
+        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    else:
+        tl.static_assert(ACTIVATION == "gelu_tanh")
+        return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
+@triton.jit(do_not_specialize=["M"])
+def _measure(
+    x_ptr,  # [M, H] f32
+    stats_ptr,  # [M, TILES, 2] f32: mean, and squares of what deviates from it
+    M,
+    H,
+    TILES,
+    RMS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    launch_dependents(PDL)
+    wait(PDL)
+    m = tl.program_id(0) * M_TILE + tl.arange(0, M_TILE)
+    tile = tl.program_id(1)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    within = (m < M)[:, None] & (n < H)
+    x = tl.load(x_ptr + m[:, None] * H + n, mask=within, other=0.0)
+    count = tl.minimum(H - tile * BLOCK_N, BLOCK_N)
+    _store_stats(stats_ptr, x, m, M, within, tile, count, TILES, RMS)
+
+
+@triton.jit(do_not_specialize=["M"])
+def _norm(
+    x_ptr,  # [M, H] f32, in place
+    stats_ptr,
+    weight_ptr,  # [H] or None
+    bias_ptr,  # [H] or None
+    M,
+    H,
+    TILES,
+    eps,
+    RMS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STATS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    launch_dependents(PDL)
+    wait(PDL)
+    m = tl.program_id(0) * M_TILE + tl.arange(0, M_TILE)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, WIDTH, STATS)
+    at = x_ptr + m[:, None] * H + n
+    within = (m < M)[:, None] & (n < H)
+    x = tl.load(at, mask=within, other=0.0)
+    tl.store(at, _normed(x, mean, factor, weight_ptr, bias_ptr, n, n < H), mask=within)
+
+
+@triton.jit(do_not_specialize=["M", "row_tiles"])
+def _project(
+    x_ptr,  # [M, H] f32
+    stats_ptr,  # [M, TILES, 2] f32; None without a norm
+    norm_weight_ptr,  # [H] as the weights, or None
+    norm_bias_ptr,
+    wq_ptr,  # [Hq * D, H] f32 | bf16 | f16
+    wk_ptr,  # [Hkv * D, H]
+    wv_ptr,
+    bq_ptr,  # [Hq * D] or None
+    bk_ptr,
+    bv_ptr,
+    q_norm_ptr,  # [D] or None
+    k_norm_ptr,
+    cos_ptr,  # [M, R] f32, or None
+    sin_ptr,
+    q_ptr,  # [M, Hq, D] as the weights
+    tail_k_ptr,  # [M, Hkv, D] as the weights
+    tail_v_ptr,
+    partial_ptr,  # [SPLITS, M, (Hq + 2 Hkv) * D] f32
+    counters_ptr,  # [heads * row_tiles] i32, zeros
+    M,
+    H,
+    TILES,
+    row_tiles,
+    eps,
+    q_stride,  # between the rows of W, or its columns
+    kv_stride,
+    HQ: tl.constexpr,
+    HKV: tl.constexpr,
+    D: tl.constexpr,
+    R: tl.constexpr,  # elements of a head that are rotated
+    RMS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STATS: tl.constexpr,  # the power of two that is not below TILES
+    SPLITS: tl.constexpr,
+    COLUMNS: tl.constexpr,  # of W are in one piece each, and not its rows
+    EVEN: tl.constexpr,  # H is a whole number of blocks
+    BLOCK_N: tl.constexpr,  # D, padded to a power of two
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    LINES: tl.constexpr,  # of 128 bytes of a row of W that are asked for ahead
+    PDL: tl.constexpr,
+):
+    row_tile = tl.program_id(0) % row_tiles
+    split = tl.program_id(0) // row_tiles % SPLITS
+    head = tl.program_id(0) // row_tiles // SPLITS
+    m = row_tile * M_TILE + tl.arange(0, M_TILE)
+    n = tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    real = n < D
+    if head < HQ:
+        w_stride = q_stride
+        w_ptr = wq_ptr + _row_at(head * D, q_stride, COLUMNS)
+    elif head < HQ + HKV:
+        w_stride = kv_stride
+        w_ptr = wk_ptr + _row_at((head - HQ) * D, kv_stride, COLUMNS)
+    else:
+        w_stride = kv_stride
+        w_ptr = wv_ptr + _row_at((head - HQ - HKV) * D, kv_stride, COLUMNS)
+    blocks = tl.cdiv(H, BLOCK_K)
+    begin = blocks * split // SPLITS * BLOCK_K
+    end = blocks * (split + 1) // SPLITS * BLOCK_K
+    launch_dependents(PDL)
+    if LINES > 0:
+        _prefetch(w_ptr, real, n, w_stride, begin, H, LINES)
+    wait(PDL)
+
+    if stats_ptr is not None:
+        mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, WIDTH, STATS)
+    x_at = x_ptr + m[:, None] * H + k
+    w_at = w_ptr + _tile_at(n, k, w_stride, COLUMNS)
+    acc = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
+        column = start + k
+        x_within = (m < M)[:, None]
+        w_within = real[:, None]
+        if not EVEN:
+            x_within = x_within & (column < H)
+            w_within = w_within & (column < H)
+        x = tl.load(x_at + start, mask=x_within, other=0.0)
+        if stats_ptr is not None:
+            inside = column < H
+            x = _normed(x, mean, factor, norm_weight_ptr, norm_bias_ptr, column, inside)
+        at = w_at + _column_at(start, w_stride, COLUMNS)
+        w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
+        acc = tl.dot(x.to(w.dtype), tl.trans(w), acc, input_precision="ieee")
+
+    N: tl.constexpr = (HQ + 2 * HKV) * D
+    size = M * N
+    within = (m < M)[:, None] & real
+    row_at = m[:, None] * N + head * D
+    counter = counters_ptr + head * row_tiles + row_tile
+    if not _leave(partial_ptr + split * size, acc, row_at + n, within, counter, SPLITS):
+        return
+    value = _collect(partial_ptr, row_at + n, within, size, SPLITS)
+    if head >= HQ + HKV:
+        h = head - HQ - HKV
+        out = _biased(value, bv_ptr, h * D + n, real).to(tail_v_ptr.dtype.element_ty)
+        tl.store(tail_v_ptr + m[:, None] * (HKV * D) + h * D + n, out, mask=within)
+        return
+    partner = tl.where(n < R, tl.where(n < R // 2, n + R // 2, n - R // 2), n)
+    other = value
+    if R > 0:
+        other = _collect(partial_ptr, row_at + partner, within, size, SPLITS)
+    if head < HQ:
+        value = _biased(value, bq_ptr, head * D + n, real)
+        other = _biased(other, bq_ptr, head * D + partner, real)
+        value, other = _head_normed(value, other, q_norm_ptr, n, partner, real, D, eps, RMS)
+    else:
+        h = head - HQ
+        value = _biased(value, bk_ptr, h * D + n, real)
+        other = _biased(other, bk_ptr, h * D + partner, real)
+        value, other = _head_normed(value, other, k_norm_ptr, n, partner, real, D, eps, RMS)
+    if R > 0:
+        turned = (m < M)[:, None] & (n < R)
+        cos = tl.load(cos_ptr + m[:, None] * R + n, mask=turned, other=1.0)
+        sin = tl.load(sin_ptr + m[:, None] * R + n, mask=turned, other=0.0)
+        value = value * cos + tl.where(n < R // 2, -other, other) * sin
+    out = value.to(q_ptr.dtype.element_ty)
+    if head < HQ:
+        tl.store(q_ptr + m[:, None] * (HQ * D) + head * D + n, out, mask=within)
+    else:
+        tl.store(tail_k_ptr + m[:, None] * (HKV * D) + (head - HQ) * D + n, out, mask=within)
+
+
+@triton.jit
+def _head_normed(
+    value, other, weight_ptr, n, partner, real, D: tl.constexpr, eps, RMS: tl.constexpr
+):
+    """The norm of each head, and of its elements in another order."""
+    if weight_ptr is not None:
+        mean = tl.zeros([M_TILE], tl.float32)
+        if not RMS:
+            mean = tl.sum(tl.where(real, value, 0.0), 1) / D
+        away = tl.where(real, value - mean[:, None], 0.0)
+        factor = tl.rsqrt(tl.sum(away * away, 1) / D + eps)
+        value = _normed(value, mean, factor, weight_ptr, None, n, real)
+        other = _normed(other, mean, factor, weight_ptr, None, partner, real)
+    return value, other
+
+
+@triton.jit(do_not_specialize=["M", "row_tiles"])
+def _feed(
+    x_ptr,  # [M, H] f32
+    stats_ptr,  # [M, TILES, 2] f32
+    norm_weight_ptr,  # [H] as the weights, or None
+    norm_bias_ptr,
+    gate_ptr,  # [F, H] f32 | bf16 | f16, or None
+    up_ptr,  # [F, H]
+    gate_bias_ptr,  # [F] or None
+    up_bias_ptr,
+    inner_ptr,  # [M, F] as the weights
+    partial_ptr,  # [SPLITS, M, F or 2 F] f32
+    counters_ptr,  # [tiles * row_tiles] i32, zeros
+    M,
+    H,
+    F,
+    TILES,
+    row_tiles,
+    eps,
+    w_stride,  # between the rows of W, or its columns
+    ACTIVATION: tl.constexpr,
+    RMS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STATS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    LINES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    row_tile = tl.program_id(0) % row_tiles
+    split = tl.program_id(0) // row_tiles % SPLITS
+    tile = tl.program_id(0) // row_tiles // SPLITS
+    m = row_tile * M_TILE + tl.arange(0, M_TILE)
+    first = tile * BLOCK_N
+    n = tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    real = first + n < F
+    blocks = tl.cdiv(H, BLOCK_K)
+    begin = blocks * split // SPLITS * BLOCK_K
+    end = blocks * (split + 1) // SPLITS * BLOCK_K
+    up_ptr += _row_at(first, w_stride, COLUMNS)
+    if gate_ptr is not None:
+        gate_ptr += _row_at(first, w_stride, COLUMNS)
+    launch_dependents(PDL)
+    if LINES > 0:
+        _prefetch(up_ptr, real, n, w_stride, begin, H, LINES)
+        if gate_ptr is not None:
+            _prefetch(gate_ptr, real, n, w_stride, begin, H, LINES)
+    wait(PDL)
+
+    if stats_ptr is not None:
+        mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, WIDTH, STATS)
+    x_at = x_ptr + m[:, None] * H + k
+    w_at = _tile_at(n, k, w_stride, COLUMNS)
+    up = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    gate = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
+        column = start + k
+        x_within = (m < M)[:, None]
+        w_within = real[:, None]
+        if not EVEN:
+            x_within = x_within & (column < H)
+            w_within = w_within & (column < H)
+        x = tl.load(x_at + start, mask=x_within, other=0.0)
+        if stats_ptr is not None:
+            inside = column < H
+            x = _normed(x, mean, factor, norm_weight_ptr, norm_bias_ptr, column, inside)
+        x = x.to(up_ptr.dtype.element_ty)
+        at = w_at + _column_at(start, w_stride, COLUMNS)
+        w = tl.load(up_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
+        up = tl.dot(x, tl.trans(w), up, input_precision="ieee")
+        if gate_ptr is not None:
+            w = tl.load(gate_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
+            gate = tl.dot(x, tl.trans(w), gate, input_precision="ieee")
+
+    within = (m < M)[:, None] & real
+    counter = counters_ptr + tile * row_tiles + row_tile
+    if SPLITS > 1:
+        columns = F
+        if gate_ptr is not None:
+            columns = 2 * F
+        size = M * columns
+        at = m[:, None] * columns + first + n
+        if gate_ptr is not None:
+            tl.store(partial_ptr + split * size + at + F, gate, mask=within)
+        if not _leave(partial_ptr + split * size, up, at, within, counter, SPLITS):
+            return
+        up = _collect(partial_ptr, at, within, size, SPLITS)
+        if gate_ptr is not None:
+            gate = _collect(partial_ptr, at + F, within, size, SPLITS)
+    up = _biased(up, up_bias_ptr, first + n, real)
+    if gate_ptr is not None:
+        gate = _biased(gate, gate_bias_ptr, first + n, real)
+        inner = _activated(gate, ACTIVATION) * up
+    else:
+        inner = _activated(up, ACTIVATION)
+    at = m[:, None] * F + first + n
+    tl.store(inner_ptr + at, inner.to(inner_ptr.dtype.element_ty), mask=within)
+
+
+@triton.jit(do_not_specialize=["M", "row_tiles"])
+def _add(
+    y_ptr,  # [M, K] as the weights
+    w_ptr,  # [H, K] f32 | bf16 | f16
+    bias_ptr,  # [H] or None
+    x_ptr,  # [M, H] f32, in place
+    stats_ptr,  # [M, TILES, 2] f32 of x before; None where it is not normed before
+    norm_weight_ptr,
+    norm_bias_ptr,
+    new_stats_ptr,  # [M, TILES, 2] f32 of x afterwards
+    partial_ptr,  # [SPLITS, M, H] f32
+    counters_ptr,  # [TILES * row_tiles] i32, zeros
+    M,
+    H,
+    K,
+    TILES,  # ceil(H / BLOCK_N)
+    row_tiles,
+    eps,
+    w_stride,  # between the rows of W, or its columns
+    RMS: tl.constexpr,
+    STATS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    LINES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    row_tile = tl.program_id(0) % row_tiles
+    split = tl.program_id(0) // row_tiles % SPLITS
+    tile = tl.program_id(0) // row_tiles // SPLITS
+    m = row_tile * M_TILE + tl.arange(0, M_TILE)
+    first = tile * BLOCK_N
+    n = tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    real = first + n < H
+    blocks = tl.cdiv(K, BLOCK_K)
+    begin = blocks * split // SPLITS * BLOCK_K
+    end = blocks * (split + 1) // SPLITS * BLOCK_K
+    w_ptr += _row_at(first, w_stride, COLUMNS)
+    launch_dependents(PDL)
+    if LINES > 0:
+        _prefetch(w_ptr, real, n, w_stride, begin, K, LINES)
+    wait(PDL)
+
+    y_at = y_ptr + m[:, None] * K + k
+    w_at = w_ptr + _tile_at(n, k, w_stride, COLUMNS)
+    acc = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
+        y_within = (m < M)[:, None]
+        w_within = real[:, None]
+        if not EVEN:
+            y_within = y_within & (start + k < K)
+            w_within = w_within & (start + k < K)
+        y = tl.load(y_at + start, mask=y_within, other=0.0)
+        at = w_at + _column_at(start, w_stride, COLUMNS)
+        w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
+        acc = tl.dot(y, tl.trans(w), acc, input_precision="ieee")
+
+    within = (m < M)[:, None] & real
+    at = m[:, None] * H + first + n
+    if SPLITS > 1:
+        size = M * H
+        counter = counters_ptr + tile * row_tiles + row_tile
+        if not _leave(partial_ptr + split * size, acc, at, within, counter, SPLITS):
+            return
+        acc = _collect(partial_ptr, at, within, size, SPLITS)
+    acc = _biased(acc, bias_ptr, first + n, real)
+    x = tl.load(x_ptr + at, mask=within, other=0.0)
+    if stats_ptr is not None:
+        mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, BLOCK_N, STATS)
+        x = _normed(x, mean, factor, norm_weight_ptr, norm_bias_ptr, first + n, real)
+    x += acc
+    tl.store(x_ptr + at, x, mask=within)
+    count = tl.minimum(H - first, BLOCK_N)
+    _store_stats(new_stats_ptr, x, m, M, within, tile, count, TILES, RMS)

@@ -1,0 +1,176 @@
+"""Whole decoder layers in Triton, against the plain ones; and that a row's bits are its own."""
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from layer_cases import ACTIVATIONS, layers_case, layers_cases
+from op_cases import DTYPES, NAN, bits, chain, siblings, tree
+
+from args_fast.kernels import decoder_layers as module
+from args_fast.kernels import layer_pass
+from args_fast.ops import plain_layers
+from args_fast.ops.decoder_layers import by_name
+
+# Relative error of a result. In 16 bits what is multiplied is rounded, and the plain one does not.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
+HIDDEN, WEIGHTS, TAIL_K, TAIL_V = range(4)
+
+
+def layers_in_triton(hidden, weights, *others):
+    counters = torch.zeros(module.COUNTERS, dtype=torch.int32)
+    assert module.unsupported(by_name(weights), others[0].shape[-1]) is None
+    module.decoder_layers(hidden, by_name(weights), *others, counters=counters)
+    assert not counters.any()  # as they were found
+
+
+def run(function, case):
+    """(hidden, tail_k, tail_v) afterwards; the case stays as it was."""
+    copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in case]
+    function(*copies)
+    return copies[HIDDEN], copies[TAIL_K], copies[TAIL_V]
+
+
+def assert_layers(case):
+    for got, wanted in zip(
+        run(layers_in_triton, case), run(plain_layers.decoder_layers, case), strict=True
+    ):
+        error = (got.double() - wanted.double()).norm()
+        assert error <= TOLERANCE[case[TAIL_K].dtype] * wanted.double().norm()
+
+
+LLAMA = {"rotary": 8}
+OPT = {"norm": "layer", "gated": False, "biases": True, "activation": "relu"}
+SHAPES = {
+    "llama": LLAMA,
+    "qwen2": LLAMA | {"biases": True},
+    "qwen3": LLAMA | {"head_norms": True},
+    "mistral": LLAMA | {"windows": [7, 0]},
+    "partial": {"rotary": 4},
+    "opt": OPT,
+    "opt-350m": OPT | {"pre_norm": False, "final": False},
+    "gpt2": OPT | {"columns": True, "activation": "gelu_tanh"},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_layers_of_models(name, dtype):
+    assert_layers(layers_case([37, 0, 130], 5, dtype=dtype, **SHAPES[name]))
+
+
+@pytest.mark.parametrize("mask", [chain(18), tree(18)], ids=["chain", "tree"])
+@pytest.mark.parametrize("windows", [None, [9, 0]], ids=str)
+def test_more_rows_than_a_tile_over_several_chunks(mask, windows, monkeypatch):
+    cut = layer_pass.prefix_cut
+
+    def short(*arguments):
+        return cut(*arguments) | {"CHUNK": 64, "BLOCK_N": 32}
+
+    monkeypatch.setattr(layer_pass, "prefix_cut", short)
+    shape = LLAMA | {"windows": windows, "mask": mask}
+    assert_layers(layers_case([130, 63], 18, H=40, F=70, **shape))
+
+
+@pytest.mark.parametrize("splits", [2, 3])
+@pytest.mark.parametrize("name", ["qwen3", "opt-350m"])
+def test_products_in_several_splits(name, splits, monkeypatch):
+    monkeypatch.setattr(layer_pass, "divide", lambda tiles, blocks, *_: min(splits, blocks))
+    for dtype, size in ((torch.float32, 90), (torch.bfloat16, 300)):  # three blocks of K each
+        assert_layers(layers_case([9], 3, L=1, H=size, F=size, dtype=dtype, **SHAPES[name]))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation):
+    for gated in (False, True):
+        assert_layers(layers_case([5], 2, L=1, activation=activation, gated=gated))
+
+
+def test_norms_without_weights_and_a_final_norm_after_norms_after():
+    assert_layers(layers_case([5], 2, norms=False))
+    more = {"pre_norm": False, "final": True, "norms": False}
+    assert_layers(layers_case([5], 2, **OPT | more))
+    assert_layers(layers_case([5], 2, **OPT | more | {"norms": True, "head_norms": True}))
+
+
+def test_rows_far_from_zero_keep_their_variance():
+    """A sum of squares less a squared sum would have no digit left."""
+    case = layers_case([0], 3, L=1, H=130, **OPT)
+    case[HIDDEN] = 1000 + case[HIDDEN] / 10
+    for got, exact in zip(
+        run(layers_in_triton, case), run(plain_layers.decoder_layers, case), strict=True
+    ):
+        assert (got - exact).norm() <= 1e-2 * exact.norm()  # a float32's last digits at 1000
+
+
+@settings(max_examples=8, phases=[Phase.generate])  # no shrinking, which would take minutes
+@given(layers_cases())
+def test_layers_of_any_shape(case):
+    if module.unsupported(by_name(case[WEIGHTS]), case[TAIL_K].shape[-1]) is None:
+        assert_layers(case)
+
+
+# ---- bits ----------------------------------------------------------------------------------------
+
+
+def part_of(case, text, rows):
+    """Some rows of one text, which are siblings."""
+    part = list(case)
+    part[HIDDEN] = case[HIDDEN][text : text + 1, rows].contiguous()
+    for i in (TAIL_K, TAIL_V):
+        part[i] = case[i][:, text : text + 1, rows].contiguous()
+    table, lengths = case[6][text : text + 1], case[7][text : text + 1]
+    part[6] = table[:, : max(1, -(-int(lengths) // 16))].contiguous()  # as wide as it needs to be
+    part[7], part[8] = lengths, siblings(len(rows))
+    for i in (9, 10):
+        if case[i] is not None:
+            part[i] = case[i][text : text + 1, rows].contiguous()
+    return part
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["qwen3", "mistral", "opt-350m"])
+@pytest.mark.usefixtures("row_by_row")
+def test_a_row_has_the_same_bits_whatever_rows_and_texts_are_with_it(name, dtype, monkeypatch):
+    cut = layer_pass.prefix_cut
+    monkeypatch.setattr(layer_pass, "prefix_cut", lambda *a: cut(*a) | {"CHUNK": 64, "BLOCK_N": 32})
+    case = layers_case([37, 150], 18, H=40, F=70, dtype=dtype, **SHAPES[name])
+    whole = run(layers_in_triton, case)
+    for text, rows in ((1, [17]), (0, [3, 16]), (1, list(range(18)))):
+        hidden, tail_k, tail_v = run(layers_in_triton, part_of(case, text, rows))
+        assert torch.equal(bits(hidden[0]), bits(whole[0][text, rows]))
+        assert torch.equal(bits(tail_k[:, 0]), bits(whole[1][:, text, rows]))
+        assert torch.equal(bits(tail_v[:, 0]), bits(whole[2][:, text, rows]))
+
+
+def test_a_text_with_a_NaN_stays_alone():
+    case = layers_case([20, 7], 3, **LLAMA)
+    wanted = run(layers_in_triton, case)[0]
+    case[HIDDEN][0, 2, 3] = NAN
+    got = run(layers_in_triton, case)[0]
+    assert got[0, 2].isnan().all()
+    assert torch.equal(got[1], wanted[1])
+
+
+# ---- what it cannot take -------------------------------------------------------------------------
+
+
+def test_what_it_cannot_take_it_says():
+    layers = by_name(layers_case([0], 1, int8=True)[WEIGHTS])
+    assert "not torch.int8" in module.unsupported(layers, 8)
+    layers = by_name(layers_case([0], 1)[WEIGHTS])
+    assert "heads of up to 256 elements, not 300" in module.unsupported(layers, 300)
+    layers[1]["v"] = layers[1]["v"].T.contiguous().T
+    assert "k, v with the same strides" in module.unsupported(layers, 8)
+    layers[1]["v"] = torch.zeros(32, 96)[::2, ::2]
+    assert "rows or columns are in one piece" in module.unsupported(layers, 8)
+
+
+def test_more_rows_than_counters_are_refused():
+    case = layers_case([0], 40)
+    with pytest.raises(ValueError, match="40 rows at a time are more than"):
+        module.decoder_layers(
+            case[HIDDEN],
+            by_name(case[WEIGHTS]),
+            *case[2:],
+            counters=torch.zeros(4, dtype=torch.int32),
+        )

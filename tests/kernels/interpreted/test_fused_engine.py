@@ -1,0 +1,142 @@
+"""Whole decodes with the decoder layers in Triton: the reference's tokens, and few launches."""
+
+import copy
+
+import oracle
+import pytest
+import tiny_models
+import torch
+import transformers as t
+from launches import steps_recorded
+
+from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.models.fused import FusedLayers
+from args_fast.ops import backends, use_backend
+from args_fast.ops import decoder_layers as op
+
+LAYERS = {"opt-2.7b": 32, "opt-350m": 24}
+
+
+@pytest.fixture(autouse=True)
+def _forced(monkeypatch):
+    monkeypatch.setenv(backends.ENVIRONMENT, "triton")
+
+
+def decode(decoder, prompt, **config):
+    (result,) = decoder.generate([prompt], DecodingConfig(eos_token_ids=[], **config))
+    return result
+
+
+# ---- tokens --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lm", "rm", "lookahead"),
+    [("opt", "llama", False), ("qwen3", "opt", True), ("mistral", "gpt2", False)],
+)
+def test_the_tokens_are_the_oracles(lm, rm, lookahead):
+    models = tiny_models.language_model(lm), tiny_models.reward_model(rm)
+    decoder = ArgsDecoder(*models, fused_layers=True, lookahead=lookahead)
+    reward = decoder.engine.panel.rewards["reward"]
+    for backbone in (decoder.engine.lm, reward.backbone):  # the reward model goes the same way
+        assert isinstance(backbone.fused_layers(), FusedLayers)
+    prompt = tiny_models.tokens(9)
+    expected = oracle.decode(*models, prompt, k=4, w=1.5, steps=3)
+    assert expected.margin > 1e-4
+    result = decode(decoder, prompt, k=4, w=1.5, max_new_tokens=3)
+    assert result.token_ids == expected.tokens
+    assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
+
+
+@pytest.mark.usefixtures("row_by_row")
+def test_a_request_has_the_same_bits_alone_and_in_a_batch():
+    models = (tiny_models.language_model("llama"), tiny_models.reward_model("opt"))
+    decoder = ArgsDecoder(*(copy.deepcopy(m).bfloat16() for m in models), fused_layers=True)
+    config = DecodingConfig(k=6, w=1.5, max_new_tokens=2, eos_token_ids=[])
+    prompts = [tiny_models.tokens(length) for length in (18, 1, 7)]
+    together = decoder.generate(prompts, config)
+    (alone,) = decoder.generate(prompts[:1], config)
+    assert alone == together[0]  # tokens, and the last bit of every number
+
+
+# ---- what declines -------------------------------------------------------------------------------
+
+
+def test_weights_that_the_kernels_do_not_take_are_left_to_the_modules():
+    from args_fast.models.int8 import quantize_linears
+
+    lm, rm = (
+        copy.deepcopy(make("llama"))
+        for make in (tiny_models.language_model, tiny_models.reward_model)
+    )
+    quantize_linears(lm)
+    with pytest.warns(UserWarning, match=r"through its modules: it takes float32.*not torch\.int8"):
+        decoder = ArgsDecoder(lm, rm, fused_layers=True)
+    assert decoder.engine.lm.fused_layers() is None
+    assert decoder.engine.panel.rewards["reward"].backbone.fused_layers() is not None
+
+
+def test_auto_leaves_triton_out():
+    decoder = ArgsDecoder(tiny_models.language_model("opt"), tiny_models.reward_model("opt"))
+    assert op.backend("cpu") == "triton"
+    assert decoder.engine.lm.fused_layers() is None
+
+
+def test_many_texts_are_taken_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(op, "ROWS", 4)  # of 2 texts with 2 rows
+    from layer_cases import layers_case
+
+    case = layers_case([5, 0, 17, 3, 9], 2, rotary=8)
+    copies = [[x.clone() if isinstance(x, torch.Tensor) else x for x in case] for _ in range(2)]
+    op.decoder_layers("cpu")(*copies[0])
+    from args_fast.ops import plain_layers
+
+    plain_layers.decoder_layers(*copies[1])
+    for i in (0, 2, 3):
+        torch.testing.assert_close(copies[0][i], copies[1][i], atol=2e-5, rtol=2e-5)
+
+
+# ---- launches ------------------------------------------------------------------------------------
+
+
+def launches(layers, *, w, k, fused, lookahead=False):
+    """The kernels of one step of a pair with as many layers each, OPT in bfloat16."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "num_attention_heads": 2, "ffn_dim": 32}
+    sizes |= {"vocab_size": 61, "max_position_embeddings": 64, "num_hidden_layers": layers}
+    lm = t.AutoModelForCausalLM.from_config(t.OPTConfig(**sizes))
+    rm = t.AutoModelForSequenceClassification.from_config(t.OPTConfig(**sizes, num_labels=1))
+    models = (m.bfloat16().eval() for m in (lm, rm))
+    decoder = ArgsDecoder(*models, fused_layers=fused, lookahead=lookahead)
+    with steps_recorded() as steps:
+        decode(decoder, [5, 6, 7], k=k, w=w, max_new_tokens=2)
+    assert len(steps[0]) == len(steps[1])
+    return steps[1]
+
+
+def test_a_layer_is_five_launches_and_a_greedy_step_of_opt_2_7b_is_178():
+    one, two = (launches(layers, w=0, k=1, fused=True) for layers in (1, 2))
+    assert len(two) - len(one) == 5
+    assert len(one) + 5 * (LAYERS["opt-2.7b"] - 1) == 178
+
+
+def test_a_guided_step_of_the_papers_pair():
+    one, two = (launches(layers, w=1.5, k=3, fused=True, lookahead=True) for layers in (1, 2))
+    assert len(two) - len(one) == 10  # of both models
+    for name in ("_project", "_attend", "_feed"):
+        assert two.count(name) == 4
+    of_layers = 5 * (LAYERS["opt-2.7b"] - 1 + LAYERS["opt-350m"] - 1)
+    assert len(one) + of_layers == 308
+
+
+def test_through_the_modules_it_is_several_times_as_many():
+    one, two = (launches(layers, w=0, k=1, fused=False) for layers in (1, 2))
+    assert len(two) - len(one) >= 14
+
+
+def test_a_step_ends_with_one_kernel_that_writes_down_what_was_chosen():
+    names = launches(1, w=1.5, k=3, fused=True)
+    last = len(names) - 1 - names[::-1].index("_norm")
+    assert names[last + 1 :] == ["to", "_select", "_commit", "_record"]
+    with use_backend("torch"):
+        assert "_record" not in launches(1, w=1.5, k=3, fused=False)
