@@ -72,8 +72,12 @@ class Weights {
     STD_TORCH_CHECK(
         weight.stride(by_columns ? 0 : 1) == 1 || weight.size(by_columns ? 0 : 1) == 1,
         "args_fast: the weights of all layers must be contiguous along the same dimension");
-    return {
-        weight.data_ptr(), factors, vector(bias, rows), rows, weight.stride(by_columns ? 1 : 0), {}};
+    return {weight.data_ptr(),
+            factors,
+            vector(bias, rows),
+            rows,
+            weight.stride(by_columns ? 1 : 0),
+            {}};
   }
 
   // a [rank, columns], b [rank, rows], bias [rows]: those of an adapter.
@@ -223,8 +227,7 @@ void decoder_layers(
   }
   std::vector<DecoderLayer> layers;
   for (int64_t l = 0; l < L; ++l) {
-    const Tensor* terms =
-        low_rank.empty() ? nullptr : low_rank.data() + l * MATRICES * TERM_PARTS;
+    const Tensor* terms = low_rank.empty() ? nullptr : low_rank.data() + l * MATRICES * TERM_PARTS;
     layers.push_back(layer_of(weights, l, a, scales[l], windows[l], terms));
   }
   a.layers = layers.data();
