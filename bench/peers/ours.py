@@ -24,6 +24,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
 
     from args_fast import ArgsDecoder
     from args_fast.bench import baselines
+    from args_fast.models import placement
     from args_fast.rewards import Head
 
     torch.set_num_threads(threads)
@@ -31,14 +32,20 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     kind = getattr(torch, dtype)
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=kind)
     rm = AutoModelForSequenceClassification.from_pretrained(model, dtype=kind, num_labels=1)
+    others = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them
+    for one in (lm, rm):
+        placement.gather(one)  # as ArgsDecoder.from_pretrained does
     pair = ArgsDecoder(lm, rm)
     shared = {baselines.HEAD: ArgsDecoder(lm, Head(deepcopy(rm.score)))}
     if find_spec("peft"):
         shared[baselines.ADAPTER] = ArgsDecoder(lm, adapter_on(rm))
 
+    own = {baselines.GREEDY: pair, baselines.ARGS: pair, **shared}
+
     def decode(method: str, prompt: list[int], new_tokens: int) -> list[int]:
         way = baselines.ARGS if method in shared else method
-        return baselines.METHODS[way](shared.get(method, pair), [prompt], new_tokens, K, W)[0]
+        decoder = own.get(method, others)
+        return baselines.METHODS[way](decoder, [prompt], new_tokens, K, W)[0]
 
     names = [baselines.TRANSFORMERS, baselines.GREEDY, baselines.ARGS]
     names += [*shared, baselines.K_COPIES, baselines.NAIVE]
