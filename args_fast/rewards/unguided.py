@@ -25,4 +25,4 @@ class NoOpinion(Judge):
             score = logprobs.gather(1, branch[:, None])[:, 0]
         # w * r is nothing at w = 0, and not known at k = 1 with any other w.
         score = torch.where(candidates.w == 0, score, torch.nan)
-        return branch, torch.full_like(candidates.w, torch.nan), score
+        return branch, rewards[:, 0], score
