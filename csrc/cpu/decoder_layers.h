@@ -95,11 +95,11 @@ class LayersOf {
     const float *weight_, *bias_;
   };
 
-  // Weight rows that a thread takes at a time: enough of them that no thread waits long for another.
+  // Weight rows that a thread takes at a time: its part of them all, in one go. Every new beginning
+  // waits for memory once, which the processor cannot foresee.
   int64_t share(int64_t N) const {
     constexpr int64_t LEAST = COLUMNS ? SINGLE_PANEL * WIDTH : 16;
-    if (threads_ == 1) return N;
-    return std::max(LEAST, (N / (threads_ * 4) + LEAST - 1) / LEAST * LEAST);
+    return threads_ == 1 ? N : std::max(LEAST, (N / threads_ + LEAST - 1) / LEAST * LEAST);
   }
 
   // Call use(x, begin, end) for shares of N weight rows, where x are the rows [M, K] that `row` gives.
