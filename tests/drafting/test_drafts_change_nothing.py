@@ -113,7 +113,7 @@ CASES = st.builds(
 def test_drafts_change_no_token(name):
     drawn, discarded, drafted, accepted = 0, 0, 0, 0
 
-    @settings(max_examples=examples(15))
+    @settings(max_examples=examples(8))
     @given(CASES, st.sampled_from([1, 2, 5, 8]))
     def check_case(case, length):
         nonlocal drawn, discarded, drafted, accepted
@@ -165,7 +165,7 @@ def test_any_interleaving_with_drafts(name):
 
     before = dict(FIGURES)
     Drafted.TestCase.settings = settings(
-        max_examples=examples(12), stateful_step_count=20, phases=[Phase.generate]
+        max_examples=examples(4), stateful_step_count=20, phases=[Phase.generate]
     )
     Drafted.TestCase().runTest()
     figures = {key: FIGURES[key] - before[key] for key in FIGURES}

@@ -85,7 +85,9 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
     assert server.api_keys == ("a", "b", "c")
     assert server.model_names == ("args-fast-tiny",)
     assert server.demonstration
-    engine = {f.name: models.options[f.name] for f in fields(EngineOptions) if f.metadata["flag"]}
+    engine = {
+        f.name: models.options.get(f.name) for f in fields(EngineOptions) if f.metadata["flag"]
+    }
     assert engine == {
         "max_batch_size": 4,
         "cache_bytes": 123456,
@@ -93,6 +95,7 @@ def test_options_reach_the_server(monkeypatch, tmp_path):
         "memory_fraction": 0.5,
         "torch_compile": True,
         "fused_layers": False,
+        "draft": None,
     }
     assert port == 8000
 
@@ -125,3 +128,11 @@ def test_bad_replicas_are_refused(replicas):
         Scale.parse(replicas, 1.0, 0)
     assert Scale.parse("2", 1.0, 0) == Scale(2, 2, 1.0, 0)
     assert Scale.parse("1:4", 0.5, 1) == Scale(1, 4, 0.5, 1)
+
+
+def test_drafts_reach_the_server(monkeypatch):
+    started = []
+    monkeypatch.setattr(subject, "_serve", lambda *given: started.append(given))
+    result = run("--draft", "ngram")
+    assert result.exit_code == 0, result.stderr
+    assert started[0][0].options["draft"] == "ngram"
