@@ -113,7 +113,7 @@ CASES = st.builds(
 def test_drafts_change_no_token(name):
     drawn, discarded, drafted, accepted = 0, 0, 0, 0
 
-    @settings(max_examples=examples(8))
+    @settings(max_examples=examples(15))
     @given(CASES, st.sampled_from([1, 2, 5, 8]))
     def check_case(case, length):
         nonlocal drawn, discarded, drafted, accepted
