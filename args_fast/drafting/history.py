@@ -57,7 +57,7 @@ class History(Drafts):
 
 
 class HistoryDrafter:
-    """Guesses that a text goes on as an earlier response did after the same tokens."""
+    """Guesses that a text continues as an earlier response did after the same tokens."""
 
     def __init__(self, history: History, prompt: tuple[int, ...]) -> None:
         self._history = history

@@ -17,7 +17,7 @@ class NGrams(Drafts):
 
 
 class NGramDrafter:
-    """Guesses that a text goes on as it did after the same tokens before."""
+    """Guesses that a text continues as it did after the same tokens before."""
 
     def __init__(self) -> None:
         self._suffixes = Suffixes()

@@ -122,7 +122,7 @@ class FusedLayers:
         products of many rows are faster than the op's."""
         if backend(self._device.type) != "cpp":
             return False
-        return self._layers.weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
+        return self._current_weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
 
     @torch.no_grad()
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int) -> None:

@@ -1,9 +1,9 @@
 """Where a model's weights lie on the CPU: in one piece of memory, in large pages.
 
-A step reads every weight once, in order. Scattered over small pages, that takes a sixth longer in
-float32 (docs/performance.md): more addresses to translate, and fewer streams that the processor can
-foresee. Only models that args-fast has loaded itself are moved; those of a caller stay where they
-are.
+A step reads every weight once, in order. Scattered over small pages, that takes up to a fifth
+longer in float32 (docs/performance.md): more addresses to translate, and fewer streams that the
+processor can foresee. Only models that args-fast has loaded itself are moved; those of a caller
+stay where they are.
 """
 
 import mmap
