@@ -4,7 +4,7 @@ import pytest
 import torch
 from cpp_ops import needs_cpp
 from hypothesis import given
-from layer_cases import ACTIVATIONS, layers_case, layers_cases
+from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, layers_case, layers_cases
 from op_cases import DTYPES, NAN, SPLIT, bits, siblings
 
 from args_fast.ops import plain_layers
@@ -39,17 +39,7 @@ def test_layers_of_any_shape(case):
     assert_layers(case)
 
 
-LLAMA = {"rotary": 8}
-OPT = {"norm": "layer", "gated": False, "biases": True, "activation": "relu"}
-SHAPES = {
-    "llama": LLAMA,
-    "qwen2": LLAMA | {"biases": True},
-    "qwen3": LLAMA | {"head_norms": True},
-    "mistral": LLAMA | {"windows": [7, 0]},
-    "partial": {"rotary": 4},
-    "opt": OPT,
-    "opt-350m": OPT | {"pre_norm": False, "final": False},
-    "gpt2": OPT | {"columns": True, "activation": "gelu_tanh"},
+ALL_SHAPES = SHAPES | {
     "llama in int8": LLAMA | {"int8": True},
     "opt in int8": OPT | {"int8": True},
     "llama adapted": LLAMA | {"ranks": [8, 0, 3]},
@@ -60,9 +50,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_layers_of_models(name, dtype):
-    assert_layers(layers_case([37, 0, SPLIT + 5], 5, dtype=dtype, **SHAPES[name]))
+    assert_layers(layers_case([37, 0, SPLIT + 5], 5, dtype=dtype, **ALL_SHAPES[name]))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -110,9 +100,9 @@ def part_of(case, sequences, rows):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, dtype):
-    case = layers_case([37, 0, SPLIT + 5, 16], 20, F=70, H=40, dtype=dtype, **SHAPES[name])
+    case = layers_case([37, 0, SPLIT + 5, 16], 20, F=70, H=40, dtype=dtype, **ALL_SHAPES[name])
     whole = run(decoder_layers(), case)  # 80 rows: two blocks
     every = list(range(20))
     for sequences, rows in [
@@ -129,9 +119,9 @@ def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, d
             assert torch.equal(bits(part), bits(tail[:, sequences][:, :, rows]))
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_the_bits_are_the_same_with_any_number_of_threads(name):
-    case = layers_case([37, 0, SPLIT + 5], 5, F=300, H=200, Hq=8, Hkv=4, **SHAPES[name])
+    case = layers_case([37, 0, SPLIT + 5], 5, F=300, H=200, Hq=8, Hkv=4, **ALL_SHAPES[name])
     before = torch.get_num_threads()
     try:
         results = []

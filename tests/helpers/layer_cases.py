@@ -9,6 +9,20 @@ from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
 
+# Shapes of layers that models have, as options of ``layers_case``.
+LLAMA = {"rotary": 8}
+OPT = {"norm": "layer", "gated": False, "biases": True, "activation": "relu"}
+SHAPES = {
+    "llama": LLAMA,
+    "qwen2": LLAMA | {"biases": True},
+    "qwen3": LLAMA | {"head_norms": True},
+    "mistral": LLAMA | {"windows": [7, 0]},
+    "partial": {"rotary": 4},
+    "opt": OPT,
+    "opt-350m": OPT | {"pre_norm": False, "final": False},
+    "gpt2": OPT | {"columns": True, "activation": "gelu_tanh"},
+}
+
 
 def layer_weights(
     H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, int8, dtype, seed

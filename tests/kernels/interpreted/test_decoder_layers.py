@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hypothesis import Phase, given, settings
-from layer_cases import ACTIVATIONS, layers_case, layers_cases
+from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, layers_case, layers_cases
 from op_cases import DTYPES, NAN, bits, chain, siblings, tree
 
 from args_fast.kernels import decoder_layers as module
@@ -38,20 +38,6 @@ def assert_layers(case):
     ):
         error = (got.double() - wanted.double()).norm()
         assert error <= TOLERANCE[case[TAIL_K].dtype] * wanted.double().norm()
-
-
-LLAMA = {"rotary": 8}
-OPT = {"norm": "layer", "gated": False, "biases": True, "activation": "relu"}
-SHAPES = {
-    "llama": LLAMA,
-    "qwen2": LLAMA | {"biases": True},
-    "qwen3": LLAMA | {"head_norms": True},
-    "mistral": LLAMA | {"windows": [7, 0]},
-    "partial": {"rotary": 4},
-    "opt": OPT,
-    "opt-350m": OPT | {"pre_norm": False, "final": False},
-    "gpt2": OPT | {"columns": True, "activation": "gelu_tanh"},
-}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
