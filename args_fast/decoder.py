@@ -54,6 +54,9 @@ class ArgsDecoder:
             for every request. Such a decoder runs one step at a time.
         options: how the engine uses the machine, as an ``EngineOptions`` or as its fields.
 
+    Attributes:
+        reward_names: what ``DecodingConfig.reward`` may name.
+
     Raises:
         UnsupportedModelError, RewardHeadError: the engine cannot drive a model.
         PairMismatchError: the models cannot work on the same ids.
@@ -83,6 +86,7 @@ class ArgsDecoder:
         self.device = backbone.device
         named = NamedRewards.of(rm)
         self._rewards = named.rewards
+        self.reward_names = named.names
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)

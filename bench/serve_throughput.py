@@ -1,10 +1,11 @@
 """Tokens per second of the server at 1, 4, 16 and 64 clients, next to the engine alone.
 
-    python -m args_fast.bench.serve_throughput --out bench/results/serve_throughput.json
+    python -m args_fast.bench.serve_throughput
 
-Clients ask at once, for a whole answer or a stream; the engine gets as many prompts in a list. All
-share the machine. Without --lm and --rm the models are random Llamas of 86M parameters. It stops
-after --seconds, with the rounds that it has.
+Clients ask at once, for whole answers or for streams; the engine alone gets as many prompts in a
+list. All share the machine. The three take turns, and a cost is the median over rounds of what the
+server took more than the engine did in the same round. Without --lm and --rm the models are random
+Llamas of 86M parameters. Results go to bench/results/serve_throughput.json.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers import LlamaForSequenceClassification as LlamaReward
 
 from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.bench import results
+from args_fast.bench.timing import environment
 from args_fast.serve import server
 from args_fast.serve.app import create_app
 from args_fast.serve.engine_view import EngineView
@@ -33,6 +36,7 @@ from args_fast.tiny_pair import LM
 
 CLIENTS, MODES = (1, 4, 16, 64), ("engine", "whole", "stream")
 PROMPT, NEW = 64, 24
+LEAST = 3  # rounds
 
 
 def decoder(given: argparse.Namespace) -> ArgsDecoder:
@@ -70,30 +74,57 @@ async def measure(given: argparse.Namespace, url: str) -> dict[int, dict[str, li
     transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(), retries=10)  # while it loads
     async with httpx.AsyncClient(base_url=url, timeout=600, transport=transport) as client:
         await client.get("/health")
-        end = time.monotonic() + given.seconds
-        for turn in range(given.rounds + 1):  # the first is a warm-up, of one client each
-            for n, mode in ((n, m) for n in CLIENTS for m in MODES if turn or n == 1):
-                if turn > 1 and time.monotonic() > end:
-                    return seconds
-                prompts = [[rng.randrange(2, 1536) for _ in range(PROMPT)] for _ in range(n)]
-                began = time.perf_counter()
-                if mode == "engine":
-                    alone.generate(prompts, config)
-                else:
-                    asked = [ask(client, prompt, stream=mode == "stream") for prompt in prompts]
-                    await asyncio.gather(*asked)
-                if turn:
-                    seconds[n][mode].append(time.perf_counter() - began)
+        for n in CLIENTS:
+            end = time.monotonic() + given.seconds / len(CLIENTS)
+            for turn in range(given.rounds + 1):  # the first is a warm-up
+                if turn > LEAST and time.monotonic() > end:
+                    break
+                for mode in MODES:
+                    prompts = [[rng.randrange(2, 1536) for _ in range(PROMPT)] for _ in range(n)]
+                    began = time.perf_counter()
+                    if mode == "engine":
+                        alone.generate(prompts, config)
+                    else:
+                        asked = [ask(client, prompt, stream=mode == "stream") for prompt in prompts]
+                        await asyncio.gather(*asked)
+                    if turn:
+                        seconds[n][mode].append(time.perf_counter() - began)
     return seconds
 
 
+def summary(n: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Tokens per second of each mode at n clients, and what the server costs."""
+    alone = seconds["engine"]
+    found: dict[str, Any] = {"rounds": len(alone)}
+    for mode, times in seconds.items():
+        found[mode] = {"tokens_per_second": round(n * NEW / statistics.median(times), 1)}
+        if mode != "engine":
+            costs = [1 - a / b for a, b in zip(alone, times, strict=True)]
+            found[mode] |= {
+                "cost": round(statistics.median(costs), 4),
+                "cost_of_rounds": [round(cost, 4) for cost in costs],
+            }
+    return found
+
+
+def shown(n: int, found: dict[str, Any]) -> str:
+    """A summary as one line."""
+    parts = [f"engine {found['engine']['tokens_per_second']:.1f}"]
+    for mode in MODES[1:]:
+        parts.append(f"{mode} {found[mode]['tokens_per_second']:.1f} ({found[mode]['cost']:+.1%})")
+    return f"{n:2} clients, tokens/s (cost): {', '.join(parts)}; {found['rounds']} rounds"
+
+
 def main() -> None:
-    """Measure, print a table, and keep the figures where that is asked for."""
+    """Measure, print a table, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("--lm", "--rm", "--out"):
+    for name in ("--lm", "--rm"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--out", type=Path, default=results.root() / "serve_throughput.json")
+    parser.add_argument("--rounds", type=int, default=9, help="at most, for each number of clients")
+    parser.add_argument(
+        "--seconds", type=float, default=240, help=f"in all; {LEAST} rounds are made in any case"
+    )
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
@@ -107,13 +138,19 @@ def main() -> None:
             seconds = asyncio.run(measure(given, f"http://127.0.0.1:{port}"))
         finally:
             process.terminate()
-    for n, by_mode in seconds.items():
-        rates = {m: n * NEW / statistics.median(times) for m, times in by_mode.items()}
-        shown = ", ".join(f"{m} {r:.1f} ({1 - r / rates['engine']:+.1%})" for m, r in rates.items())
-        print(f"{n:2} clients, tokens/s (cost): {shown}; {len(by_mode['stream'])} rounds")
-    if given.out:
-        about = {"pair": str(given.lm or "random, 86M"), "prompt": PROMPT, "new_tokens": NEW}
-        given.out.write_text(json.dumps(about | {"k": 10, "seconds": seconds}, indent=1) + "\n")
+    clients = {n: summary(n, by_mode) for n, by_mode in seconds.items()}
+    for n, found in clients.items():
+        print(shown(n, found))
+    document = {
+        "environment": environment(torch.device("cpu")),
+        "pair": given.lm.name if given.lm else "random, 86M",
+        "prompt": PROMPT,
+        "new_tokens": NEW,
+        "k": DecodingConfig().k,
+        "clients": clients,
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

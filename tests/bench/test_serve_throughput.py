@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from args_fast.bench import serve_throughput
 from args_fast.tiny_pair import LM, RM
 
@@ -12,8 +14,12 @@ def test_every_mode_is_measured(tmp_path, monkeypatch, capsys):
     command = ["serve_throughput", "--lm", str(LM), "--rm", str(RM), "--out", str(out)]
     monkeypatch.setattr("sys.argv", [*command, "--rounds", "1"])
     serve_throughput.main()
-    seconds = json.loads(out.read_text())["seconds"]
-    assert list(seconds) == ["1", "3"]
-    assert all(set(modes) == set(serve_throughput.MODES) for modes in seconds.values())
-    assert all(len(times) == 1 for modes in seconds.values() for times in modes.values())
+    document = json.loads(out.read_text())
+    assert list(document["clients"]) == ["1", "3"]
+    for found in document["clients"].values():
+        assert found["rounds"] == 1
+        for mode in ("whole", "stream"):
+            expected = 1 - found[mode]["tokens_per_second"] / found["engine"]["tokens_per_second"]
+            assert found[mode]["cost"] == pytest.approx(expected, abs=0.02)
+    assert document["environment"]["commit"]
     assert " 3 clients, tokens/s (cost): engine" in capsys.readouterr().out
