@@ -19,8 +19,8 @@ def main(port: int) -> None:
     warnings.filterwarnings("ignore", "the prompt is text")
     with server.listen("127.0.0.1", port) as listening:
         decoder = make_decoder()
-        # A page of a cache takes memory once it is written to, and unused pages are given out before
-        # used ones. How large the caches are is an option; that they fill up is not growth.
+        # A page takes memory once it is written to, and pages that were never used are given out
+        # first. How large the caches are is an option; that they fill up is not growth.
         for cache in decoder.engine.caches:
             cache.k_pages.zero_()
             cache.v_pages.zero_()
