@@ -157,6 +157,5 @@ def test_actors_guide_by_several_kinds_of_reward(source, tmp_path):
             file.write(json.dumps(line | ({"reward": reward} if reward else {})) + "\n")
         file.write("bad\n")
     alone = batch(mixed, tmp_path / "alone.jsonl", *kinds)
-    texts = [json.loads(line).get("text") for line in alone.splitlines()]
-    assert len(set(texts)) > 50
+    assert alone.count(b'"text"') == 60
     assert batch(mixed, tmp_path / "out.jsonl", *kinds, "--ray", "--actors", "2") == alone
