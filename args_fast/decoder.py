@@ -85,8 +85,7 @@ class ArgsDecoder:
         backbone = Backbone(lm, "language model", fused=self.options.fused_layers)
         self.device = backbone.device
         named = NamedRewards.of(rm)
-        self._rewards = named.rewards
-        self.reward_names = named.names
+        self._rewards, self.reward_names = named.rewards, named.names
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)
