@@ -76,10 +76,10 @@ async def measure(given: argparse.Namespace, url: str) -> dict[int, dict[str, li
         await client.get("/health")
         for n in CLIENTS:
             end = time.monotonic() + given.seconds / len(CLIENTS)
-            for turn in range(given.rounds + 1):  # the first is a warm-up
+            for turn in range(given.rounds + 1):  # the first is a warm-up of both processes
                 if turn > LEAST and time.monotonic() > end:
                     break
-                for mode in MODES:
+                for mode in MODES if turn else MODES[:2]:
                     prompts = [[rng.randrange(2, 1536) for _ in range(PROMPT)] for _ in range(n)]
                     began = time.perf_counter()
                     if mode == "engine":
