@@ -12,9 +12,10 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from args_fast.bench import models
 from args_fast.machine import available_memory
 from args_fast.models.linear import ARRIVALS
 from args_fast.ops import linear as ops_linear
@@ -73,9 +74,10 @@ class Prepared:
         self.expected = self._output(self.plainly, None)
 
     def add(self, op: str, device: torch.device, *arguments: Any) -> "Prepared":
-        """Every backend that has the op here."""
+        """Every backend that has the op here; torch's is a peer of the others."""
         for backend, implementation in TABLE[device.type][op].items():
-            self.ours.add(backend)
+            if backend != "torch":
+                self.ours.add(backend)
             self.calls[backend] = partial(implementation, *arguments)
         return self
 
@@ -136,25 +138,22 @@ TOY_AXES: dict[str, dict[str, tuple]] = {
     "commit": {"L": (2,), "B": (2,), "N": (3,), "Hkv D": ((2, 16),)},
     "select_commit": {"L": (2,), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((2, 16),)},
 }
-# Every linear layer of OPT-350M and 2.7B, LLaMA-7B and Llama-3-8B: weights [N, K], with a bias or
-# without. They are measured only where --op linear asks for them: a peer is compiled for each.
-LINEAR_LAYERS = (
-    *((1024, 1024, 1), (4096, 1024, 1), (1024, 4096, 1), (1024, 512, 0), (512, 1024, 0)),
-    *((50272, 512, 0), (2560, 2560, 1), (10240, 2560, 1), (2560, 10240, 1), (50272, 2560, 0)),
-    *((4096, 4096, 0), (11008, 4096, 0), (4096, 11008, 0), (32000, 4096, 0)),
-    *((1024, 4096, 0), (14336, 4096, 0), (4096, 14336, 0), (128256, 4096, 0)),
-)
-LINEAR: dict[str, tuple] = {"M": (1, 10, 16, 40), "N K bias": LINEAR_LAYERS}
+# The linear layers of these models are cases for --op linear alone: a peer is compiled for each.
+LINEAR_MODELS = ("opt-350m", "opt-2.7b", "llama-7b", "llama-3-8b")
+LINEAR_ROWS = (1, 10, 16, 40)
 TOY_LINEAR: dict[str, tuple] = {"M": (1,), "N K bias": ((48, 32, 0), (96, 32, 1))}
 
 
 def cases(toy: bool = False, op: str | None = None) -> list[Case]:
     """The cases of one op, or of those of a step; the most telling first: by the number of axes on
     which a case is not the typical one, the ops in turn among equals."""
-    tables = {**(TOY_AXES if toy else AXES), "linear": TOY_LINEAR if toy else LINEAR}
+    tables = TOY_AXES if toy else AXES
+    if op == "linear":
+        layers = {"M": LINEAR_ROWS, "N K bias": linear_layers()}
+        tables = {op: TOY_LINEAR if toy else layers}
     ranked = []
     for name, axes in tables.items():
-        if name != op and (op is not None or name == "linear"):
+        if op not in (None, name):
             continue
         for place in product(*(range(len(sizes)) for sizes in axes.values())):
             pairs: list[tuple[str, int]] = []
@@ -163,6 +162,17 @@ def cases(toy: bool = False, op: str | None = None) -> list[Case]:
                 pairs += zip(names.split(), size, strict=True)
             ranked.append((sum(i > 0 for i in place), sum(place), Case(name, tuple(pairs))))
     return [case for *_, case in sorted(ranked, key=lambda row: row[:2])]
+
+
+def linear_layers() -> tuple[tuple[int, int, int], ...]:
+    """Their weights [N, K], each with 1 for a bias or 0."""
+    layers = [
+        (layer.out_features, layer.in_features, int(layer.bias is not None))
+        for name in LINEAR_MODELS
+        for layer in models.language_model(name, "meta").modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    return tuple(dict.fromkeys(layers))
 
 
 def prepare(case: Case, device: torch.device) -> Prepared:
@@ -336,26 +346,7 @@ def _attention_peers(
 
 # ---- select, commit, select_commit ---------------------------------------------------------------
 
-COMPOSED = "torch composition"  # what one writes in torch, without a check of anything
 STEPS = 112  # that pages must hold: calls of one implementation between two resets
-
-
-def _composed_select(
-    hidden: Tensor, weight: Tensor, _: None, logprobs: Tensor, w: Tensor, tau: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    rewards = hidden.float() @ weight.float()
-    scores = logprobs + w[:, None] * rewards
-    branch = (scores / tau[:, None] + noise).argmax(dim=1, keepdim=True)
-    return branch[:, 0], rewards.gather(1, branch)[:, 0], scores.gather(1, branch)[:, 0]
-
-
-def _composed_commit(*arguments: Tensor) -> None:
-    tail_k, tail_v, branch, k_pages, v_pages, table, lengths = arguments
-    sequence = torch.arange(len(branch), device=branch.device)
-    page = table[sequence, lengths // PAGE_SIZE]
-    for rows, target in ((tail_k, k_pages), (tail_v, v_pages)):
-        target[:, page, lengths % PAGE_SIZE] = rows[:, sequence, branch]
-    lengths += 1
 
 
 def _to_select(device: torch.device, dtype: torch.dtype, B: int, k: int, H: int) -> tuple:
@@ -373,10 +364,7 @@ def _to_select(device: torch.device, dtype: torch.dtype, B: int, k: int, H: int)
 def _select(device: torch.device, dtype: torch.dtype, *, B: int, k: int, H: int) -> Prepared:
     arguments = _to_select(device, dtype, B, k, H)
     floor = (B * k + 1) * H * dtype.itemsize + 8 * B * k
-    prepared = Prepared(floor, lambda: plain.select(*arguments))
-    prepared.add("select", device, *arguments)
-    prepared.peer(COMPOSED, lambda: (lambda: _composed_select(*arguments), None))
-    return prepared
+    return Prepared(floor, lambda: plain.select(*arguments)).add("select", device, *arguments)
 
 
 def _commit(
@@ -402,22 +390,16 @@ def _commit(
     branch = torch.arange(B, device=device) % N
     chosen = _to_select(device, torch.float32, B, N, H) if H else ()
 
-    def made_of(select: Callable, commit: Callable) -> Call:
-        def call() -> tuple:
-            out = select(*chosen) if H else (branch,)
-            commit(*tail, out[0], *pages, table, lengths)
-            return out if H else ()
-
-        return call
+    def plainly() -> tuple:
+        out = plain.select(*chosen) if H else (branch,)
+        plain.commit(*tail, out[0], *pages, table, lengths)
+        return out if H else ()
 
     floor = 4 * B * row + ((B * N + 1) * H * 4 + 8 * B * N if H else 0)
-    prepared = Prepared(floor, made_of(plain.select, plain.commit), (*pages, lengths))
+    prepared = Prepared(floor, plainly, (*pages, lengths))
     if H:
-        prepared.add("select_commit", device, *chosen, *tail, *pages, table, lengths)
-    else:
-        prepared.add("commit", device, *tail, branch, *pages, table, lengths)
-    prepared.peer(COMPOSED, lambda: (made_of(_composed_select, _composed_commit), None))
-    return prepared
+        return prepared.add("select_commit", device, *chosen, *tail, *pages, table, lengths)
+    return prepared.add("commit", device, *tail, branch, *pages, table, lengths)
 
 
 # ---- linear --------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The slowdown over many settings at true sizes, within a budget of time: `make gpu-bench`.
 
-    python -m args_fast.bench.sweep --set headline --budget 540
+    python -m args_fast.bench.sweep --set A --budget 540
     python -m args_fast.bench.sweep --rehearse        # every case in miniature, on the CPU
 
 The most wanted cases come first. What is finished is written after every case, and the same command

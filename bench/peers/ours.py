@@ -1,4 +1,4 @@
-"""transformers and args-fast: greedy decoding, ARGS, and the two published ways of caching.
+"""transformers and args-fast: greedy decoding, and ARGS with three kinds of reward.
 
 The reward model has the language model's own weights with a head drawn at random, so it is of the
 same size; speed does not depend on what a head says. On the language model's own weights there are
@@ -32,24 +32,20 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     kind = getattr(torch, dtype)
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=kind)
     rm = AutoModelForSequenceClassification.from_pretrained(model, dtype=kind, num_labels=1)
-    others = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them
-    for one in (lm, rm):
-        placement.gather(one)  # as ArgsDecoder.from_pretrained does
+    scattered = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them
+    for gathered in (lm, rm):
+        placement.gather(gathered)  # as ArgsDecoder.from_pretrained does
     pair = ArgsDecoder(lm, rm)
-    shared = {baselines.HEAD: ArgsDecoder(lm, Head(deepcopy(rm.score)))}
+    decoders = {baselines.TRANSFORMERS: scattered, baselines.GREEDY: pair, baselines.ARGS: pair}
+    decoders[baselines.HEAD] = ArgsDecoder(lm, Head(deepcopy(rm.score)))
     if find_spec("peft"):
-        shared[baselines.ADAPTER] = ArgsDecoder(lm, adapter_on(rm))
-
-    own = {baselines.GREEDY: pair, baselines.ARGS: pair, **shared}
+        decoders[baselines.ADAPTER] = ArgsDecoder(lm, adapter_on(rm))
 
     def decode(method: str, prompt: list[int], new_tokens: int) -> list[int]:
-        way = baselines.ARGS if method in shared else method
-        decoder = own.get(method, others)
-        return baselines.METHODS[way](decoder, [prompt], new_tokens, K, W)[0]
+        way = baselines.METHODS.get(method, baselines.args)
+        return way(decoders[method], [prompt], new_tokens, K, W)[0]
 
-    names = [baselines.TRANSFORMERS, baselines.GREEDY, baselines.ARGS]
-    names += [*shared, baselines.K_COPIES, baselines.NAIVE]
-    return {name: partial(decode, name) for name in names}
+    return {name: partial(decode, name) for name in decoders}
 
 
 def adapter_on(rm: Any) -> Any:

@@ -5,7 +5,7 @@ import pytest
 from args_fast.bench import baselines, models
 from args_fast.bench.cases import SETS, USUAL, Case, tiny
 
-EVERY_CASE = [pytest.param(case, id=case.key) for case in SETS["all"] + SETS["cpu"]]
+EVERY_CASE = [pytest.param(case, id=case.key) for cases in SETS.values() for case in cases]
 
 
 @pytest.mark.parametrize("case", EVERY_CASE)

@@ -41,7 +41,7 @@ VISITS: dict[str, dict[str, int]] = {
     "C": {"build": 75, "ops": 80, "sanitize": 60, "models": 130},
 }
 # What needs no GPU is left to the machines without one.
-TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
+OP_TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
 CUDA_TESTS = ("tests/csrc/test_cuda_ops.py",)
 LAYER_TESTS = ("tests/ops/test_layers_on_device.py",)
 OK, SKIPPED, RED = "ok", "skipped", "RED"
@@ -69,7 +69,6 @@ class Check:
     python: str
     work: Path
     results: Path
-    out: Path | None
     end: float = 0.0
 
     @property
@@ -117,6 +116,9 @@ class Check:
         return Outcome(part, OK if code == 0 else RED, note + last.strip()[:300], seconds)
 
 
+Stage = Callable[[Check], list[Outcome]]
+
+
 def _die_with_parent() -> None:
     """A check that is killed leaves nothing running that the next one would be measured against."""
     if sys.platform == "linux":
@@ -150,37 +152,36 @@ def build(check: Check) -> list[Outcome]:
     return [outcome]
 
 
-def golden_command(check: Check, *more: str) -> list[str]:
-    command = [check.python, "-m", "args_fast.bench.engine_check", str(ROOT / "tests/golden")]
-    return [*command, "--device", check.device, *more]
-
-
 def test(check: Check) -> list[Outcome]:
-    outcomes = [check.run("golden decodes", golden_command(check))]
-    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
-    if absent:
-        note = f"{' and '.join(absent)} not installed here: the op tests were not run"
-        outcomes.append(Outcome("op tests", SKIPPED, note))
+    outcomes = [published(check)]
+    tests = OP_TESTS if check.dry_run else OP_TESTS + CUDA_TESTS
+    outcomes.append(run_tests(check, "op tests", tests))
+    if outcomes[-1].status == SKIPPED:
         toy = ["--check", "--toy", "--results", str(check.work / "outputs")]
-        return [*outcomes, check.run("op outputs", ops_command(check, *toy))]
-    tests = TESTS if check.dry_run else TESTS + CUDA_TESTS
-    return [*outcomes, run_tests(check, "op tests", tests)]
+        outcomes.append(check.run("op outputs", program(check, "ops_bench", *toy)))
+    return outcomes
 
 
 def layers(check: Check) -> list[Outcome]:
-    """The decoder layers as one op, before they are timed: what they compute, and whole decodes."""
-    golden = golden_command(check, "--fused-layers")
-    outcomes = [check.run("golden decodes, fused layers", golden)]
-    if find_spec("pytest") is None or find_spec("hypothesis") is None:
-        note = "pytest or hypothesis is not installed here: the layers' tests were not run"
-        return [*outcomes, Outcome("layer tests", SKIPPED, note)]
-    return [*outcomes, run_tests(check, "layer tests", LAYER_TESTS)]
+    """The decoder layers as one op, before they are timed: whole decodes, and what they compute."""
+    return [published(check, "--fused-layers"), run_tests(check, "layer tests", LAYER_TESTS)]
+
+
+def published(check: Check, *more: str) -> Outcome:
+    """The decodes of the published code, alone and in batches."""
+    script = str(ROOT / "tests/helpers/published_decodes.py")
+    command = [check.python, script, "--device", check.device, *more]
+    return check.run(" ".join(["golden decodes", *more]), command)
 
 
 def run_tests(check: Check, part: str, tests: tuple[str, ...]) -> Outcome:
+    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    if absent:
+        note = f"{' and '.join(absent)} not installed here: these tests were not run"
+        return Outcome(part, SKIPPED, note)
     command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
-    if not check.dry_run:  # golden decodes were run above, and an emulator proves nothing here
+    if not check.dry_run:  # golden decodes are run apart, and an emulator proves nothing here
         command += ["-k", "not emulated and not published_tokens"]
     if find_spec("xdist") is not None and not check.dry_run:
         command += ["-n", "8"]  # most of the time is Triton's compiler
@@ -191,10 +192,8 @@ def run_tests(check: Check, part: str, tests: tuple[str, ...]) -> Outcome:
 
 def sanitize(check: Check) -> list[Outcome]:
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if check.device != "cuda":
-        return [Outcome("sanitize", SKIPPED, "compute-sanitizer needs a GPU")]
-    if not Path(tool).exists():
-        return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not on this machine")]
+    if check.device != "cuda" or not Path(tool).exists():
+        return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not here, or no GPU")]
     outcomes = []
     end = check.end
     runs = [(kind, op) for kind in ("memcheck", "racecheck") for op in (None, "linear")]
@@ -202,8 +201,9 @@ def sanitize(check: Check) -> list[Outcome]:
         check.end = time.monotonic() + (end - time.monotonic()) / (len(runs) - number)
         # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
-        command += ["--target-processes", "application-only", *ops_command(check, "--check")]
-        command += ["--toy", "--results", str(check.work / kind), *(["--op", op] if op else [])]
+        command += ["--target-processes", "application-only"]
+        more = ["--check", "--toy", "--results", str(check.work / kind)]
+        command += program(check, "ops_bench", *more, *(["--op", op] if op else []))
         # Without the allocator's pool every tensor has bounds of its own.
         part = f"{kind} {op}" if op else kind
         outcomes.append(check.run(part, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
@@ -211,71 +211,66 @@ def sanitize(check: Check) -> list[Outcome]:
 
 
 def ops(check: Check) -> list[Outcome]:
-    seconds = max(5.0, check.seconds_left - 15)
-    more = ["--results", str(check.results), "--seconds", f"{seconds:.0f}"]
-    return [check.run("ops", ops_command(check, *more, *["--toy"] * check.dry_run))]
-
-
-def headline(check: Check) -> list[Outcome]:
-    return [check.run("headline", sweep_command(check, "A"))]
-
-
-def models(check: Check) -> list[Outcome]:
-    return [check.run("models", sweep_command(check, "C"))]
-
-
-def fused(check: Check) -> list[Outcome]:
-    return [check.run("fused", sweep_command(check, "B"))]
-
-
-def trace(check: Check) -> list[Outcome]:
-    return [check.run("trace", trace_command(check))]
-
-
-def fused_trace(check: Check) -> list[Outcome]:
-    return [check.run("fused trace", trace_command(check, "--fused-layers"))]
-
-
-def trace_command(check: Check, *more: str) -> list[str]:
-    command = [check.python, "-m", "args_fast.bench.graph_trace", "--results", str(check.results)]
-    return [*command, *more, *["--rehearse"] * check.dry_run]
+    more = ["--results", str(check.results), *seconds(check, 15), *["--toy"] * check.dry_run]
+    return [check.run("ops", program(check, "ops_bench", *more))]
 
 
 def linear(check: Check) -> list[Outcome]:
     """Writes the engine's table next to the code that was built here."""
-    more = ["--results", str(check.results), "--device", check.device, "--write-table"]
-    more += ["--seconds", f"{max(5.0, check.seconds_left - 20):.0f}"]
-    module = "args_fast.bench.linear_bench"
-    if check.dry_run:
-        interpreter = str(ROOT / "tests/helpers/interpreter.py")
-        toy = [module, *more, "--toy", "--table", str(check.work / "linear.json")]
-        return [check.run("linear", [check.python, interpreter, *toy], TRITON_INTERPRET="1")]
-    return [check.run("linear", [check.python, "-m", module, *more])]
+    more = ["--results", str(check.results), *seconds(check, 20), "--op", "linear", "--write-table"]
+    if not check.dry_run:
+        return [check.run("linear", program(check, "ops_bench", *more))]
+    command = program(
+        check, "ops_bench", *more, "--toy", "--table", str(check.work / "linear.json")
+    )
+    command[1:2] = [str(ROOT / "tests/helpers/interpreter.py")]  # for -m
+    return [check.run("linear", command, TRITON_INTERPRET="1")]
 
 
-def sweep_command(check: Check, cases: str) -> list[str]:
-    command = [check.python, "-m", "args_fast.bench.sweep", "--set", cases]
-    command += ["--device", check.device, "--results", str(check.results)]
-    command += ["--budget", f"{max(5.0, check.seconds_left - 10):.0f}", "--rounds", "3"]
-    return [*command, *["--rehearse"] * check.dry_run]
+def sweep(part: str, cases: str) -> Stage:
+    """The slowdown over a set of cases."""
+
+    def stage(check: Check) -> list[Outcome]:
+        more = ["--set", cases, "--results", str(check.results), *seconds(check, 10, "--budget")]
+        more += ["--rounds", "3", *["--rehearse"] * check.dry_run]
+        return [check.run(part, program(check, "sweep", *more))]
+
+    return stage
 
 
-def ops_command(check: Check, *more: str) -> list[str]:
-    return [check.python, "-m", "args_fast.bench.ops_bench", "--device", check.device, *more]
+def trace(part: str, *more: str) -> Stage:
+    """What a replayed step does."""
+
+    def stage(check: Check) -> list[Outcome]:
+        options = ["--results", str(check.results), *more, *["--rehearse"] * check.dry_run]
+        return [check.run(part, program(check, "graph_trace", *options))]
+
+    return stage
 
 
-STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
+def program(check: Check, module: str, *options: str) -> list[str]:
+    """The command of a module of bench/ on the device of this run."""
+    command = [check.python, "-m", f"args_fast.bench.{module}"]
+    return [*command, "--device", check.device, *options]
+
+
+def seconds(check: Check, spare: int, option: str = "--seconds") -> list[str]:
+    """As long as the stage has, less what its end takes."""
+    return [option, f"{max(5.0, check.seconds_left - spare):.0f}"]
+
+
+STAGES: dict[str, Stage] = {
     "build": build,
     "test": test,
-    "headline": headline,
-    "trace": trace,
+    "headline": sweep("headline", "A"),
+    "trace": trace("trace"),
     "linear": linear,
     "layers": layers,
-    "fused": fused,
-    "fused-trace": fused_trace,
+    "fused": sweep("fused", "B"),
+    "fused-trace": trace("fused trace", "--fused-layers"),
     "ops": ops,
     "sanitize": sanitize,
-    "models": models,
+    "models": sweep("models", "C"),
 }
 
 
@@ -345,13 +340,13 @@ def main() -> int:
         python=sys.executable,
         work=work,
         results=work / "results" if options.dry_run else ROOT / "bench" / "results",
-        out=Path(options.out).resolve() if options.out else None,
     )
     work.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     budget = VISITS[options.visit]
     stages = {name: budget[name] for name in options.stage or budget}
-    with Archive((check.out or work) / f"gpu-{options.visit}.tar.gz", check) as archive:
+    out = Path(options.out).resolve() if options.out else work
+    with Archive(out / f"gpu-{options.visit}.tar.gz", check) as archive:
         outcomes = visit(check, stages, options.seconds or sum(stages.values()))
     red = [outcome.part for outcome in outcomes if outcome.status == RED]
     print(f"{len(outcomes)} parts, red: {', '.join(red) or 'none'}; all of it: {archive.file}")

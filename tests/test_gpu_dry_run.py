@@ -3,10 +3,14 @@
 import json
 import sys
 import tarfile
+from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 
 import pytest
 
-from args_fast.bench import gpu_dry_run
+SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_dry_run.py"
+gpu_dry_run = SimpleNamespace(**run_path(str(SCRIPT)))
 
 WRITE = """
 import json, sys, tarfile, time

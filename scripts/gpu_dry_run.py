@@ -1,6 +1,6 @@
-"""The three visits of gpu_check.py without a GPU: each is killed once and then run to its end.
+"""The three visits of bench/gpu_check.py without a GPU: each is killed once, then run to its end.
 
-    python bench/gpu_dry_run.py --log bench/results/gpu-dry-run
+    python scripts/gpu_dry_run.py --log bench/results/gpu-dry-run
 
 For each visit it starts the dry run and waits until a result is in the archive, then kills it as a
 machine that is taken away does; checks that the archive is whole and every result in it can be

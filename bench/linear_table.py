@@ -1,0 +1,63 @@
+"""The engine's table of few-row products, from what bench/ops_bench.py measured of ``linear``.
+
+Every distinct linear layer of four models, at the rows that a step has: 1 (greedy), 10, 16 and 40
+(candidates), by torch (cuBLAS on CUDA), by inductor and by kernels/triton/linear.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from args_fast.models.linear import Entry, read_table, write_table
+
+# Rows that the kernel pads alike, and the measurements that speak for all of them; 17 to 32 have
+# none and stay with torch.
+PADDINGS = {(1, 1): (1,), (2, 16): (10, 16), (33, 64): (40,)}
+MARGIN = 0.98  # of torch's time: what the kernel has to stay under to enter the table
+
+
+def update(document: dict[str, Any], source: str, table: Path) -> None:
+    """Enter what a document says into a table; ``source`` is the document's file."""
+    new = entries(document, source)
+    for entry in new:
+        print(f"rows {entry.first}-{entry.last}, {entry.N} x {entry.K}: {entry.use}")
+    write_table(merge(read_table(table) if table.exists() else [], new), table)
+    print(f"written to {table}")
+
+
+def entries(document: dict[str, Any], source: str) -> list[Entry]:
+    """The lines of the table that follow: where the kernel beats torch at every measured row count
+    of a padding, with and without a bias, it is used."""
+    device = document["environment"]["device"]
+    dtype = "bfloat16" if document["environment"]["cuda"] else "float32"
+    cases = [(case["sizes"], _medians(case)) for case in document["cases"]]
+    lines = []
+    for N, K in sorted({(sizes["N"], sizes["K"]) for sizes, _ in cases}):
+        for (first, last), rows in PADDINGS.items():
+            same = [
+                (sizes["M"], medians)
+                for sizes, medians in cases
+                if (sizes["N"], sizes["K"]) == (N, K) and sizes["M"] in rows
+            ]
+            known = [medians for _, medians in same if medians is not None]
+            if {M for M, _ in same} != set(rows) or len(known) < len(same):
+                continue  # not measured, or not whole
+            wins = all(triton < MARGIN * torch for torch, triton in known)
+            use = "triton" if wins else "torch"
+            lines.append(Entry(device, dtype, first, last, N, K, use, source))
+    return lines
+
+
+def _medians(case: dict[str, Any]) -> tuple[float, float] | None:
+    """Of torch and of the kernel, replayed from graphs where there are graphs."""
+    times = {row["name"]: row["graph"] or row["eager"] for row in case["rows"]}
+    pair = times.get("torch"), times.get("triton")
+    return (pair[0]["median"], pair[1]["median"]) if pair[0] and pair[1] else None
+
+
+def merge(old: list[Entry], new: list[Entry]) -> list[Entry]:
+    """New measurements replace those of the same device, type, rows and shape."""
+
+    def key(entry: Entry) -> tuple:
+        return entry.device, entry.dtype, entry.first, entry.last, entry.N, entry.K
+
+    return list({key(entry): entry for entry in [*old, *new]}.values())
