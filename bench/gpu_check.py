@@ -36,9 +36,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Stages of a visit, with their seconds; what a stage leaves over goes to the later ones.
 VISITS: dict[str, dict[str, int]] = {
-    "A": {"build": 75, "test": 90, "headline": 140, "trace": 35},
-    "B": {"build": 75, "linear": 75, "layers": 85, "fused": 100, "fused-trace": 25},
-    "C": {"build": 75, "ops": 80, "sanitize": 60, "models": 130},
+    "A": {"build": 75, "golden": 30, "test": 60, "headline": 140, "trace": 35},
+    "B": {
+        "build": 75,
+        "linear": 75,
+        "fused-golden": 30,
+        "layers": 55,
+        "fused": 100,
+        "fused-trace": 25,
+    },
+    "C": {"build": 75, "ops": 60, "sanitize": 100, "models": 125},
 }
 # What needs no GPU is left to the machines without one.
 TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
@@ -155,38 +162,53 @@ def golden_command(check: Check, *more: str) -> list[str]:
     return [*command, "--device", check.device, *more]
 
 
+def golden(check: Check) -> list[Outcome]:
+    return [check.run("golden decodes", golden_command(check))]
+
+
 def test(check: Check) -> list[Outcome]:
-    outcomes = [check.run("golden decodes", golden_command(check))]
-    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
-    if absent:
-        note = f"{' and '.join(absent)} not installed here: the op tests were not run"
-        outcomes.append(Outcome("op tests", SKIPPED, note))
+    if absent := no_tests():
         toy = ["--check", "--toy", "--results", str(check.work / "outputs")]
-        return [*outcomes, check.run("op outputs", ops_command(check, *toy))]
-    tests = TESTS if check.dry_run else TESTS + CUDA_TESTS
-    return [*outcomes, run_tests(check, "op tests", tests)]
+        outcome = check.run("op outputs", ops_command(check, *toy))
+        return [Outcome("op tests", SKIPPED, f"{absent}: they were not run"), outcome]
+    return [run_tests(check, "op tests", TESTS if check.dry_run else TESTS + CUDA_TESTS)]
+
+
+def fused_golden(check: Check) -> list[Outcome]:
+    """Whole decodes with the layers as one op, before they are timed."""
+    command = golden_command(check, "--fused-layers")
+    return [check.run("golden decodes, fused layers", command)]
 
 
 def layers(check: Check) -> list[Outcome]:
-    """The decoder layers as one op, before they are timed: what they compute, and whole decodes."""
-    golden = golden_command(check, "--fused-layers")
-    outcomes = [check.run("golden decodes, fused layers", golden)]
-    if find_spec("pytest") is None or find_spec("hypothesis") is None:
-        note = "pytest or hypothesis is not installed here: the layers' tests were not run"
-        return [*outcomes, Outcome("layer tests", SKIPPED, note)]
-    return [*outcomes, run_tests(check, "layer tests", LAYER_TESTS)]
+    if absent := no_tests():
+        return [Outcome("layer tests", SKIPPED, f"{absent}: they were not run")]
+    return [run_tests(check, "layer tests", LAYER_TESTS)]
+
+
+def no_tests() -> str:
+    """What the tests want and this machine does not have."""
+    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    return f"{' and '.join(absent)} not installed here" if absent else ""
 
 
 def run_tests(check: Check, part: str, tests: tuple[str, ...]) -> Outcome:
-    command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-    command += ["--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
-    if not check.dry_run:  # golden decodes were run above, and an emulator proves nothing here
+    command = tests_command(check, tests)
+    if not check.dry_run:  # golden decodes have a stage, and an emulator proves nothing here
         command += ["-k", "not emulated and not published_tokens"]
     if find_spec("xdist") is not None and not check.dry_run:
         command += ["-n", "8"]  # most of the time is Triton's compiler
+    return check.run(part, command, **test_variables(check))
+
+
+def tests_command(check: Check, tests: tuple[str, ...]) -> list[str]:
+    command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    return [*command, "--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
+
+
+def test_variables(check: Check) -> dict[str, str]:
     # Processes that the tests start find the package by PYTHONPATH and not by their folder.
-    variables = {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
-    return check.run(part, command, **variables)
+    return {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
 
 
 def sanitize(check: Check) -> list[Outcome]:
@@ -196,18 +218,31 @@ def sanitize(check: Check) -> list[Outcome]:
     if not Path(tool).exists():
         return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not on this machine")]
     outcomes = []
+    if absent := no_tests():
+        outcomes.append(Outcome("sanitize layers", SKIPPED, absent))
     end = check.end
-    runs = [(kind, op) for kind in ("memcheck", "racecheck") for op in (None, "linear")]
-    for number, (kind, op) in enumerate(runs):
+    parts = ("ops",) if absent else ("ops", "layers")
+    runs = [(kind, what) for kind in ("memcheck", "racecheck") for what in parts]
+    for number, (kind, what) in enumerate(runs):
         check.end = time.monotonic() + (end - time.monotonic()) / (len(runs) - number)
         # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
-        command += ["--target-processes", "application-only", *ops_command(check, "--check")]
-        command += ["--toy", "--results", str(check.work / kind), *(["--op", op] if op else [])]
+        command += ["--target-processes", "application-only", *sanitized(check, kind)[what]]
         # Without the allocator's pool every tensor has bounds of its own.
-        part = f"{kind} {op}" if op else kind
-        outcomes.append(check.run(part, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
+        variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", **test_variables(check)}
+        outcomes.append(check.run(f"{kind} {what}", command, **variables))
     return outcomes
+
+
+def sanitized(check: Check, kind: str) -> dict[str, list[str]]:
+    """What a sanitizer looks at: every op at sizes whose programs meet (splits, merges, tickets,
+    products of few rows), and the decoder layers with norms before and after."""
+    toy = ["--check", "--toy", "--op", "all", "--results", str(check.work / kind)]
+    tests = tests_command(check, tuple(f"{name}::test_layers" for name in LAYER_TESTS))
+    return {
+        "ops": ops_command(check, *toy),
+        "layers": [*tests, "-k", "bfloat16 and (llama or opt-350m)"],
+    }
 
 
 def ops(check: Check) -> list[Outcome]:
@@ -266,6 +301,8 @@ def ops_command(check: Check, *more: str) -> list[str]:
 
 STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
     "build": build,
+    "golden": golden,
+    "fused-golden": fused_golden,
     "test": test,
     "headline": headline,
     "trace": trace,

@@ -4,9 +4,10 @@
     python -m args_fast.bench.linear_bench --write-table    # and the engine uses what it found
     TRITON_INTERPRET=1 python -m args_fast.bench.linear_bench --device cpu --toy    # a rehearsal
 
-Every distinct linear layer of four models, at the rows that a step has: 1 (greedy), 10, 16 and 40
-(candidates), by torch (cuBLAS on CUDA), by inductor and by kernels/triton/linear.py. It is the op
-benchmark (bench/ops_bench.py) of one op: the same check, table, files and way of continuing.
+Every distinct linear layer of six models, and their merged ones (q, k and v; gate and up), at the
+rows that a step has: 1 (greedy), 10, 16 and 40 (candidates), by torch (cuBLAS on CUDA) and by
+kernels/triton/linear.py. It is the op benchmark (bench/ops_bench.py) of one op: the same check,
+table, files and way of continuing.
 """
 
 import argparse
@@ -26,12 +27,12 @@ PADDINGS = {(1, 1): (1,), (2, 16): (10, 16), (33, 64): (40,)}
 MARGIN = 0.98  # of torch's time: what the kernel has to stay under to enter the table
 
 
-def entries(document: dict[str, Any], source: str) -> list[Entry]:
+def entries(document: dict[str, Any], source: str, *, cuda: bool) -> list[Entry]:
     """The lines of the engine's table that follow: where the kernel beats torch at every measured
     row count of a padding, with and without a bias, it is used."""
     device = document["environment"]["device"]
-    dtype = "bfloat16" if document["environment"]["cuda"] else "float32"
-    cases = [(case["sizes"], _medians(case)) for case in document["cases"]]
+    dtype, kind = ("bfloat16", "graph") if cuda else ("float32", "eager")
+    cases = [(case["sizes"], _medians(case, kind)) for case in document["cases"]]
     lines = []
     for N, K in sorted({(sizes["N"], sizes["K"]) for sizes, _ in cases}):
         for (first, last), rows in PADDINGS.items():
@@ -49,9 +50,10 @@ def entries(document: dict[str, Any], source: str) -> list[Entry]:
     return lines
 
 
-def _medians(case: dict[str, Any]) -> tuple[float, float] | None:
-    """Of torch and of the kernel, replayed from graphs where there are graphs."""
-    times = {row["name"]: row["graph"] or row["eager"] for row in case["rows"]}
+def _medians(case: dict[str, Any], kind: str) -> tuple[float, float] | None:
+    """Of torch and of the kernel, by one kind of call. On CUDA by graphs alone: calls from Python
+    may be the host's time, which says nothing of a kernel."""
+    times = {row["name"]: row[kind] for row in case["rows"]}
     pair = times.get("torch"), times.get("triton")
     return (pair[0]["median"], pair[1]["median"]) if pair[0] and pair[1] else None
 
@@ -81,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     file, document = ops_bench.run(
         device, folder, seconds=options.seconds, toy=options.toy, op="linear"
     )
-    new = entries(document, file.name)
+    new = entries(document, file.name, cuda=device.type == "cuda")
     for entry in new:
         print(f"rows {entry.first}-{entry.last}, {entry.N} x {entry.K}: {entry.use}")
     if options.write_table:

@@ -131,30 +131,45 @@ AXES: dict[str, dict[str, tuple]] = {
 TOY_AXES: dict[str, dict[str, tuple]] = {
     # 1500 tokens of one prompt are split over blocks, whose last one merges what they found.
     "branch_attention": {"t": (33, 5, 1500), "N": (3, 1), "Hq Hkv D": ((4, 2, 16),), "B": (1, 2)},
-    "topk_logprobs": {"V": (997,), "B": (1, 2), "k": (10,)},
+    # 5003 logits are two blocks of the CUDA op, and 24 layers three; the last one to end merges.
+    "topk_logprobs": {"V": (997, 5003), "B": (1, 2), "k": (10,)},
     "select": {"B": (2,), "k": (10,), "H": (48,)},
     "commit": {"L": (2,), "B": (2,), "N": (3,), "Hkv D": ((2, 16),)},
-    "select_commit": {"L": (2,), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((2, 16),)},
+    "select_commit": {"L": (24, 2), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((8, 64), (2, 16))},
 }
-# Every linear layer of OPT-350M and 2.7B, LLaMA-7B and Llama-3-8B: weights [N, K], with a bias or
-# without. They are measured only where --op linear asks for them: a peer is compiled for each.
+# Every linear layer of OPT-2.7B, 350M and 125M, Qwen3-0.6B, LLaMA-7B and Llama-3-8B: weights
+# [N, K], with a bias or without; then those of q, k and v, or of gate and up, as one.
 LINEAR_LAYERS = (
+    *((2560, 2560, 1), (10240, 2560, 1), (2560, 10240, 1), (50272, 2560, 0)),
     *((1024, 1024, 1), (4096, 1024, 1), (1024, 4096, 1), (1024, 512, 0), (512, 1024, 0)),
-    *((50272, 512, 0), (2560, 2560, 1), (10240, 2560, 1), (2560, 10240, 1), (50272, 2560, 0)),
-    *((4096, 4096, 0), (11008, 4096, 0), (4096, 11008, 0), (32000, 4096, 0)),
+    *((50272, 512, 0), (768, 768, 1), (3072, 768, 1), (768, 3072, 1), (50272, 768, 0)),
+    *((2048, 1024, 0), (1024, 1024, 0), (1024, 2048, 0), (3072, 1024, 0), (1024, 3072, 0)),
+    *((151936, 1024, 0), (4096, 4096, 0), (11008, 4096, 0), (4096, 11008, 0), (32000, 4096, 0)),
     *((1024, 4096, 0), (14336, 4096, 0), (4096, 14336, 0), (128256, 4096, 0)),
 )
-LINEAR: dict[str, tuple] = {"M": (1, 10, 16, 40), "N K bias": LINEAR_LAYERS}
-TOY_LINEAR: dict[str, tuple] = {"M": (1,), "N K bias": ((48, 32, 0), (96, 32, 1))}
+MERGED_LAYERS = (
+    *((7680, 2560, 1), (3072, 1024, 1), (2304, 768, 1), (4096, 1024, 0), (6144, 1024, 0)),
+    *((12288, 4096, 0), (22016, 4096, 0), (6144, 4096, 0), (28672, 4096, 0)),
+)
+LINEAR: dict[str, tuple] = {"M": (1, 10, 16, 40), "N K bias": LINEAR_LAYERS + MERGED_LAYERS}
+# One row; and three, whose sums over K are divided among programs.
+TOY_LINEAR: dict[str, tuple] = {"M": (1, 3), "N K bias": ((96, 32, 1), (64, 1024, 0))}
 
 
 def cases(toy: bool = False, op: str | None = None) -> list[Case]:
     """The cases of one op, or of those of a step; the most telling first: by the number of axes on
-    which a case is not the typical one, the ops in turn among equals."""
-    tables = {**(TOY_AXES if toy else AXES), "linear": TOY_LINEAR if toy else LINEAR}
+    which a case is not the typical one, the ops in turn among equals. Of linear: layer by layer, as
+    a layer enters the engine's table only with all its rows. "all": of a step, then of linear."""
+    if op == "all":
+        return cases(toy) + cases(toy, "linear")
+    if op == "linear":
+        axes = TOY_LINEAR if toy else LINEAR
+        shapes = [dict(zip(("N", "K", "bias"), layer, strict=True)) for layer in axes["N K bias"]]
+        return [Case(op, tuple({"M": M, **sizes}.items())) for sizes in shapes for M in axes["M"]]
+    tables = TOY_AXES if toy else AXES
     ranked = []
     for name, axes in tables.items():
-        if name != op and (op is not None or name == "linear"):
+        if op not in (None, name):
             continue
         for place in product(*(range(len(sizes)) for sizes in axes.values())):
             pairs: list[tuple[str, int]] = []
@@ -446,23 +461,9 @@ def _linear(
         wide = None if bias is None else bias.double()
         return linear(x.double(), weight.double(), wide).to(dtype)
 
-    def inductor() -> tuple[Call, None]:
-        if device.type != "cuda":
-            raise NotHereError("compiled on CUDA only")
-        torch.compiler.reset()
-        mode = "max-autotune-no-cudagraphs"
-        compiled = torch.compile(
-            lambda x, weight, bias: linear(x, weight, bias),
-            mode=mode,
-            dynamic=False,
-            fullgraph=True,
-        )
-        return through(compiled), None
-
     floor = dtype.itemsize * (N * K + M * K + M * N + bias * N)
     prepared = Prepared(floor, through(exact), per_call=copies)
     prepared.ours.add("triton")
     prepared.calls["triton"] = through(lambda *tensors: ops_linear.linear(*tensors, arrivals))
     prepared.peer("torch", lambda: (through(linear), None))
-    prepared.peer("inductor", inductor)
     return prepared

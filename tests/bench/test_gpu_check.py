@@ -17,15 +17,22 @@ from args_fast.ops.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
+TOOLS = ("memcheck", "racecheck")
 
 
 def test_a_dry_run_is_green_and_leaves_its_results(tmp_path):
     command = [sys.executable, ROOT / "bench" / "gpu_check.py", "C", "--dry-run"]
     command += ["--stage", "sanitize", "--stage", "ops", "--work", tmp_path / "work"]
+    make = tmp_path / "bin" / "make"  # which must not be there for any stage
+    make.parent.mkdir()
+    make.write_text(f"#!/bin/sh\ntouch {tmp_path}/made\nexit 1\n")
+    make.chmod(0o755)
     environment = {**os.environ, "OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{make.parent}:{os.environ['PATH']}"
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "red: none" in run.stdout
+    assert not (tmp_path / "made").exists()
     (file,) = (tmp_path / "work" / "results").glob("*/ops-toy-*.json")
     document = json.loads(file.read_text())
     assert document["not_reached"] == []
@@ -164,13 +171,14 @@ def test_a_check_that_is_killed_leaves_nothing_running_and_is_gone_on_with(tmp_p
 
 def test_a_stage_gets_the_time_that_earlier_ones_leave(tmp_path, monkeypatch, capsys):
     arguments = ["gpu_check", "A", "--dry-run", "--work", str(tmp_path), "--seconds", "34"]
+    share = 34 / sum(gpu_check.VISITS["A"].values())
     monkeypatch.setattr(sys, "argv", arguments)
     left = {}
 
     def stage(name):
         def run(check):
             left[name] = check.seconds_left
-            if name == "test":
+            if name == "golden":
                 raise ValueError("broken")
             return [gpu_check.Outcome(name, gpu_check.OK, "")]
 
@@ -178,7 +186,79 @@ def test_a_stage_gets_the_time_that_earlier_ones_leave(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(gpu_check, "STAGES", {name: stage(name) for name in gpu_check.STAGES})
     assert gpu_check.main() == 1
-    assert left["build"] == pytest.approx(7.5, abs=1)
-    assert left["test"] == pytest.approx(16.5, abs=1)  # its own and what build has left
-    assert left["trace"] == pytest.approx(34, abs=1)
-    assert "RED      test               0.0 s  ValueError: broken" in capsys.readouterr().out
+    assert left["build"] == pytest.approx(75 * share, abs=0.5)
+    assert left["golden"] == pytest.approx(105 * share, abs=0.5)  # with what build has left
+    assert left["test"] == pytest.approx(165 * share, abs=0.5)
+    assert left["trace"] == pytest.approx(34, abs=0.5)
+    assert "RED      golden             0.0 s  ValueError: broken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("visit", gpu_check.VISITS)
+def test_a_visit_ends_within_six_minutes_and_stands_alone(visit):
+    stages = gpu_check.VISITS[visit]
+    assert next(iter(stages)) == "build"
+    assert sum(stages.values()) <= 360
+    assert set(stages) <= set(gpu_check.STAGES)
+
+
+@pytest.fixture
+def on_cuda(tmp_path):
+    """A check of a GPU whose commands are noted and not run."""
+
+    class Noted(gpu_check.Check):
+        def run(self, part, command, **variables):
+            commands[part] = command
+            return gpu_check.Outcome(part, gpu_check.OK, "fine")
+
+    commands = {}
+    check = Noted("cuda", False, sys.executable, tmp_path, tmp_path / "results", None)
+    check.end, check.commands = time.monotonic() + 60, commands
+    return check
+
+
+def test_ops_that_were_asked_for_and_not_built_are_red(on_cuda):
+    (outcome,) = gpu_check.build(on_cuda)
+    assert outcome.status == gpu_check.RED
+    assert outcome.note.startswith("not built: _cpu.so, _cuda.so")
+    for name in ("_cpu.so", "_cuda.so"):
+        assert name in outcome.note
+        library = on_cuda.library / "args_fast" / name
+        library.parent.mkdir(exist_ok=True)
+        library.touch()
+        (outcome,) = gpu_check.build(on_cuda)
+    assert (outcome.status, outcome.note) == (gpu_check.OK, "_cpu.so _cuda.so")
+
+
+def test_sanitizers_look_at_what_programs_share(on_cuda, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: str(tmp_path))
+    assert {o.status for o in gpu_check.sanitize(on_cuda)} == {gpu_check.OK}
+    assert set(on_cuda.commands) == {f"{a} {b}" for a in TOOLS for b in ("ops", "layers")}
+    for part, command in on_cuda.commands.items():
+        assert command[command.index("--tool") + 1] == part.split()[0]
+        assert ("test_layers_on_device.py::test_layers" in " ".join(command)) == ("layers" in part)
+        assert (command[-1] == "bfloat16 and (llama or opt-350m)") == ("layers" in part)
+        if part.endswith("ops"):
+            assert command[command.index("--op") + 1] == "all"
+
+
+def test_toy_sizes_enter_splits_merges_and_tickets():
+    """The numbers are those of the kernels, for 108 multiprocessors and 2 bytes an element."""
+    from args_fast.kernels.branch_attention import TUNING
+    from args_fast.kernels.linear import TUNING as LINEAR
+    from args_fast.kernels.linear import divide
+
+    toy = [(case.op, dict(case.sizes)) for case in ops_cases.cases(toy=True, op="all")]
+    tile, units = 2048, 1024  # csrc/cuda: logits of a block; 16-byte pieces of a block of commits
+    block_n = TUNING[8, 0]["blocks"][2, 16][16][0]
+    _, block_k, *_ = LINEAR[8, 0]["few"][2, 16]
+    assert any(op == "topk_logprobs" and s["V"] > 2 * tile for op, s in toy)
+    assert any(
+        op == "select_commit" and 2 * s["L"] * s["Hkv"] * s["D"] * 2 // 16 > 2 * units
+        for op, s in toy
+    )
+    assert any(op == "branch_attention" and s["t"] > 2 * block_n for op, s in toy)
+    assert any(
+        op == "linear" and s["M"] > 1 and divide(1, s["K"] // block_k, 2 * 108, 0.25) > 1
+        for op, s in toy
+    )
+    assert any(op == "linear" and s["M"] == 1 for op, s in toy)
