@@ -70,7 +70,7 @@ CURVE = replace(PAIR, methods=(*USUAL, baselines.K_COPIES))
 OPTIONS = (*USUAL, baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD)
 FUSED = (*USUAL, baselines.GREEDY_FUSED, baselines.ARGS_FUSED)
 COMPILED = (baselines.ARGS_COMPILED, baselines.GREEDY_COMPILED)
-PAPER = [  # the first visit of bench/gpu_check.py
+PAPER = [  # the first visit of scripts/gpu_check.py
     replace(PAIR, rm=rm, prompt=prompt, new_tokens=48, methods=OPTIONS)
     for prompt in (128, 1900)
     for rm in ("opt-350m", "opt-125m")

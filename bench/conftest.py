@@ -32,10 +32,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
         for prompt, methods in steps(decodes).items():
             write(f"\nprompt {prompt}: {slowdown.headline(methods)}")
             greedies = [name for name in methods if name in baselines.GREEDIES]
-            write(slowdown.as_text(slowdown.table(methods, greedies, bandwidth)))
+            write(slowdown.as_markdown(slowdown.table(methods, greedies, bandwidth)))
     if requests:
         write("\nseveral requests")
-        write(slowdown.as_text(throughput(requests)))
+        write(slowdown.as_markdown(throughput(requests)))
 
 
 def steps(results: list[Any]) -> dict[int, dict[str, slowdown.Figures]]:

@@ -5,8 +5,9 @@
 Decodes one prompt, lets torch.profiler trace some steps once their graphs are captured, and writes
 bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
 median time; the shares of the time in which no kernel runs, one runs, and kernels of two streams
-run at once; and the gaps between a kernel and the next of its stream. --rehearse traces CPU ops of
-tiny models, to show that the program works.
+run at once; and the gaps between a kernel and the next of its stream. Unlike the profilers of single
+kernels, torch's leaves clocks and caches as they are. --rehearse traces CPU ops of tiny models, to
+show that the program works.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from transformers.utils import logging
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.bench import cases, models, results, slowdown
-from args_fast.bench.baselines.engine import variant
+from args_fast.bench.baselines.engine import require_what_was_asked, variant
 from args_fast.bench.sweep import build
 from args_fast.bench.timing import describe
 
@@ -99,6 +100,7 @@ def trace(pair: ArgsDecoder, case: cases.Case, steps: int) -> list[dict[str, Any
             next(stream)
         if pair.device.type == "cuda":
             torch.cuda.synchronize(pair.device)
+    require_what_was_asked(pair)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(file))

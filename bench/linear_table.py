@@ -1,7 +1,8 @@
 """The engine's table of few-row products, from what bench/ops_bench.py measured of ``linear``.
 
-Every distinct linear layer of four models, at the rows that a step has: 1 (greedy), 10, 16 and 40
-(candidates), by torch (cuBLAS on CUDA), by inductor and by kernels/triton/linear.py.
+Every distinct linear layer of six models, and their merged ones (q, k and v; gate and up), at the
+rows that a step has: 1 (greedy), 10, 16 and 40 (candidates), by torch (cuBLAS on CUDA) and by
+kernels/triton/linear.py.
 """
 
 from pathlib import Path
@@ -15,21 +16,21 @@ PADDINGS = {(1, 1): (1,), (2, 16): (10, 16), (33, 64): (40,)}
 MARGIN = 0.98  # of torch's time: what the kernel has to stay under to enter the table
 
 
-def update(document: dict[str, Any], source: str, table: Path) -> None:
+def update(document: dict[str, Any], source: str, table: Path, *, cuda: bool) -> None:
     """Enter what a document says into a table; ``source`` is the document's file."""
-    new = entries(document, source)
+    new = entries(document, source, cuda=cuda)
     for entry in new:
         print(f"rows {entry.first}-{entry.last}, {entry.N} x {entry.K}: {entry.use}")
     write_table(merge(read_table(table) if table.exists() else [], new), table)
     print(f"written to {table}")
 
 
-def entries(document: dict[str, Any], source: str) -> list[Entry]:
+def entries(document: dict[str, Any], source: str, *, cuda: bool) -> list[Entry]:
     """The lines of the table that follow: where the kernel beats torch at every measured row count
     of a padding, with and without a bias, it is used."""
     device = document["environment"]["device"]
-    dtype = "bfloat16" if document["environment"]["cuda"] else "float32"
-    cases = [(case["sizes"], _medians(case)) for case in document["cases"]]
+    dtype, kind = ("bfloat16", "graph") if cuda else ("float32", "eager")
+    cases = [(case["sizes"], _medians(case, kind)) for case in document["cases"]]
     lines = []
     for N, K in sorted({(sizes["N"], sizes["K"]) for sizes, _ in cases}):
         for (first, last), rows in PADDINGS.items():
@@ -47,9 +48,10 @@ def entries(document: dict[str, Any], source: str) -> list[Entry]:
     return lines
 
 
-def _medians(case: dict[str, Any]) -> tuple[float, float] | None:
-    """Of torch and of the kernel, replayed from graphs where there are graphs."""
-    times = {row["name"]: row["graph"] or row["eager"] for row in case["rows"]}
+def _medians(case: dict[str, Any], kind: str) -> tuple[float, float] | None:
+    """Of torch and of the kernel, by one kind of call. On CUDA by graphs alone: calls from Python
+    may be the host's time, which says nothing of a kernel."""
+    times = {row["name"]: row[kind] for row in case["rows"]}
     pair = times.get("torch"), times.get("triton")
     return (pair[0]["median"], pair[1]["median"]) if pair[0] and pair[1] else None
 

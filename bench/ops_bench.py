@@ -54,7 +54,7 @@ def run(
         seconds: No case is begun after this time.
         toy: Sizes that show that the program works, and nothing else.
         timed: False compares outputs and measures nothing.
-        op: One op alone; None for those of a step.
+        op: One op alone; None for those of a step; "all" for these and linear.
     """
     end = time.monotonic() + seconds
     kind = "-".join(["ops", *([op] if op else []), *["toy"] * toy, *["checked"] * (not timed)])
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     here = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=here, help=f"cpu or cuda (here: {here})")
     parser.add_argument("--seconds", type=float, default=600, help="begin no case after them (600)")
-    parser.add_argument("--op", help="one op only; linear is measured only where it is named")
+    parser.add_argument("--op", help="one op, or all (those of a step; linear is not among them)")
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy sizes")
     parser.add_argument("--check", action="store_true", help="compare outputs, measure nothing")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         op=options.op,
     )
     if options.write_table:
-        linear_table.update(document, file.name, options.table)
+        linear_table.update(document, file.name, options.table, cuda=device.type == "cuda")
     wrong = failures(document)
     for line in wrong:
         print(f"WRONG  {line}")

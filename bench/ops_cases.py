@@ -133,24 +133,31 @@ AXES: dict[str, dict[str, tuple]] = {
 TOY_AXES: dict[str, dict[str, tuple]] = {
     # 1500 tokens of one prompt are split over blocks, whose last one merges what they found.
     "branch_attention": {"t": (33, 5, 1500), "N": (3, 1), "Hq Hkv D": ((4, 2, 16),), "B": (1, 2)},
-    "topk_logprobs": {"V": (997,), "B": (1, 2), "k": (10,)},
+    # 5003 logits are two blocks of the CUDA op, and 24 layers three; the last one to end merges.
+    "topk_logprobs": {"V": (997, 5003), "B": (1, 2), "k": (10,)},
     "select": {"B": (2,), "k": (10,), "H": (48,)},
     "commit": {"L": (2,), "B": (2,), "N": (3,), "Hkv D": ((2, 16),)},
-    "select_commit": {"L": (2,), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((2, 16),)},
+    "select_commit": {"L": (24, 2), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((8, 64), (2, 16))},
 }
-# The linear layers of these models are cases for --op linear alone: a peer is compiled for each.
-LINEAR_MODELS = ("opt-350m", "opt-2.7b", "llama-7b", "llama-3-8b")
+# The linear layers of these models: each, and then q, k and v, or gate and up, as one.
+LINEAR_MODELS = ("opt-2.7b", "opt-350m", "opt-125m", "qwen3-0.6b", "llama-7b", "llama-3-8b")
+MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 LINEAR_ROWS = (1, 10, 16, 40)
-TOY_LINEAR: dict[str, tuple] = {"M": (1,), "N K bias": ((48, 32, 0), (96, 32, 1))}
+# One row; and three, whose sums over K are divided among programs.
+TOY_ROWS, TOY_LAYERS = (1, 3), ((96, 32, 1), (64, 1024, 0))
 
 
 def cases(toy: bool = False, op: str | None = None) -> list[Case]:
     """The cases of one op, or of those of a step; the most telling first: by the number of axes on
-    which a case is not the typical one, the ops in turn among equals."""
-    tables = TOY_AXES if toy else AXES
+    which a case is not the typical one, the ops in turn among equals. Of linear: layer by layer, as
+    a layer enters the engine's table only with all its rows. "all": of a step, then of linear."""
+    if op == "all":
+        return cases(toy) + cases(toy, "linear")
     if op == "linear":
-        layers = {"M": LINEAR_ROWS, "N K bias": linear_layers()}
-        tables = {op: TOY_LINEAR if toy else layers}
+        rows, layers = (TOY_ROWS, TOY_LAYERS) if toy else (LINEAR_ROWS, linear_layers())
+        shapes = [(("N", N), ("K", K), ("bias", bias)) for N, K, bias in layers]
+        return [Case(op, (("M", M), *shape)) for shape in shapes for M in rows]
+    tables = TOY_AXES if toy else AXES
     ranked = []
     for name, axes in tables.items():
         if op not in (None, name):
@@ -164,15 +171,23 @@ def cases(toy: bool = False, op: str | None = None) -> list[Case]:
     return [case for *_, case in sorted(ranked, key=lambda row: row[:2])]
 
 
-def linear_layers() -> tuple[tuple[int, int, int], ...]:
-    """Their weights [N, K], each with 1 for a bias or 0."""
-    layers = [
-        (layer.out_features, layer.in_features, int(layer.bias is not None))
-        for name in LINEAR_MODELS
-        for layer in models.language_model(name, "meta").modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    return tuple(dict.fromkeys(layers))
+def linear_layers() -> list[tuple[int, int, int]]:
+    """The shapes of all layers, and then of the merged ones."""
+    single, merged = [], []
+    for model in LINEAR_MODELS:
+        for parent in models.language_model(model, "meta").modules():
+            children = parent.named_children()
+            layers = {name: child for name, child in children if isinstance(child, nn.Linear)}
+            single += [_shape(layer) for layer in layers.values()]
+            groups = [names for names in MERGED if set(names) <= layers.keys()]
+            merged += [_shape(*(layers[name] for name in names)) for names in groups]
+    return list(dict.fromkeys(single + merged))
+
+
+def _shape(*layers: nn.Linear) -> tuple[int, int, int]:
+    """N and K of the weights of these layers as one, and 1 for a bias or 0."""
+    N = sum(layer.out_features for layer in layers)
+    return N, layers[0].in_features, int(layers[0].bias is not None)
 
 
 def prepare(case: Case, device: torch.device) -> Prepared:
@@ -428,23 +443,9 @@ def _linear(
         wide = None if bias is None else bias.double()
         return linear(x.double(), weight.double(), wide).to(dtype)
 
-    def inductor() -> tuple[Call, None]:
-        if device.type != "cuda":
-            raise NotHereError("compiled on CUDA only")
-        torch.compiler.reset()
-        mode = "max-autotune-no-cudagraphs"
-        compiled = torch.compile(
-            lambda x, weight, bias: linear(x, weight, bias),
-            mode=mode,
-            dynamic=False,
-            fullgraph=True,
-        )
-        return through(compiled), None
-
     floor = dtype.itemsize * (N * K + M * K + M * N + bias * N)
     prepared = Prepared(floor, through(exact), per_call=copies)
     prepared.ours.add("triton")
     prepared.calls["triton"] = through(lambda *tensors: ops_linear.linear(*tensors, arrivals))
     prepared.peer("torch", lambda: (through(linear), None))
-    prepared.peer("inductor", inductor)
     return prepared

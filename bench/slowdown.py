@@ -10,7 +10,7 @@ published way of caching and our engine are measured alike. The methods of a cas
 by round, so that a change of the machine's speed meets all of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -259,19 +259,15 @@ def failures(methods: dict[str, Figures]) -> list[str]:
     return [f"{name}: {record['error']}" for name, record in methods.items() if "error" in record]
 
 
-def as_text(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells in columns; the first column is aligned to the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the header first, as a table that reads well in a terminal too."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        [
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        ]
         for row in rows
-    )
-
-
-def as_markdown(rows: Iterable[Sequence[str]]) -> str:
-    header, *body = rows
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *body))
+    ]
+    rule = ["-" * (width - (i > 0)) + ":" * (i > 0) for i, width in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))

@@ -19,6 +19,20 @@ from args_fast.machine import processor
 PACKAGES = ("torch", "triton", "transformers", "flash-attn", "torchao", "args-fast")
 FLUSHED = 256 * 2**20  # bytes written between two timed calls on CUDA: more than any L2 holds
 READ = {"cpu": 2**30, "cuda": 2**32}  # bytes of the array whose reading is timed
+# Variables of the environment that change what runs, besides our own.
+SWITCHES = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_WAIT_POLICY",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TRITON_INTERPRET",
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,13 @@ def read_bandwidth(device: torch.device, size: int | None = None) -> float:
     return array.nbytes / measure(array.sum, device, limit=5.0).minimum
 
 
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of the fastest of 20 copies of such an array."""
+    array = torch.zeros(READ[device.type] // 4, device=device)
+    copied = torch.empty_like(array)
+    return 2 * array.nbytes / measure(lambda: copied.copy_(array), device, limit=5.0).minimum
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """What a figure needs next to it: the device, the versions, the commit, the time."""
     return {
@@ -131,9 +152,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def switches() -> dict[str, str]:
-    """Variables of the environment that change what runs."""
-    names = ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "OMP_WAIT_POLICY", "TRITON_INTERPRET")
-    chosen = {k: v for k, v in os.environ.items() if k.startswith("ARGS_FAST_") or k in names}
+    """Variables of the environment that change what runs, as far as they are set."""
+    chosen = {k: v for k, v in os.environ.items() if k.startswith("ARGS_FAST_") or k in SWITCHES}
     return dict(sorted(chosen.items()))
 
 

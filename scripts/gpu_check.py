@@ -1,10 +1,10 @@
 """Everything that only a machine with a GPU can show: three visits of five to six minutes.
 
-    python bench/gpu_check.py A             build, tests, the slowdown of the paper's pair, a trace
-    python bench/gpu_check.py B             few-row products against cuBLAS, the fused layers, the
+    python scripts/gpu_check.py A             build, tests, the slowdown of the paper's pair, a trace
+    python scripts/gpu_check.py B             few-row products against cuBLAS, the fused layers, the
                                             slowdown with both
-    python bench/gpu_check.py C             ops against peers, sanitizer, LLaMA-7B, batches, copies
-    python bench/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
+    python scripts/gpu_check.py C             ops against peers, sanitizer, LLaMA-7B, batches, copies
+    python scripts/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
 
 Each stands alone and begins with a build of the package with its C++ and CUDA ops, into
 build/gpu-check: nothing is installed, and the torch that is there is used as it is. A stage has a
@@ -36,9 +36,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Stages of a visit, with their seconds; what a stage leaves over goes to the later ones.
 VISITS: dict[str, dict[str, int]] = {
-    "A": {"build": 75, "test": 90, "headline": 140, "trace": 35},
-    "B": {"build": 75, "linear": 75, "layers": 85, "fused": 100, "fused-trace": 25},
-    "C": {"build": 75, "ops": 80, "sanitize": 60, "models": 130},
+    "A": {"build": 75, "golden": 30, "test": 60, "headline": 140, "trace": 35},
+    "B": {
+        "build": 75,
+        "linear": 75,
+        "fused-golden": 30,
+        "layers": 55,
+        "fused": 100,
+        "fused-trace": 25,
+    },
+    "C": {"build": 75, "ops": 60, "sanitize": 100, "models": 125},
 }
 # What needs no GPU is left to the machines without one.
 OP_TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
@@ -152,42 +159,58 @@ def build(check: Check) -> list[Outcome]:
     return [outcome]
 
 
+def golden(check: Check) -> list[Outcome]:
+    return [published(check, "golden decodes")]
+
+
+def fused_golden(check: Check) -> list[Outcome]:
+    """Whole decodes with the layers as one op, before they are timed."""
+    return [published(check, "golden decodes, fused layers", "--fused-layers")]
+
+
+def published(check: Check, part: str, *more: str) -> Outcome:
+    """The decodes of the published code, alone and in batches."""
+    script = str(ROOT / "tests/helpers/published_decodes.py")
+    return check.run(part, [check.python, script, "--device", check.device, *more])
+
+
 def test(check: Check) -> list[Outcome]:
-    outcomes = [published(check)]
-    tests = OP_TESTS if check.dry_run else OP_TESTS + CUDA_TESTS
-    outcomes.append(run_tests(check, "op tests", tests))
-    if outcomes[-1].status == SKIPPED:
+    if absent := no_tests():
         toy = ["--check", "--toy", "--results", str(check.work / "outputs")]
-        outcomes.append(check.run("op outputs", program(check, "ops_bench", *toy)))
-    return outcomes
+        outcome = check.run("op outputs", program(check, "ops_bench", *toy))
+        return [Outcome("op tests", SKIPPED, f"{absent}: they were not run"), outcome]
+    return [run_tests(check, "op tests", OP_TESTS if check.dry_run else OP_TESTS + CUDA_TESTS)]
 
 
 def layers(check: Check) -> list[Outcome]:
-    """The decoder layers as one op, before they are timed: whole decodes, and what they compute."""
-    return [published(check, "--fused-layers"), run_tests(check, "layer tests", LAYER_TESTS)]
+    if absent := no_tests():
+        return [Outcome("layer tests", SKIPPED, f"{absent}: they were not run")]
+    return [run_tests(check, "layer tests", LAYER_TESTS)]
 
 
-def published(check: Check, *more: str) -> Outcome:
-    """The decodes of the published code, alone and in batches."""
-    script = str(ROOT / "tests/helpers/published_decodes.py")
-    command = [check.python, script, "--device", check.device, *more]
-    return check.run(" ".join(["golden decodes", *more]), command)
+def no_tests() -> str:
+    """What the tests want and this machine does not have."""
+    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    return f"{' and '.join(absent)} not installed here" if absent else ""
 
 
 def run_tests(check: Check, part: str, tests: tuple[str, ...]) -> Outcome:
-    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
-    if absent:
-        note = f"{' and '.join(absent)} not installed here: these tests were not run"
-        return Outcome(part, SKIPPED, note)
-    command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-    command += ["--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
-    if not check.dry_run:  # golden decodes are run apart, and an emulator proves nothing here
+    command = tests_command(check, tests)
+    if not check.dry_run:  # golden decodes have a stage, and an emulator proves nothing here
         command += ["-k", "not emulated and not published_tokens"]
     if find_spec("xdist") is not None and not check.dry_run:
         command += ["-n", "8"]  # most of the time is Triton's compiler
+    return check.run(part, command, **test_variables(check))
+
+
+def tests_command(check: Check, tests: tuple[str, ...]) -> list[str]:
+    command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    return [*command, "--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
+
+
+def test_variables(check: Check) -> dict[str, str]:
     # Processes that the tests start find the package by PYTHONPATH and not by their folder.
-    variables = {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
-    return check.run(part, command, **variables)
+    return {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
 
 
 def sanitize(check: Check) -> list[Outcome]:
@@ -195,19 +218,31 @@ def sanitize(check: Check) -> list[Outcome]:
     if check.device != "cuda" or not Path(tool).exists():
         return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not here, or no GPU")]
     outcomes = []
+    if absent := no_tests():
+        outcomes.append(Outcome("sanitize layers", SKIPPED, absent))
     end = check.end
-    runs = [(kind, op) for kind in ("memcheck", "racecheck") for op in (None, "linear")]
-    for number, (kind, op) in enumerate(runs):
+    parts = ("ops",) if absent else ("ops", "layers")
+    runs = [(kind, what) for kind in ("memcheck", "racecheck") for what in parts]
+    for number, (kind, what) in enumerate(runs):
         check.end = time.monotonic() + (end - time.monotonic()) / (len(runs) - number)
         # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
-        command += ["--target-processes", "application-only"]
-        more = ["--check", "--toy", "--results", str(check.work / kind)]
-        command += program(check, "ops_bench", *more, *(["--op", op] if op else []))
+        command += ["--target-processes", "application-only", *sanitized(check, kind)[what]]
         # Without the allocator's pool every tensor has bounds of its own.
-        part = f"{kind} {op}" if op else kind
-        outcomes.append(check.run(part, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
+        variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", **test_variables(check)}
+        outcomes.append(check.run(f"{kind} {what}", command, **variables))
     return outcomes
+
+
+def sanitized(check: Check, kind: str) -> dict[str, list[str]]:
+    """What a sanitizer looks at: every op at sizes whose programs meet (splits, merges, tickets,
+    products of few rows), and the decoder layers with norms before and after."""
+    toy = ["--check", "--toy", "--op", "all", "--results", str(check.work / kind)]
+    tests = tests_command(check, tuple(f"{name}::test_layers" for name in LAYER_TESTS))
+    return {
+        "ops": program(check, "ops_bench", *toy),
+        "layers": [*tests, "-k", "bfloat16 and (llama or opt-350m)"],
+    }
 
 
 def ops(check: Check) -> list[Outcome]:
@@ -261,6 +296,8 @@ def seconds(check: Check, spare: int, option: str = "--seconds") -> list[str]:
 
 STAGES: dict[str, Stage] = {
     "build": build,
+    "golden": golden,
+    "fused-golden": fused_golden,
     "test": test,
     "headline": sweep("headline", "A"),
     "trace": trace("trace"),
@@ -329,7 +366,7 @@ def main() -> int:
     device = options.device or ("cpu" if options.dry_run else "cuda")
     if device == "cuda" and not torch.cuda.is_available():
         print(
-            "torch sees no GPU here. On this machine: python bench/gpu_check.py --dry-run",
+            "torch sees no GPU here. On this machine: python scripts/gpu_check.py --dry-run",
             file=sys.stderr,
         )
         return 2

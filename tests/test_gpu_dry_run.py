@@ -3,14 +3,12 @@
 import json
 import sys
 import tarfile
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_dry_run.py"
-gpu_dry_run = SimpleNamespace(**run_path(str(SCRIPT)))
+import scripts
+
+gpu_dry_run = scripts.load("scripts/gpu_dry_run.py")
 
 WRITE = """
 import json, sys, tarfile, time

@@ -23,13 +23,19 @@ def args(
 ) -> list[list[int]]:
     config = DecodingConfig(k=k, w=w, max_new_tokens=new_tokens, eos_token_ids=[])
     results = pair.generate(list(prompts), config)
+    require_what_was_asked(pair)
+    return [result.token_ids for result in results]
+
+
+def require_what_was_asked(pair: ArgsDecoder) -> None:
+    """Raises RuntimeError where steps ran in another way, slower than what was asked for: not
+    captured as graphs, or through the modules of a model whose layers were to be fused."""
     lm = pair.engine.lm
-    if lm.fused is True and lm.fused_layers() is None:  # slower than what was asked for
+    if lm.fused is True and lm.fused_layers() is None:
         raise RuntimeError(f"the layers are not fused: {lm.refusal or 'see the warnings'}")
     for runner in pair.engine.bursts.runners.values():
-        if runner.graphs.failure is not None:  # slower than what was asked for
+        if runner.graphs.failure is not None:
             raise RuntimeError(f"a step was not captured as a graph: {runner.graphs.failure}")
-    return [result.token_ids for result in results]
 
 
 def greedy(

@@ -133,8 +133,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def page(document: dict[str, Any], table: Any) -> str:
-    """The document as a page, its tables made by ``as_text`` or ``as_markdown``."""
+def page(document: dict[str, Any]) -> str:
+    """The document as a page."""
     lines = [
         "# SmolLM2-135M-Instruct, engine by engine\n",
         f"{describe(document['environment'])}.\n",
@@ -149,7 +149,7 @@ def page(document: dict[str, Any], table: Any) -> str:
         counts = [methods[name].get("equal_tokens") for name in methods]
         for row, count in zip(rows, ["equal tokens", *counts], strict=True):
             row.append(count if isinstance(count, str) else "/".join(map(str, count or ())))
-        lines += [f"\n## {dtype}\n", table(rows)]
+        lines += [f"\n## {dtype}\n", slowdown.as_markdown(rows)]
         lines += [f"\n- {line}" for line in slowdown.failures(methods)]
     return "\n".join(lines) + "\n"
 
@@ -202,8 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
                 model_bytes=model_bytes(dtype, options.prompt + options.new_tokens // 2),
                 report=say,
             )
-        results.write(file, document, page(document, slowdown.as_markdown))
-    print(page(document, slowdown.as_text), file.with_suffix(".md"), sep="\n")
+        results.write(file, document, page(document))
+    print(page(document), file.with_suffix(".md"), sep="\n")
     return 0
 
 

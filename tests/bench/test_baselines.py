@@ -72,6 +72,13 @@ def test_a_static_cache_and_compile_change_no_token():
             assert got == [ids[:new_tokens] for ids in expected]
 
 
+def test_a_step_that_was_not_captured_has_no_figure():
+    pair = random_pair("tiny-opt", "tiny-opt")
+    pair.engine.bursts.runner("reward").graphs.failure = "RuntimeError: not permitted"
+    with pytest.raises(RuntimeError, match="not captured as a graph: .*not permitted"):
+        baselines.args(pair, prompts(1), 2, 3, 1.5)
+
+
 # ---- ours with options --------------------------------------------------------------------------
 
 
