@@ -335,28 +335,8 @@ def _attention_peers(
             lambda out: out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D),
         )
 
-    def flex() -> tuple[Call, Callable]:
-        if q.device.type != "cuda":
-            raise NotHereError("compiled on CUDA only")
-        if (N, Hq, Hkv, D, B) != (10, *HEADS[0], 1):
-            raise NotHereError("compiled for N 10, B 1 and the first heads only: it takes longest")
-        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-        keys, values = joined()
-        rows = q.transpose(1, 2).contiguous()
-        block_mask = create_block_mask(
-            lambda b, h, row, key: (key < t) | (key - t == row), None, None, N, t + N, q.device
-        )
-        torch.compiler.reset()  # past a limit of shapes, fullgraph would fail
-        compiled = torch.compile(flex_attention, fullgraph=True)
-        return (
-            lambda: compiled(rows, keys, values, block_mask=block_mask, enable_gqa=G > 1),
-            lambda out: out.transpose(1, 2),
-        )
-
     prepared.peer("SDPA, cache copied N times", sdpa_copied)
     prepared.peer("SDPA, mask over one prefix", sdpa_masked)
-    prepared.peer("FlexAttention, compiled", flex)
 
 
 # ---- select, commit, select_commit ---------------------------------------------------------------

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-
 from args_fast import ArgsDecoder
 from args_fast.bench import baselines
 from args_fast.bench.cases import Case
@@ -155,7 +153,6 @@ def measure_case(
         report: Gets lines of progress.
     """
     prompts = case.prompts(pair.language_model.config.get_text_config().vocab_size)
-    peaks: dict[str, int] = {}
     methods = []
     for name in case.methods:
         new_tokens = case.tokens_of(name)
@@ -166,7 +163,7 @@ def measure_case(
         methods.append(
             Method(
                 name,
-                _timed(pair, prompts, case, name, peaks),
+                partial(_seconds, pair, prompts, case, name),
                 new_tokens,
                 min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
                 baselines.warm_ups(name, pair.device.type),
@@ -174,29 +171,19 @@ def measure_case(
                 step_bytes(*models, prefix=middle, batch=case.batch),
             )
         )
-    measured = take_turns(methods, report)
-    return {name: measured[name] | {"peak_bytes": peaks.get(name)} for name in measured}
+    return take_turns(methods, report)
 
 
-def _timed(
-    pair: ArgsDecoder, prompts: list[list[int]], case: Case, name: str, peaks: dict[str, int]
-) -> Callable[[int], float]:
-    """Decodes by a method and keeps the most memory that a GPU needed for it."""
-    device = pair.device
-
-    def decode(new_tokens: int) -> float:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        counts: list[int] = []
-        method = partial(baselines.METHODS[name], pair, prompts, new_tokens, case.k, case.w)
-        took = seconds(lambda: counts.extend(map(len, method())), device)
-        if device.type == "cuda":
-            peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated(device))
-        if counts != [new_tokens] * case.batch:
-            raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")
-        return took
-
-    return decode
+def _seconds(
+    pair: ArgsDecoder, prompts: list[list[int]], case: Case, name: str, new_tokens: int
+) -> float:
+    """The time of a decode by a method, which has to give what was asked for."""
+    counts: list[int] = []
+    method = partial(baselines.METHODS[name], pair, prompts, new_tokens, case.k, case.w)
+    took = seconds(lambda: counts.extend(map(len, method())), pair.device)
+    if counts != [new_tokens] * case.batch:
+        raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")
+    return took
 
 
 def first_line(error: BaseException) -> str:

@@ -6,9 +6,11 @@ the end (bench/conftest.py) has tokens per second. Nothing is asserted about tim
 """
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -55,10 +57,14 @@ def url(folders):
     command += ["--lm", str(folders[0]), "--rm", str(folders[1])]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
-            waiting = httpx.HTTPTransport(retries=10)  # twice as long each time, while it loads
-            with httpx.Client(transport=waiting, timeout=600) as client:
-                client.get(f"http://127.0.0.1:{port}/health").raise_for_status()
-            yield f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{port}"
+            while True:  # while it loads
+                assert process.poll() is None, "the server ended; start it to see why"
+                with contextlib.suppress(httpx.ConnectError):
+                    httpx.get(f"{url}/health", timeout=600).raise_for_status()
+                    break
+                time.sleep(0.1)
+            yield url
         finally:
             process.terminate()
 

@@ -4,10 +4,13 @@ Before every token of what the pair decodes, the pair with int8 weights chooses 
 your own models for LM and RM; on a GPU "fp8" works too (both kinds there need torchao).
 """
 
+import argparse
+
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.quantization import weight_bytes
 from args_fast.tiny_pair import LM, RM
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 questions = ["How do I teach my spaniel to sit?", "How can I clean the sofa with baking soda?"]
 config = DecodingConfig(k=10, w=1.5, max_new_tokens=32)
 single = DecodingConfig(k=10, w=1.5, max_new_tokens=1)

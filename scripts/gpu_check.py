@@ -1,9 +1,9 @@
 """Everything that only a machine with a GPU can show: three visits of five to six minutes.
 
-    python scripts/gpu_check.py A             build, tests, the slowdown of the paper's pair, a trace
-    python scripts/gpu_check.py B             few-row products against cuBLAS, the fused layers, the
-                                            slowdown with both
-    python scripts/gpu_check.py C             ops against peers, sanitizer, LLaMA-7B, batches, copies
+    python scripts/gpu_check.py A             build, tests, the slowdown of the paper's pair, trace
+    python scripts/gpu_check.py B             few-row products against cuBLAS, the fused layers, and
+                                              the slowdown with both
+    python scripts/gpu_check.py C             ops against peers, sanitizer, 7B, batches, copies
     python scripts/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
 
 Each stands alone and begins with a build of the package with its C++ and CUDA ops, into

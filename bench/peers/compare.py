@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from random import Random
@@ -44,22 +45,6 @@ GUIDED = (*TWICE, baselines.HEAD)
 PAUSE = 0.3  # seconds before each decode, in which the threads of the last one stop spinning
 
 
-class Asked:
-    """Decodes of one method by a worker, and the ids of the longest."""
-
-    def __init__(self, worker: Worker, method: str, prompt: Sequence[int]) -> None:
-        self.worker, self.method, self.prompt = worker, method, prompt
-        self.token_ids: list[int] = []
-
-    def __call__(self, new_tokens: int) -> float:
-        time.sleep(PAUSE)
-        seconds, token_ids = self.worker.decode(self.method, self.prompt, new_tokens)
-        if len(token_ids) != new_tokens:
-            raise WorkerError(f"{len(token_ids)} tokens came, and {new_tokens} were asked for")
-        self.token_ids = max(self.token_ids, token_ids, key=len)
-        return seconds
-
-
 def compare(
     workers: Sequence[Worker],
     prompt: Sequence[int],
@@ -79,18 +64,32 @@ def compare(
         model_bytes: Bytes that a step of one model reads; both models are of one size.
         report: Gets lines of progress.
     """
-    asked = {name: Asked(worker, name, prompt) for worker in workers for name in worker.methods}
+    texts: dict[str, list[int]] = {}  # the longest of each method
+
+    def ask(worker: Worker, name: str, new_tokens: int) -> float:
+        time.sleep(PAUSE)
+        seconds, token_ids = worker.decode(name, prompt, new_tokens)
+        if len(token_ids) != new_tokens:
+            raise WorkerError(f"{len(token_ids)} tokens came, and {new_tokens} were asked for")
+        texts[name] = max(texts.get(name, []), token_ids, key=len)
+        return seconds
+
     methods = [
         Method(
-            name, decode, new_tokens, rounds, bytes_read=model_bytes * (2 if name in TWICE else 1)
+            name,
+            partial(ask, worker, name),
+            new_tokens,
+            rounds,
+            bytes_read=model_bytes * (2 if name in TWICE else 1),
         )
-        for name, decode in asked.items()
+        for worker in workers
+        for name in worker.methods
     ]
     measured = slowdown.take_turns(methods, report)
     for name, figures in measured.items():
-        reference = asked.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
+        reference = texts.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
         if "error" not in figures and reference is not None:
-            pairs = list(zip(asked[name].token_ids, reference.token_ids, strict=False))
+            pairs = list(zip(texts[name], reference, strict=False))
             same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             figures["equal_tokens"] = [same, len(pairs)]
     return measured

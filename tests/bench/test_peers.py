@@ -92,7 +92,7 @@ def test_page_has_the_equal_tokens_of_every_method():
     assert "## float32" in text
 
 
-# ---- the workers -----------------------------------------------------------------------------------
+# ---- the workers ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
