@@ -1,8 +1,8 @@
 """Every op against its peers: one run, one device, one table.
 
     python -m args_fast.bench.ops_bench [--device cuda] [--seconds 600]
-    python -m args_fast.bench.ops_bench --op linear --write-table   # which few-row products of the
-                                                                    # engine are a kernel's there
+    python -m args_fast.bench.ops_bench --op linear     # products of few rows, for
+                                                        # scripts/linear_table.py
 The most telling cases come first, and what the time does not reach is listed. Results are written
 after every case, to bench/results/<device>/ops-<date>-<commit>.json and .md; a later run of the
 same sources continues there. An implementation is timed only after its output has been compared
@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 
-from args_fast.bench import linear_table, ops_cases, results
+from args_fast.bench import ops_cases, results
 from args_fast.bench.ops_cases import Call, Prepared
 from args_fast.bench.slowdown import as_markdown, first_line
 from args_fast.bench.timing import Sample, describe, measure, read_bandwidth
-from args_fast.models.linear import FILE
 
 # Of one kernel alone a replay is mostly the launch of the graph. Calls that write move on by a row
 # each, and the pages have room for 112.
@@ -58,7 +57,9 @@ def run(
     """
     end = time.monotonic() + seconds
     kind = "-".join(["ops", *([op] if op else []), *["toy"] * toy, *["checked"] * (not timed)])
-    file, document = results.begin(folder, kind, device, toy=toy, bandwidth=None, cases=[])
+    file, document = results.begin(
+        folder, kind, device, on=device.type, toy=toy, bandwidth=None, cases=[]
+    )
     if timed and document["bandwidth"] is None:
         document["bandwidth"] = read_bandwidth(device, 2**24 if toy else None)
     done = {record["case"] for record in document["cases"]}
@@ -134,10 +135,9 @@ def _run_row(
     return row
 
 
-def _per_op(sample: Sample, ops: int) -> dict[str, Any]:
+def _per_op(sample: Sample, ops: int) -> Sample:
     """The sample of a call that makes so many ops, in seconds of one."""
-    names = ("median", "low", "high", "minimum")
-    return sample.as_json() | {name: getattr(sample, name) / ops for name in names}
+    return {name: value if name == "repeats" else value / ops for name, value in sample.items()}
 
 
 def _graph(
@@ -233,8 +233,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy sizes")
     parser.add_argument("--check", action="store_true", help="compare outputs, measure nothing")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
-    parser.add_argument("--write-table", action="store_true", help="of --op linear, for the engine")
-    parser.add_argument("--table", type=Path, default=FILE, help=f"where that is ({FILE})")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     file, document = run(
@@ -245,8 +243,6 @@ def main(arguments: list[str] | None = None) -> int:
         timed=not options.check,
         op=options.op,
     )
-    if options.write_table:
-        linear_table.update(document, file.name, options.table, cuda=device.type == "cuda")
     wrong = failures(document)
     for line in wrong:
         print(f"WRONG  {line}")

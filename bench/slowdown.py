@@ -63,17 +63,17 @@ def figures(
         "step" and "first", in seconds, each a Sample; tokens and bytes per second of a step.
     """
     step = summary([step_seconds(whole, first, new_tokens) for whole, first in turns])
-    if step.median <= 0:
+    if step["median"] <= 0:
         raise RuntimeError(
             f"{new_tokens} tokens took no longer than one: the machine is too noisy to time a "
             "step; decode more new tokens, or stop what else is running"
         )
     return {
         "new_tokens": new_tokens,
-        "step": step.as_json(),
-        "first": summary([first for _, first in turns]).as_json(),
-        "tokens_per_second": batch / step.median,
-        "bytes_per_second": bytes_read / step.median if bytes_read else None,
+        "step": step,
+        "first": summary([first for _, first in turns]),
+        "tokens_per_second": batch / step["median"],
+        "bytes_per_second": bytes_read / step["median"] if bytes_read else None,
     }
 
 

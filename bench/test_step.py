@@ -65,5 +65,5 @@ def test_step_of_reward(benchmark, kind):
     tokenizer = AutoTokenizer.from_pretrained(tiny_pair.LM)
     lm = ArgsDecoder.from_pretrained(tiny_pair.LM, tiny_pair.RM).language_model
     guided = ArgsDecoder(lm, reward(kind, tokenizer), tokenizer=tokenizer, max_batch_size=1)
-    prompt = tokenizer("The sea is wide, and the birds over it are many. " * 50).input_ids[:512]
+    prompt = tokenizer("The sea is wide, and the birds over it are many. " * 50).input_ids[:448]
     time_steps(benchmark, guided, prompt, 10, KINDS[kind])

@@ -251,15 +251,19 @@ def ops(check: Check) -> list[Outcome]:
 
 
 def linear(check: Check) -> list[Outcome]:
-    """Writes the engine's table next to the code that was built here."""
-    more = ["--results", str(check.results), *seconds(check, 20), "--op", "linear", "--write-table"]
-    if not check.dry_run:
-        return [check.run("linear", program(check, "ops_bench", *more))]
-    command = program(
-        check, "ops_bench", *more, "--toy", "--table", str(check.work / "linear.json")
-    )
-    command[1:2] = [str(ROOT / "tests/helpers/interpreter.py")]  # for -m
-    return [check.run("linear", command, TRITON_INTERPRET="1")]
+    """Measures the products, and writes the engine's table next to the code that was built here."""
+    more = ["--results", str(check.results), *seconds(check, 20), "--op", "linear"]
+    command = program(check, "ops_bench", *more, *["--toy"] * check.dry_run)
+    if check.dry_run:
+        command[1:2] = [str(ROOT / "tests/helpers/interpreter.py")]  # for -m
+    outcome = check.run("linear", command, TRITON_INTERPRET=str(int(check.dry_run)))
+    files = check.results.glob("*/ops-linear-*.json")
+    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    if newest is None:
+        return [outcome]
+    command = [check.python, str(ROOT / "scripts/linear_table.py"), str(newest)]
+    command += ["--table", str(check.work / "linear.json")] if check.dry_run else []
+    return [outcome, check.run("linear table", command)]
 
 
 def sweep(part: str, cases: str) -> Stage:

@@ -9,15 +9,17 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from args_fast.bench.linear_table import PADDINGS, entries, merge
+import scripts
 from args_fast.bench.ops_cases import LINEAR_ROWS, cases, linear_layers
 from args_fast.models.linear import read_table
+
+linear_table = scripts.load("scripts/linear_table.py")
+PADDINGS, entries, merge = linear_table.PADDINGS, linear_table.entries, linear_table.merge
 
 
 def run(folder, *more):
     command = ["-m", "args_fast.bench.ops_bench", "--op", "linear", "--device", "cpu", "--toy"]
-    command += ["--write-table"]
-    files = ["--results", str(folder), "--table", str(folder / "table.json")]
+    files = ["--results", str(folder)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, *command, *files, *more]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
@@ -41,6 +43,7 @@ def test_rehearsal_writes_a_table_that_the_engine_reads(tmp_path):
         assert rows["torch"]["eager"]["median"] > 0
         assert rows["triton"]["eager"]["median"] > 0  # so the products agreed
     assert "A rehearsal" in file.with_suffix(".md").read_text()
+    linear_table.main([str(file), "--table", str(tmp_path / "table.json")])
     table = read_table(tmp_path / "table.json")
     assert {entry.use for entry in table} == {"torch"}  # an interpreter wins nothing
     assert {entry.device for entry in table} == {document["environment"]["device"]}
@@ -54,12 +57,12 @@ def case(M, torch, triton, bias=0, N=8, K=16):
     return {"sizes": {"M": M, "N": N, "K": K, "bias": bias}, "rows": rows}
 
 
-def report(*cases):
-    return {"environment": {"device": "D"}, "cases": list(cases)}
+def report(*cases, on="cuda"):
+    return {"environment": {"device": "D"}, "on": on, "cases": list(cases)}
 
 
-def uses(*cases, cuda=True):
-    return {(e.first, e.last): e.use for e in entries(report(*cases), "file", cuda=cuda)}
+def uses(*cases, on="cuda"):
+    return {(e.first, e.last): e.use for e in entries(report(*cases, on=on), "file")}
 
 
 def test_the_kernel_enters_the_table_where_it_wins_everywhere_it_was_measured():
@@ -73,13 +76,13 @@ def test_the_kernel_enters_the_table_where_it_wins_everywhere_it_was_measured():
 
 
 def test_a_new_measurement_replaces_the_old_one_of_its_device():
-    old = entries(report(case(1, 2.0, 1.0), case(1, 2.0, 1.0, K=32)), "old", cuda=True)
-    new = entries(report(case(1, 1.0, 2.0)), "new", cuda=True)
+    old = entries(report(case(1, 2.0, 1.0), case(1, 2.0, 1.0, K=32)), "old")
+    new = entries(report(case(1, 1.0, 2.0)), "new")
     merged = {entry.K: (entry.use, entry.measured) for entry in merge(old, new)}
     assert merged == {16: ("torch", "new"), 32: ("triton", "old")}
     elsewhere = report(case(1, 1.0, 2.0))
     elsewhere["environment"]["device"] = "E"
-    elsewhere = entries(elsewhere, "new", cuda=True)
+    elsewhere = entries(elsewhere, "new")
     assert len(merge(old, elsewhere)) == 3
 
 
@@ -105,4 +108,4 @@ def test_calls_from_python_on_cuda_decide_nothing():
     eager = case(1, None, None)
     eager["rows"][0]["eager"], eager["rows"][1]["eager"] = {"median": 2.0}, {"median": 1.0}
     assert uses(eager) == {}
-    assert uses(eager, cuda=False) == {(1, 1): "triton"}
+    assert uses(eager, on="cpu") == {(1, 1): "triton"}
