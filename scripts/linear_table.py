@@ -72,9 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     new = entries(json.loads(options.results.read_text()), options.results.name)
     for entry in new:
         print(f"rows {entry.first}-{entry.last}, {entry.N} x {entry.K}: {entry.use}")
-    write_table(
-        merge(read_table(options.table) if options.table.exists() else [], new), options.table
-    )
+    old = read_table(options.table) if options.table.exists() else []
+    write_table(merge(old, new), options.table)
     print(f"written to {options.table}")
 
 
