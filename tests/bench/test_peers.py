@@ -38,7 +38,7 @@ def test_worker_decodes_when_it_is_asked_to(worker, tmp_path):
     assert worker.methods == ["transformers greedy", "stub greedy", "other greedy"]
     seconds, token_ids = worker.decode("stub greedy", [3, 5], 4)
     assert token_ids == [6, 7, 8, 9]
-    assert seconds >= 0.008
+    assert seconds >= 0.04
     assert "must not reach the pipe" in (tmp_path / "stub.log").read_text()
 
 
