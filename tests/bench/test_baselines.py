@@ -75,7 +75,7 @@ def test_a_static_cache_and_compile_change_no_token():
 def test_a_step_that_was_not_captured_has_no_figure():
     pair = random_pair("tiny-opt", "tiny-opt")
     pair.engine.bursts.runner("reward").graphs.failure = "RuntimeError: not permitted"
-    with pytest.raises(RuntimeError, match="not captured as a graph: .*not permitted"):
+    with pytest.raises(RuntimeError, match=r"not captured as a graph: .*not permitted"):
         baselines.args(pair, prompts(1), 2, 3, 1.5)
 
 

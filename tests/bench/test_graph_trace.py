@@ -56,6 +56,6 @@ def test_a_step_that_was_not_captured_is_not_traced(tmp_path, monkeypatch):
         return pair
 
     monkeypatch.setattr(graph_trace, "build", uncaptured)
-    with pytest.raises(RuntimeError, match="not captured as a graph: .*not permitted"):
+    with pytest.raises(RuntimeError, match=r"not captured as a graph: .*not permitted"):
         graph_trace.main(["--rehearse", "--steps", "2", "--results", str(tmp_path)])
     assert not list(tmp_path.rglob("*.json"))
