@@ -1,6 +1,7 @@
 """What is measured: one setting as a value, and the settings of a sweep over a GPU, by set."""
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import torch
 
@@ -95,8 +96,9 @@ SETS["A"] = [
 ]
 # Again with the table of products that was measured there, and with the fused layers.
 SETS["B"] = [replace(case, methods=FUSED) for case in SETS["A"]]
+ONE_SET = (baselines.ADAPTER,) if find_spec("peft") else ()
 SETS["C"] = [
-    replace(PAIR, lm="llama-7b", rm="llama-7b", new_tokens=32),
+    replace(PAIR, lm="llama-7b", rm="llama-7b", new_tokens=32, methods=(*PAIR.methods, *ONE_SET)),
     replace(CURVE, prompt=1900, new_tokens=32),
     replace(PAIR, batch=16, new_tokens=32),
     replace(PAIR, batch=4, new_tokens=32),

@@ -53,6 +53,18 @@ def wait(PDL: tl.constexpr):
 
 
 @triton.jit
+def _share(K, row_tiles, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """What a program of a product takes: tile of x, split, tile of W, and the columns of both."""
+    row_tile = tl.program_id(0) % row_tiles
+    split = tl.program_id(0) // row_tiles % SPLITS
+    tile = tl.program_id(0) // row_tiles // SPLITS
+    blocks = tl.cdiv(K, BLOCK_K)
+    begin = blocks * split // SPLITS * BLOCK_K
+    end = blocks * (split + 1) // SPLITS * BLOCK_K
+    return row_tile, split, tile, begin, end
+
+
+@triton.jit
 def _row_at(row, stride, COLUMNS: tl.constexpr):
     """Where a row of W begins."""
     if COLUMNS:
@@ -296,9 +308,7 @@ def _project(
     LINES: tl.constexpr,  # of 128 bytes of a row of W that are asked for ahead
     PDL: tl.constexpr,
 ):
-    row_tile = tl.program_id(0) % row_tiles
-    split = tl.program_id(0) // row_tiles % SPLITS
-    head = tl.program_id(0) // row_tiles // SPLITS
+    row_tile, split, head, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
     m = row_tile * M_TILE + tl.arange(0, M_TILE)
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -312,9 +322,6 @@ def _project(
     else:
         w_stride = kv_stride
         w_ptr = wv_ptr + _row_at((head - HQ - HKV) * D, kv_stride, COLUMNS)
-    blocks = tl.cdiv(H, BLOCK_K)
-    begin = blocks * split // SPLITS * BLOCK_K
-    end = blocks * (split + 1) // SPLITS * BLOCK_K
     launch_dependents(PDL)
     if LINES > 0:
         _prefetch(w_ptr, real, n, w_stride, begin, H, LINES)
@@ -427,17 +434,12 @@ def _feed(
     LINES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    row_tile = tl.program_id(0) % row_tiles
-    split = tl.program_id(0) // row_tiles % SPLITS
-    tile = tl.program_id(0) // row_tiles // SPLITS
+    row_tile, split, tile, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
     m = row_tile * M_TILE + tl.arange(0, M_TILE)
     first = tile * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     real = first + n < F
-    blocks = tl.cdiv(H, BLOCK_K)
-    begin = blocks * split // SPLITS * BLOCK_K
-    end = blocks * (split + 1) // SPLITS * BLOCK_K
     up_ptr += _row_at(first, w_stride, COLUMNS)
     if gate_ptr is not None:
         gate_ptr += _row_at(first, w_stride, COLUMNS)
@@ -528,17 +530,12 @@ def _add(
     LINES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    row_tile = tl.program_id(0) % row_tiles
-    split = tl.program_id(0) // row_tiles % SPLITS
-    tile = tl.program_id(0) // row_tiles // SPLITS
+    row_tile, split, tile, begin, end = _share(K, row_tiles, SPLITS, BLOCK_K)
     m = row_tile * M_TILE + tl.arange(0, M_TILE)
     first = tile * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     real = first + n < H
-    blocks = tl.cdiv(K, BLOCK_K)
-    begin = blocks * split // SPLITS * BLOCK_K
-    end = blocks * (split + 1) // SPLITS * BLOCK_K
     w_ptr += _row_at(first, w_stride, COLUMNS)
     launch_dependents(PDL)
     if LINES > 0:
