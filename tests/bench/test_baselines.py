@@ -79,7 +79,8 @@ def test_an_adapter_is_on_the_language_models_own_weights():
     wanted = [len(ids) for ids in baselines.METHODS[baselines.ADAPTER](pair, prompts(2), 5, 3, 1.5)]
     assert wanted == [5, 5]
     ((_, decoder),) = engine._variants[pair].values()
-    assert decoder.engine.panel.rewards["reward"].joins
+    (reward,) = decoder.engine.panel.rewards.values()
+    assert reward.shares_weights
     assert all(map(torch.equal, before, pair.language_model.parameters()))
 
 

@@ -61,6 +61,21 @@ def test_a_request_has_the_same_bits_alone_and_in_a_batch():
     assert alone == together[0]  # tokens, and the last bit of every number
 
 
+def test_embeddings_that_a_hook_waits_for_are_called():
+    lm, rm = (copy.deepcopy(tiny_models.language_model("opt")), tiny_models.reward_model("opt"))
+    decoder = ArgsDecoder(lm, rm, fused_layers=True)
+    plain_tokens = decode(decoder, [5, 6, 7], k=1, max_new_tokens=2).token_ids
+    calls = []
+    handle = lm.get_input_embeddings().register_forward_hook(lambda *_: calls.append(1))
+    assert decode(decoder, [5, 6, 7], k=1, max_new_tokens=2).token_ids == plain_tokens
+    assert len(calls) >= 2
+    del calls[:]
+    handle.remove()
+    with steps_recorded() as steps:
+        decode(decoder, [5, 6, 7], k=1, max_new_tokens=2)
+    assert "embedding" not in steps[-1]
+
+
 # ---- what declines -------------------------------------------------------------------------------
 
 
