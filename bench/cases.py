@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import torch
 
@@ -66,6 +67,8 @@ class Case:
 
 
 PAIR = Case("opt-2.7b", "opt-350m", methods=(*USUAL, baselines.STATIC))
+LLAMA = replace(PAIR, lm="llama-7b", rm="llama-7b")
+ONE_SET = (baselines.ADAPTER,) if find_spec("peft") else ()
 CURVE = replace(PAIR, methods=(*USUAL, baselines.K_COPIES))
 OPTIONS = (*USUAL, baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD)
 FUSED = (*USUAL, baselines.GREEDY_FUSED, baselines.ARGS_FUSED)
@@ -81,7 +84,7 @@ SETS: dict[str, list[Case]] = {
     # Again with the table of products that was measured there, and with the fused layers.
     "B": [replace(case, methods=FUSED) for case in PAPER],
     "C": [
-        replace(PAIR, lm="llama-7b", rm="llama-7b", new_tokens=32),
+        replace(LLAMA, new_tokens=32, methods=(*LLAMA.methods, *ONE_SET)),
         replace(CURVE, prompt=1900, new_tokens=32),
         replace(PAIR, batch=16, new_tokens=32),
         replace(PAIR, batch=4, new_tokens=32),
@@ -91,7 +94,7 @@ SETS: dict[str, list[Case]] = {
         PAIR,
         replace(PAIR, prompt=1900),
         replace(PAIR, rm="opt-125m"),
-        replace(PAIR, lm="llama-7b", rm="llama-7b"),
+        LLAMA,
         replace(PAIR, methods=OPTIONS),
         replace(PAIR, methods=COMPILED),
         *(replace(PAIR, batch=B) for B in (4, 16, 64)),

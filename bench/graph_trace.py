@@ -6,7 +6,8 @@ Decodes one prompt, lets torch.profiler trace some steps once their graphs are c
 bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
 median time; the shares of the time in which no kernel runs, one runs, and kernels of two streams
 run at once; and the gaps between a kernel and the next of its stream. torch's profiler leaves
-clocks and caches as they are. --rehearse traces CPU ops of tiny models, to show that it works.
+clocks and caches as they are, which those of single kernels do not. --rehearse traces CPU ops of
+tiny models, to show that the program works.
 """
 
 import argparse

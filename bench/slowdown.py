@@ -157,7 +157,7 @@ def measure_case(
     for name in case.methods:
         new_tokens = case.tokens_of(name)
         models = [pair.language_model]
-        if name not in baselines.GREEDIES:
+        if name not in (*baselines.GREEDIES, baselines.ADAPTER):
             models.append(pair.reward_model)
         middle = case.prompt + new_tokens // 2
         methods.append(

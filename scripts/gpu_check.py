@@ -51,6 +51,7 @@ VISITS: dict[str, dict[str, int]] = {
 OP_TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
 CUDA_TESTS = ("tests/csrc/test_cuda_ops.py",)
 LAYER_TESTS = ("tests/ops/test_layers_on_device.py",)
+LOADED = "from args_fast.ops import cuda as c; print(c.status()); exit(c.status() != 'built')"
 OK, SKIPPED, RED = "ok", "skipped", "RED"
 
 
@@ -154,9 +155,11 @@ def build(check: Check) -> list[Outcome]:
     missing = [name for name in libraries if name not in built]
     if missing:
         outcome.status, outcome.note = RED, f"not built: {', '.join(missing)}. {outcome.note}"
-    elif outcome.status == OK:
+        return [outcome]
+    if outcome.status == OK:
         outcome.note = " ".join(built)
-    return [outcome]
+    # A library that does not load is a warning elsewhere.
+    return [outcome, *([check.run("CUDA ops", [check.python, "-c", LOADED])] if cuda else [])]
 
 
 def golden(check: Check) -> list[Outcome]:

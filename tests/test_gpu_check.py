@@ -151,8 +151,11 @@ def test_ops_that_were_asked_for_and_not_built_are_red(on_cuda):
         library = on_cuda.library / "args_fast" / name
         library.parent.mkdir(exist_ok=True)
         library.touch()
-        (outcome,) = gpu_check.build(on_cuda)
+        outcome, *loaded = gpu_check.build(on_cuda)
+        assert bool(loaded) == (name == "_cuda.so")
     assert (outcome.status, outcome.note) == (gpu_check.OK, "_cpu.so _cuda.so")
+    here = subprocess.run(on_cuda.commands["CUDA ops"], capture_output=True, text=True)
+    assert (here.returncode == 0) == (here.stdout.strip() == "built")
 
 
 def test_sanitizers_look_at_what_programs_share(on_cuda, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ in float32 all three give the same tokens.
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .worker import Decode
@@ -24,6 +24,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
 
     from args_fast import ArgsDecoder
     from args_fast.bench import baselines
+    from args_fast.bench.baselines.engine import lora
     from args_fast.models import placement
     from args_fast.rewards import Head
 
@@ -39,20 +40,11 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     decoders = {baselines.TRANSFORMERS: scattered, baselines.GREEDY: pair, baselines.ARGS: pair}
     decoders[baselines.HEAD] = ArgsDecoder(lm, Head(deepcopy(rm.score)))
     if find_spec("peft"):
-        decoders[baselines.ADAPTER] = ArgsDecoder(lm, adapter_on(rm))
+        decoders[baselines.ADAPTER] = ArgsDecoder(lm, lora(deepcopy(rm)))
 
     def decode(method: str, prompt: list[int], new_tokens: int) -> list[int]:
-        way = baselines.METHODS.get(method, baselines.args)
+        own = method in (baselines.HEAD, baselines.ADAPTER)
+        way = baselines.args if own else baselines.METHODS[method]
         return way(decoders[method], [prompt], new_tokens, K, W)[0]
 
     return {name: partial(decode, name) for name in decoders}
-
-
-def adapter_on(rm: Any) -> Any:
-    """An adapter of rank 8 on all linear layers of a reward model, as peft begins: it adds 0."""
-    from peft import LoraConfig, get_peft_model
-
-    from args_fast.rewards import Adapter
-
-    config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear")
-    return Adapter(get_peft_model(deepcopy(rm), config))
