@@ -9,7 +9,13 @@ from contextlib import closing
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, OPTConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    OPTConfig,
+)
 
 from args_fast import ArgsDecoder, DecodingConfig, tiny_pair
 from args_fast.bench.cases import SIZE, Case
@@ -61,9 +67,10 @@ def reward(kind, tokenizer):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_of_reward(benchmark, kind):
-    """The language model is the embedded one, so small that the step is the reward's."""
+    """The language model is the embedded one: so small that the step is the reward's, and of words,
+    as what a text reward has to read again depends on the text."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_pair.LM)
-    lm = ArgsDecoder.from_pretrained(tiny_pair.LM, tiny_pair.RM).language_model
+    lm = AutoModelForCausalLM.from_pretrained(tiny_pair.LM, max_position_embeddings=1024)
     guided = ArgsDecoder(lm, reward(kind, tokenizer), tokenizer=tokenizer, max_batch_size=1)
-    prompt = tokenizer("The sea is wide, and the birds over it are many. " * 50).input_ids[:448]
+    prompt = tokenizer("The sea is wide, and the birds over it are many. " * 50).input_ids[:512]
     time_steps(benchmark, guided, prompt, 10, KINDS[kind])
