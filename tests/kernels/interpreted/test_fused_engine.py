@@ -61,7 +61,7 @@ def test_a_request_has_the_same_bits_alone_and_in_a_batch():
 
 
 def test_embeddings_that_a_hook_waits_for_are_called():
-    lm, rm = (copy.deepcopy(tiny_models.language_model("opt")), tiny_models.reward_model("opt"))
+    lm, rm = copy.deepcopy(tiny_models.language_model("gpt2")), tiny_models.reward_model("opt")
     decoder = ArgsDecoder(lm, rm, fused_layers=True)
     plain_tokens = decode(decoder, [5, 6, 7], k=1, max_new_tokens=2).token_ids
     calls = []
