@@ -145,7 +145,7 @@ def test_every_replay_has_the_same_bits_and_those_of_the_eager_step(lookahead, l
 def test_lookahead_in_16_bits_takes_the_tokens_of_the_plain_order(graphs):
     """Up to the first choice between two that rounding could exchange."""
     prompts, rounding = [tokens(n, seed=n) for n in (5, 40, 90)], 0.05
-    options = [config(KINDS[0] | {"return_candidates": c}, steps=8) for c in (False, True)]
+    options = [config(KINDS[0] | {"return_candidates": c}, steps=6) for c in (False, True)]
     ahead = pair_in_16_bits(True, graphs).generate(prompts, options[0])
     plain = pair_in_16_bits(False, graphs).generate(prompts, options[1])
     compared = 0
