@@ -125,8 +125,8 @@ def test_cache_has_room_for_the_case_and_not_for_more(lm):
 def test_rehearsal_measures_every_kind_of_case(tmp_path, capsys, monkeypatch):
     for name in ("read_bandwidth", "copy_bandwidth"):
         monkeypatch.setattr(sweep, name, lambda device: 1e10)
-    monkeypatch.setitem(cases.SETS, "C", cases.SETS["C"][:1])
-    arguments = ["--set", "C", "--rehearse", "--rounds", "2", "--device", "cpu"]
+    monkeypatch.setitem(cases.SETS, "all", [replace(cases.PAIR, methods=cases.USUAL)])
+    arguments = ["--set", "all", "--rehearse", "--rounds", "2", "--device", "cpu"]
     assert sweep.main([*arguments, "--results", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*/slowdown-rehearsed-*.json")
     (record,) = json.loads(file.read_text())["cases"].values()
