@@ -6,8 +6,8 @@ Decodes one prompt, lets torch.profiler trace some steps once their graphs are c
 bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
 median time; the shares of the time in which no kernel runs, one runs, and kernels of two streams
 run at once; and the gaps between a kernel and the next of its stream. torch's profiler leaves
-clocks and caches as they are, which those of single kernels do not. --rehearse traces CPU ops of
-tiny models, to show that the program works.
+clocks and caches as they are, which those of single kernels do not. --device cpu traces ops
+instead; --rehearse does so with tiny models, to show that the program works.
 """
 
 import argparse
@@ -133,8 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu where it is rehearsed")
-    parser.add_argument("--rehearse", action="store_true", help="tiny models, and CPU ops")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu, of which ops are traced")
+    parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
@@ -148,9 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         name += ", fused layers"
         (prompt,) = case.prompts(pair.language_model.config.get_text_config().vocab_size)
         pair = variant(pair, [prompt], WARM_UP + 2 * options.steps, fused_layers=True)
-    found = summarise(
-        trace(pair, case, options.steps), ("cpu_op",) if options.rehearse else KERNELS
-    )
+    kinds = KERNELS if device.type == "cuda" else ("cpu_op",)
+    found = summarise(trace(pair, case, options.steps), kinds)
     folder = results.results_folder(device, options.results)
     kind = "graph-trace-rehearsed" if options.rehearse else "graph-trace"
     file, document = results.begin(folder, kind, device, traces={})
