@@ -87,7 +87,12 @@ def failures(document: dict[str, Any]) -> list[str]:
 
 def _run_case(case: ops_cases.Case, device: torch.device, toy: bool, timed: bool) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
-    record = {"case": case.name, "op": case.op, "sizes": dict(case.sizes), "rows": rows}
+    record: dict[str, Any] = {
+        "case": case.name,
+        "op": case.op,
+        "sizes": dict(case.sizes),
+        "rows": rows,
+    }
     torch.manual_seed(0)
     try:
         prepared = ops_cases.prepare(case, device)

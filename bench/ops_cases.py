@@ -387,7 +387,7 @@ def _commit(
 
     def plainly() -> tuple:
         out = plain.select(*chosen) if H else (branch,)
-        plain.commit(*tail, out[0], *pages, table, lengths)
+        plain.commit(*tail, out[0], *pages, table, lengths)  # type: ignore[call-arg]
         return out if H else ()
 
     floor = 4 * B * row + ((B * N + 1) * H * 4 + 8 * B * N if H else 0)

@@ -15,7 +15,7 @@ from args_fast.ops.backends import TABLE
 
 DEVICE = torch.device(os.environ.get("ARGS_FAST_TEST_DEVICE", "cpu"))
 ROUNDS = 50  # pages hold that many commits
-TYPICAL = {}
+TYPICAL: dict[str, ops_cases.Case] = {}
 for case in ops_cases.cases(toy=cases.SIZE.startswith("tiny")):
     TYPICAL.setdefault(case.op, case)
 

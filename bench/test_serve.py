@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -31,10 +32,10 @@ def folders(tmp_path_factory):
     rehearsal, else Llamas of 86M parameters with random weights."""
     if SIZE.startswith("tiny"):
         return LM, RM
-    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+    sizes: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 2048, "num_labels": 1}
+    sizes |= {"num_hidden_layers": 12, "num_attention_heads": 12, "pad_token_id": 1}
     tokenizer = AutoTokenizer.from_pretrained(LM)
-    config = LlamaConfig(**sizes, num_attention_heads=12, vocab_size=len(tokenizer), num_labels=1)
-    config.pad_token_id = 1
+    config = LlamaConfig(**sizes, vocab_size=len(tokenizer))
     torch.manual_seed(0)
     made = []
     for kind in (LlamaForCausalLM, LlamaReward):
