@@ -38,7 +38,8 @@ def check(archive: Path, folder: Path, pip_options: list[str]) -> None:
     here = "import args_fast, sys; sys.exit(not args_fast.__file__.startswith(sys.prefix))"
     run(python, "-c", here, cwd=folder)  # the installed package, not the checkout
     options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", folder)
-    run(python, "-m", "pytest", *options, "-o", "pythonpath=tests/helpers", "tests", cwd=folder)
+    helpers = f"pythonpath={folder / 'tests' / 'helpers'}"
+    run(python, "-m", "pytest", *options, "-o", helpers, "tests", cwd=folder)
 
 
 def main(pip_options: list[str]) -> int:
