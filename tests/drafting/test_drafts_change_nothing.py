@@ -4,6 +4,7 @@ ones at the worst place, and those of every real drafter."""
 import dataclasses
 import functools
 
+import lora
 import oracle
 import pytest
 import torch
@@ -12,16 +13,30 @@ from drafters import REAL, SCRIPTS, Scripted, adversarial, make, perfect
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sizes import examples
-from tiny_models import REWARD_CONFIGS, decoder, tokens
+from tiny_models import REWARD_CONFIGS, decoder, language_model, tokens
 from traffic import REWARD, Traffic, alone, assert_as_alone, run, scheduler, sequence
 
+from args_fast import ArgsDecoder
 from args_fast.engine import verify
 from args_fast.models.branches import Branches
+from args_fast.rewards import Adapter
 
 MARGIN = 1e-5
 STEPS = 10
 NAMES = [*SCRIPTS, *REAL]
 FIGURES = dict.fromkeys(traffic.FIGURES, 0)
+
+# Rewards that are adapters on the language model: of its own weights, or merged into a model.
+ADAPTERS = {"adapter": {}, "merged adapter": {"use_dora": True}}
+
+
+@functools.cache
+def adapted(lm, kind):
+    """A decoder, and what peft's model gives for a text without merging."""
+    model = lora.adapted(language_model(lm), **ADAPTERS[kind])
+    pair = ArgsDecoder(language_model(lm), Adapter(model, name="reward"))
+    assert pair.engine.panel.rewards["reward"].shares_weights == (kind == "adapter")
+    return pair, lora.of_text(model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +54,11 @@ class Case:
 
     @property
     def pair(self):
-        return decoder(self.lm, self.rm)
+        return adapted(self.lm, self.rm)[0] if self.rm in ADAPTERS else decoder(self.lm, self.rm)
+
+    @property
+    def naive_reward(self):
+        return adapted(self.lm, self.rm)[1] if self.rm in ADAPTERS else self.pair.reward_model
 
     def texts(self):
         return [tokens(n, seed=self.prompt_seed + i) for i, n in enumerate(self.prompts)]
@@ -71,7 +90,7 @@ class Case:
 
 @functools.lru_cache(maxsize=64)
 def expected(case):
-    models = case.pair.language_model, case.pair.reward_model
+    models = case.pair.language_model, case.naive_reward
     return [oracle.decode(*models, t, steps=STEPS, **case.options()) for t in case.texts()]
 
 
@@ -97,7 +116,7 @@ def check(case, name, length=4):
 CASES = st.builds(
     Case,
     lm=st.sampled_from(["llama", "mistral", "gpt2", "opt", "gemma2", "qwen3"]),
-    rm=st.sampled_from(["llama", "mistral", "gpt2", "opt", "gpt_oss"]),
+    rm=st.sampled_from(["llama", "mistral", "opt", "gpt_oss", "adapter", *ADAPTERS]),
     prompts=st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple),
     prompt_seed=st.integers(0, 99),
     k=st.sampled_from([1, 2, 3, 10]),
@@ -111,7 +130,7 @@ CASES = st.builds(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_drafts_change_no_token(name):
-    drawn, discarded, drafted, accepted = 0, 0, 0, 0
+    drawn, discarded, drafted, accepted, adapters = 0, 0, 0, 0, set()
 
     @settings(max_examples=examples(15))
     @given(CASES, st.sampled_from([1, 2, 5, 8]))
@@ -121,6 +140,7 @@ def test_drafts_change_no_token(name):
         if min(one.margin for one in case.expected()) < MARGIN:
             discarded += 1
             return
+        adapters.update({case.rm} & ADAPTERS.keys())
         for one in check(case, name, length):
             drafted += one.drafted
             accepted += one.accepted
@@ -128,6 +148,7 @@ def test_drafts_change_no_token(name):
     check_case()
     print(f"{drawn} cases, {discarded} discarded, {accepted} of {drafted} drafts accepted")
     assert discarded <= drawn * 0.2
+    assert adapters == ADAPTERS.keys()
     assert drafted > (5 if name == "ngram" else 50)  # short texts hardly repeat themselves
     if name == "perfect":
         assert accepted == drafted
@@ -149,19 +170,40 @@ def test_every_architecture_judges_drafts(rm):
 # ---- any interleaving ----------------------------------------------------------------------------
 
 
-def answer(prompt, config):
-    options = config.k, config.w, config.temperature, config.seed, config.max_new_tokens
-    return alone(prompt, *options, tuple(REWARD.items())).tokens
-
-
 class DraftedTraffic(Traffic):
+    """Guided by a model of its own, by adapters, by a head, by several of these, and by none."""
+
     figures = FIGURES
+    kinds = (
+        {"adapter": 1.0},
+        REWARD,
+        {"adapter": 1.0, "reward": -1.0},
+        {"head": 1.0},
+        {"other": 1.0},
+        {"adapter": 0.5, "other": 1.0, "head": 1.0},
+    )
+    running = None  # the machine at work
+
+    def __init__(self):
+        super().__init__()
+        DraftedTraffic.running = self
+
+    @classmethod
+    def answer(cls, prompt, config):
+        """What will be chosen for the request of this configuration."""
+        (one,) = (one for one in cls.running.requests if one.config is config)
+        return traffic.wanted(one).tokens
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_interleaving_with_drafts(name):
+def test_any_interleaving_with_drafts(name, monkeypatch):
+    made, naive = lora.mixed()
+    for reward, of_text in naive.items():
+        monkeypatch.setitem(traffic.NAIVE, reward, of_text)
+
     class Drafted(DraftedTraffic):
-        drafts = make(name, answer, 3)
+        rewards = made
+        drafts = make(name, DraftedTraffic.answer, 3)
 
     before = dict(FIGURES)
     Drafted.TestCase.settings = settings(
@@ -235,6 +277,11 @@ def test_drafts_that_see_their_siblings_are_caught(monkeypatch):
 
 
 # ---- one request ---------------------------------------------------------------------------------
+
+
+def answer(prompt, config):
+    options = config.k, config.w, config.temperature, config.seed, config.max_new_tokens
+    return alone(prompt, *options, tuple(REWARD.items())).tokens
 
 
 def drafted_engine(alter, length, pages=40, **options):

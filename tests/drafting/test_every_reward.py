@@ -3,6 +3,7 @@
 import copy
 import functools
 
+import lora
 import pytest
 import torch
 from drafters import SCRIPTS, Scripted, always, make
@@ -15,7 +16,7 @@ from vocabularies import byte_level, wordpiece
 from args_fast import ArgsDecoder, DecodingConfig, Token
 from args_fast.drafting import NGrams
 from args_fast.errors import ConfigError, NonFiniteError
-from args_fast.rewards import Autoregressive, Classifier, Function, Head, Mixture, Text
+from args_fast.rewards import Adapter, Autoregressive, Classifier, Function, Head, Mixture, Text
 
 QUESTION = [{"role": "user", "content": "cab face"}]
 CHATML = (
@@ -36,17 +37,26 @@ def chat():
     return Classifier(reward_model("opt"), tokenizer, name="chat")
 
 
+def adapter(lm, **options):
+    """On the language model's weights; with dora in a model of its own."""
+    closing = options.pop("closing_ids", None)
+    return Adapter(lora.adapted(language_model(lm), **options), closing_ids=closing)
+
+
 KINDS = {
-    "closing ids": lambda: {"r": Classifier(reward_model("gpt2"), closing_ids=[4, 5, 6])},
-    "template": lambda: {"r": chat()},
-    "head": lambda: {"r": Head(head())},
-    "mlp": lambda: {"r": Head(torch.nn.Sequential(head(), torch.nn.Tanh()))},
-    "several": lambda: {
+    "closing ids": lambda lm: {"r": Classifier(reward_model("gpt2"), closing_ids=[4, 5, 6])},
+    "template": lambda lm: {"r": chat()},
+    "head": lambda lm: {"r": Head(head())},
+    "mlp": lambda lm: {"r": Head(torch.nn.Sequential(head(), torch.nn.Tanh()))},
+    "adapter": lambda lm: {"r": adapter(lm)},
+    "merged adapter": lambda lm: {"r": adapter(lm, use_dora=True)},
+    "several": lambda lm: {
         "r": Classifier(reward_model()),
         "h": Head(head()),
         "c": Classifier(reward_model("qwen3"), closing_ids=[4]),
+        "a": adapter(lm, closing_ids=[5, 6]),
     },
-    "some ids": lambda: {
+    "some ids": lambda lm: {
         "r": Classifier(reward_model(), known=torch.arange(61) % 4 > 0),
     },
 }
@@ -54,9 +64,12 @@ KINDS = {
 
 @functools.cache
 def rewards(kind, lm):
-    made = KINDS[kind]()
+    made = KINDS[kind](lm)
     for reward in made.values():
         reward.attach(decoder(lm).engine.lm, byte_level())
+    for one in made.values():
+        if isinstance(one, Adapter):
+            assert one.shares_weights == (kind != "merged adapter")
     return made
 
 
@@ -164,20 +177,30 @@ def test_other_rewards_refuse_drafts_by_name(kind):
 # ---- faults --------------------------------------------------------------------------------------
 
 
-def test_a_value_that_is_not_finite_is_the_error_of_no_drafts():
-    rm = copy.deepcopy(reward_model())
-    with torch.no_grad():
-        rm.score.weight[0, 0] = torch.inf
-    broken = Classifier(rm, name="reward")
-    broken.device = torch.device("cpu")
-    drafts = make("ngram", None)
-    engine = scheduler(rewards={"reward": broken}, pages=40, drafts=drafts)
-    one = sequence([5, 6, 5, 6, 5, 6, 5], k=3)
-    engine.submit(one)
-    while engine.busy:
-        engine.step()
-    assert isinstance(one.error, NonFiniteError)
-    assert not one.tokens
+@torch.no_grad()
+def broken(kind):
+    """A reward that is not finite for any text."""
+    if kind == "adapter":  # a term of one layer
+        model = lora.adapted(language_model())
+        next(p for name, p in model.named_parameters() if "lora_B" in name)[0, 0] = torch.nan
+        return Adapter(model, name="reward")
+    model = head() if kind == "head" else copy.deepcopy(reward_model())
+    (model if kind == "head" else model.score).weight[0, 0] = torch.inf
+    return (Head if kind == "head" else Classifier)(model, name="reward")
+
+
+@pytest.mark.parametrize("kind", ["classifier", "head", "adapter"])
+def test_a_value_that_is_not_finite_is_the_error_of_no_drafts(kind):
+    reward = broken(kind)
+    reward.attach(decoder().engine.lm, None)
+    errors = []
+    for drafts in (None, make("ngram", None)):
+        engine = scheduler(rewards={"reward": reward}, pages=40, drafts=drafts)
+        (one,) = run(engine, sequence([5, 6, 5, 6, 5, 6, 5], k=3))
+        assert isinstance(one.error, NonFiniteError)
+        assert not one.tokens
+        errors.append(str(one.error))
+    assert errors[0] == errors[1]
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@ import functools
 import peft
 import torch
 import transformers as t
-from tiny_models import attention, language_model
+from tiny_models import attention, decoder, language_model
+
+from args_fast.rewards import Adapter, Head
 
 # The linear layers of an architecture, by name: of the fused layers' families, all of them.
 MODULES = {
@@ -69,3 +71,25 @@ def of_text(model):
 def merged(model):
     """A separate model, merged by peft."""
     return copy.deepcopy(model).merge_and_unload().eval()
+
+
+@functools.cache
+def mixed():
+    """A model of its own, two adapters and a head, on one language model, by name; and those of the
+    last three as functions of a text."""
+    lm = language_model()
+    torch.manual_seed(0)
+    head = torch.nn.Linear(32, 1)
+    models = {"adapter": adapted(lm, seed=3), "other": adapted(lm, seed=4, r=2, use_rslora=True)}
+    made = {"reward": decoder().engine.panel.rewards["reward"], "head": Head(head)}
+    made |= {name: Adapter(model) for name, model in models.items()}
+    for reward in made.values():
+        reward.attach(decoder().engine.lm, None)
+    assert made["adapter"].shares_weights
+    assert made["other"].shares_weights
+
+    @torch.no_grad()
+    def of_hidden(ids):
+        return head(lm.base_model(torch.tensor([list(ids)])).last_hidden_state[0, -1]).item()
+
+    return made, {"head": of_hidden} | {name: of_text(model) for name, model in models.items()}
