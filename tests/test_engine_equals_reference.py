@@ -7,9 +7,10 @@ import math
 import oracle
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutants import MUTANTS
+from sizes import examples
 from tiny_models import (
     CONFIGS,
     ORDERS,
@@ -121,6 +122,7 @@ def assert_equal(result, wanted, eos):
 def test_engine_equals_both_oracles():
     drawn, discarded, ended_apart = 0, 0, 0
 
+    @settings(max_examples=examples(40))
     @given(CASES)
     def check(case):
         nonlocal drawn, discarded, ended_apart
@@ -140,7 +142,7 @@ def test_engine_equals_both_oracles():
 
     check()
     print(f"{drawn} cases, {discarded} discarded, in {ended_apart} sequences ended apart")
-    assert drawn >= 50
+    assert drawn >= 33
     assert discarded <= drawn * 0.1
     assert ended_apart >= drawn * 0.1
 

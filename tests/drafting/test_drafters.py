@@ -203,11 +203,10 @@ def test_only_auto_may_leave_drafts_off():
     prompt = [5, 6, 7, 8] * 4
     plain = decoder().generate(prompt, config)[0].token_ids
     never = min(set(range(3, VOCABULARY)) - set(plain))
-    history = History()
-    for i in reversed(range(len(plain))):
-        history.learn(prompt, [*plain[:i], never])
-    auto = AutoDrafts()
-    auto.learn(prompt, [never] * 40)
+    history, auto = History(), AutoDrafts()
+    for i in reversed(range(len(plain))):  # the latest run with these tokens continues wrongly
+        for earlier in (history, auto):
+            earlier.learn(prompt, [*plain[:i], never])
     drafters = {"ngram": NGrams(), "history": history, "model": small_model(seed=9), "auto": auto}
     for name, drafts in (drafters | {"wrong": Wrong(never)}).items():
         watched = Watched(drafts)
@@ -218,7 +217,7 @@ def test_only_auto_may_leave_drafts_off():
         assert result.accepted < 0.2 * len(plain), name
         assert watched.proposed > 0, name
         if name == "auto":
-            assert result.drafted < watched.proposed
+            assert result.drafted < 0.3 * watched.proposed
         else:
             assert result.drafted >= watched.proposed, name
         if name in ("model", "wrong"):

@@ -179,21 +179,23 @@ def test_other_rewards_refuse_drafts_by_name(kind):
 
 @torch.no_grad()
 def broken(kind):
-    """A reward that is not finite for any text."""
-    if kind == "adapter":  # a term of one layer
-        model = lora.adapted(language_model())
-        next(p for name, p in model.named_parameters() if "lora_B" in name)[0, 0] = torch.nan
-        return Adapter(model, name="reward")
-    model = head() if kind == "head" else copy.deepcopy(reward_model())
-    (model if kind == "head" else model.score).weight[0, 0] = torch.inf
-    return (Head if kind == "head" else Classifier)(model, name="reward")
+    """A reward that was whole when it was loaded, and is not finite for any text."""
+    lm = decoder().engine.lm
+    if kind == "adapter":
+        reward = adapter("llama")
+    else:
+        reward = Head(head()) if kind == "head" else Classifier(copy.deepcopy(reward_model()))
+    reward.attach(lm, None)
+    if kind == "adapter":
+        next(iter(reward.adapted.terms.by_layer.values())).b[0, 0] = torch.nan
+    else:
+        reward.head.module.weight[0, 0] = torch.inf
+    return reward
 
 
 @pytest.mark.parametrize("kind", ["classifier", "head", "adapter"])
 def test_a_value_that_is_not_finite_is_the_error_of_no_drafts(kind):
-    reward = broken(kind)
-    reward.attach(decoder().engine.lm, None)
-    errors = []
+    reward, errors = broken(kind), []
     for drafts in (None, make("ngram", None)):
         engine = scheduler(rewards={"reward": reward}, pages=40, drafts=drafts)
         (one,) = run(engine, sequence([5, 6, 5, 6, 5, 6, 5], k=3))

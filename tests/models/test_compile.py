@@ -57,6 +57,8 @@ WAVES = [
     [(12, {"w": 0.0}), (13, {"w": 0.0})],
     [(31, {"k": 2})],
 ]
+# For models of which no op is in doubt: one text over a page's end, and a mixed batch.
+SHORT = [[(40, {"max_new_tokens": 10})], WAVES[2]]
 
 
 def assert_as_the_oracle(pair, wave):
@@ -86,7 +88,7 @@ def test_every_batch_decodes_as_the_oracle_does_with_two_graphs_a_model(backend,
     backend.backend = torch._dynamo.lookup_backend(ARCHITECTURES[name])
     pair = compiled_pair(name)
     assert backend.graphs == 2  # of one sequence, made by the proof
-    for wave in WAVES:
+    for wave in WAVES if name == "llama" else SHORT:
         assert_as_the_oracle(pair, wave)
     assert backend.graphs == 4  # and of several
 
@@ -95,7 +97,7 @@ def test_every_batch_decodes_as_the_oracle_does_with_two_graphs_a_model(backend,
 def test_a_language_model_that_looks_ahead_has_graphs_for_its_candidates(backend, name):
     pair = compiled_pair(name, lookahead=True)
     assert backend.graphs == 3
-    for wave in WAVES:
+    for wave in [WAVES[3], *SHORT]:
         assert_as_the_oracle(pair, wave)
     assert backend.graphs == 6
 
@@ -110,9 +112,10 @@ def test_what_inductor_makes_decodes_as_the_oracle_does(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_decoders_of_one_class_do_not_use_up_each_others_graphs(backend):
+def test_decoders_of_one_class_do_not_use_up_each_others_graphs(backend, monkeypatch):
     backend.backend = torch._dynamo.lookup_backend("eager")
-    for number in (1, 2, 3):
+    monkeypatch.setattr(compiled, "GRAPHS", 2)  # what one model needs
+    for number in (1, 2):
         lm, rm = language_model(layers=1, seed=number), reward_model(layers=1, seed=number)
         assert_as_the_oracle(ArgsDecoder(lm, rm, torch_compile=True), WAVES[2])
         assert backend.graphs == 4 * number
@@ -169,9 +172,9 @@ def test_a_shape_is_compiled_before_it_is_captured(backend):
     pair = compiled_pair()
     for runner in (pair.engine.bursts.runner("reward"), pair.engine.bursts.runner(())):
         runner.graphs, runner._padded = Watched(enabled=True), True
-    for wave in WAVES[:4] * 2:
+    for wave in SHORT * 2:
         assert_as_the_oracle(pair, wave)
-    assert Watched.replays > 50
+    assert Watched.replays > 15
     assert backend.graphs == 4
 
 

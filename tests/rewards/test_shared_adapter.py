@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_rewards import OnHost, liking
 from passes import reads_per_token
+from refusals import refuses
 from sizes import examples
 from tiny_models import ORDERS, language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.engine.engine import Engine
+from args_fast.errors import NonFiniteError
 from args_fast.models import low_rank
 from args_fast.ops import cpp
 from args_fast.rewards import Adapter, Classifier, Head
@@ -350,6 +352,21 @@ def test_an_adapter_moves_to_another_language_model():
     (result,) = pair.generate(tokens(9), DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[]))
     assert result.token_ids == wanted.tokens
     assert first.language_model is lm
+
+
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [("lora_A", {}), ("lora_B", {}), ("modules_to_save", {}), ("lora_B", {"use_dora": True})],
+    ids=["lora_A", "lora_B", "head", "merged"],
+)
+@torch.no_grad()
+def test_a_broken_adapter_is_refused_as_a_broken_model_is(part, options):
+    lm = language_model()
+    model = lora.adapted(lm, **options)
+    next(x for name, x in model.named_parameters() if part in name).view(-1)[0] = torch.nan
+    name = part if part.startswith("lora") and not options else ".weight"
+    with refuses(NonFiniteError, "the reward model (Llama", "its weights hold NaN", name):
+        ArgsDecoder(lm, Adapter(model))
 
 
 def test_one_pass_that_is_wrong_is_not_used(monkeypatch):
