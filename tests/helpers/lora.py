@@ -59,12 +59,17 @@ def pair(name="llama", layers=2, **options):
 
 def of_text(model):
     """What peft's model gives for a text, without merging."""
+    whole = model.get_base_model()
+
+    @torch.no_grad()
+    def many(texts):
+        hidden = whole.base_model(torch.tensor(texts)).last_hidden_state[:, -1]
+        return whole.score(hidden)[:, 0].tolist()
 
     def reward(ids):
-        with torch.no_grad():
-            hidden = model.get_base_model().base_model(torch.tensor([ids])).last_hidden_state[0, -1]
-            return model.get_base_model().score(hidden).item()
+        return many([ids])[0]
 
+    reward.many = many
     return reward
 
 
@@ -90,6 +95,6 @@ def mixed():
 
     @torch.no_grad()
     def of_hidden(ids):
-        return head(lm.base_model(torch.tensor([list(ids)])).last_hidden_state[0, -1]).item()
+        return head(lm.base_model(torch.tensor([ids])).last_hidden_state[0, -1]).item()
 
     return made, {"head": of_hidden} | {name: of_text(model) for name, model in models.items()}
