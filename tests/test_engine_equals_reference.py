@@ -166,12 +166,19 @@ def test_modules_decode_as_the_oracle_does(name, order):
         check_pair(Case(lm=name, rm=name, order=order, fused=False, **options))
 
 
-@pytest.mark.parametrize("order", [*sorted(ORDERS), "drafted"])
+NAMES = ["llama", "gemma2", "gpt_oss", "opt"]
+WAYS = [{}, {"temperature": 0.7, "seed": 3}, {"k": 1}, {"ends_at": 2}]
+ALL_ORDERS = [*sorted(ORDERS), "drafted"]
+
+
+@pytest.mark.parametrize("order", ALL_ORDERS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_decodes_as_the_oracle_does(backend, order):
-    for name in ("llama", "gemma2", "gpt_oss", "opt"):
-        for options in ({}, {"temperature": 0.7, "seed": 3}, {"k": 1}, {"ends_at": 2}):
-            check_pair(Case(lm=name, rm=name, backend=backend, order=order, **options))
+    # Each order meets every model and every way, over the orders each pair of the two.
+    turn = ALL_ORDERS.index(order)
+    for i, name in enumerate(NAMES):
+        way = WAYS[(i + turn) % len(WAYS)]
+        check_pair(Case(lm=name, rm=name, backend=backend, order=order, **way))
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
