@@ -16,14 +16,14 @@ from args_fast.kvcache.storage import PAGE_SIZE
 def test_any_interleaving_gives_each_request_its_own_tokens():
     case = Traffic.TestCase()
     case.settings = settings(
-        stateful_step_count=25, max_examples=examples(25), phases=[Phase.generate]
+        stateful_step_count=25, max_examples=examples(15), phases=[Phase.generate]
     )
     case.runTest()
     print(FIGURES)
-    assert FIGURES["requests"] > 60
+    assert FIGURES["requests"] > 50
     assert FIGURES["discarded"] <= FIGURES["requests"] * 0.1
     for figure in ("preempted", "shared", "cancelled", "waited"):
-        assert FIGURES[figure] > 10, figure
+        assert FIGURES[figure] > 4, figure
 
 
 # ---- each thing by itself ------------------------------------------------------------------------

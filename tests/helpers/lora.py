@@ -78,23 +78,35 @@ def merged(model):
     return copy.deepcopy(model).merge_and_unload().eval()
 
 
+def head_on(lm):
+    """A head on a language model, and what it gives for a text."""
+    with torch.no_grad():
+        width = lm.base_model(torch.tensor([[5]])).last_hidden_state.shape[2]
+    torch.manual_seed(0)
+    head = torch.nn.Linear(width, 1)
+
+    @torch.no_grad()
+    def many(texts):
+        return head(lm.base_model(torch.tensor(texts)).last_hidden_state[:, -1])[:, 0].tolist()
+
+    def reward(ids):
+        return many([ids])[0]
+
+    reward.many = many
+    return Head(head), reward
+
+
 @functools.cache
 def mixed():
     """A model of its own, two adapters and a head, on one language model, by name; and those of the
     last three as functions of a text."""
     lm = language_model()
-    torch.manual_seed(0)
-    head = torch.nn.Linear(32, 1)
+    head, of_hidden = head_on(lm)
     models = {"adapter": adapted(lm, seed=3), "other": adapted(lm, seed=4, r=2, use_rslora=True)}
-    made = {"reward": decoder().engine.panel.rewards["reward"], "head": Head(head)}
+    made = {"reward": decoder().engine.panel.rewards["reward"], "head": head}
     made |= {name: Adapter(model) for name, model in models.items()}
     for reward in made.values():
         reward.attach(decoder().engine.lm, None)
     assert made["adapter"].shares_weights
     assert made["other"].shares_weights
-
-    @torch.no_grad()
-    def of_hidden(ids):
-        return head(lm.base_model(torch.tensor([ids])).last_hidden_state[0, -1]).item()
-
     return made, {"head": of_hidden} | {name: of_text(model) for name, model in models.items()}
