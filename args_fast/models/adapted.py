@@ -1,5 +1,6 @@
 """A reward model that has no layers of its own: the language model's, with low-rank terms added."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -41,6 +42,10 @@ class AdaptedBackbone(Backbone):
     def _layers(self) -> FusedLayers | str:
         return fused_layers(self.model, self._options, self.layout.head_size, self.terms)
 
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from super().named_weights()
+        yield from self.terms.named()
+
     def compile(self, mode: str) -> None:
         """Passes stay as they are: a compiled one would hold on to the terms, or do without."""
         self.drop_fused_layers()
@@ -48,7 +53,7 @@ class AdaptedBackbone(Backbone):
     def own_forward(self) -> AbstractContextManager:
         return self.terms.added()
 
-    def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
+    def hidden(self, ids: Tensor, positions: Tensor | None, context: AttentionContext) -> Tensor:
         if isinstance(context, Branches) and self.fused_layers():
             return super().hidden(ids, positions, context)
         with self.terms.added():

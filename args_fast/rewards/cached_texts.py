@@ -1,9 +1,10 @@
 """r of texts that grow, by a decoder model that keeps the K/V of what it has read.
 
-The ids whose K/V are stored are remembered for each request. The next texts share a longest common
-prefix with them, and with each other; only what comes after it is run, as chains in one tail. A
-tokenizer may change ids before the end of a text when the text grows: the common prefix is then
-shorter, and rows past it are written again.
+The ids whose K/V are stored are remembered for each request. The next texts share a prefix with
+them; only what comes after it is run, in one tail. A tokenizer may change ids before the end of a
+text when the text grows: the prefix is then shorter, and rows past it are written again. The rows
+of one request are the tree of its texts, in which what several begin with stands once. Requests
+that are read together have one mask, so their texts are chains of equal length.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -19,7 +20,8 @@ from args_fast.models.branches import Branches
 from args_fast.rewards.heads import RewardHead
 
 Ids = tuple[int, ...]
-LONGEST_CHAIN = 32  # rows after the common prefix; beyond it texts are read one after the other
+LONGEST_CHAIN = 32  # ids after the common prefix; beyond it texts are read one after the other
+ALONG = 16  # ids that the texts of one request have in common and the tail may still have to read
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Chains:
+class Unread:
     """Texts of one request to be read after its stored prefix."""
 
     key: Hashable
@@ -47,21 +49,16 @@ class Chains:
 
 @dataclass(frozen=True)
 class Tail:
-    """The K/V [L, N, Hkv, D] of the chains of one request, row ``depth * width + chain``."""
+    """K/V [L, N, Hkv, D] of the texts of one request, and the rows of each after the prefix."""
 
-    chains: Chains
     k: Tensor
     v: Tensor
-    width: int
+    prefix: int
+    rows: dict[Ids, list[int]]
 
 
 class CachedTexts:
-    """A decoder model with a head, read at a text's last token.
-
-    Args:
-        backbone: the model, proved to branch.
-        head: applied to the last hidden state.
-    """
+    """A decoder model, proved to branch, with a head that is read at a text's last token."""
 
     def __init__(self, backbone: Backbone, head: RewardHead) -> None:
         self._backbone = backbone
@@ -75,23 +72,21 @@ class CachedTexts:
     def values(self, texts: Mapping[Any, Sequence[Ids]]) -> dict[Any, list[float]]:
         """r of each text of each request, f32; no text is empty."""
         self._tails = {}
-        by_depth: dict[int, list[Chains]] = {}
+        by_depth: dict[int, list[Unread]] = {}
         for key, of_key in texts.items():
-            stored = self._stored.setdefault(key, Stored())
-            unknown = [text for text in dict.fromkeys(of_key) if text not in stored.known]
+            known = self._stored.setdefault(key, Stored()).known
+            unknown = [text for text in dict.fromkeys(of_key) if text not in known]
             if not unknown:
                 continue
-            chains = self._prepare(key, unknown)
-            if chains.depth > LONGEST_CHAIN and len(unknown) > 1:
+            unread = self._prepare(key, unknown, room=ALONG if len(texts) == 1 else 0)
+            if unread.depth > LONGEST_CHAIN and len(unknown) > 1:
                 for text in unknown:
                     self._read([self._prepare(key, [text])])
             else:
-                by_depth.setdefault(chains.depth, []).append(chains)
+                by_depth.setdefault(unread.depth, []).append(unread)
         for group in by_depth.values():
             self._read(group)
-        return {
-            key: [self._stored[key].known[text] for text in of_key] for key, of_key in texts.items()
-        }
+        return {key: [self._stored[key].known[t] for t in of_key] for key, of_key in texts.items()}
 
     @torch.inference_mode()
     def keep(self, key: Hashable, text: Ids) -> None:
@@ -99,12 +94,10 @@ class CachedTexts:
         stored = self._stored[key]
         stored.known = {text: stored.known[text]}
         tail = self._tails.pop(key, None)
-        if tail is None or text not in tail.chains.texts or len(stored.ids) != tail.chains.prefix:
+        if tail is None or text not in tail.rows or len(stored.ids) != tail.prefix:
             return
-        start, end = tail.chains.prefix, len(text)
-        chain = tail.chains.texts.index(text)
-        rows = torch.arange(end - start, device=tail.k.device) * tail.width + chain
-        slots = self._slots(stored, start, end)
+        rows = torch.tensor(tail.rows[text], device=tail.k.device)
+        slots = self._slots(stored, tail.prefix, len(text))
         self._cache.k_pages.flatten(1, 2).index_copy_(1, slots, tail.k[:, rows])
         self._cache.v_pages.flatten(1, 2).index_copy_(1, slots, tail.v[:, rows])
         stored.ids = text
@@ -116,47 +109,48 @@ class CachedTexts:
         if stored is not None:
             self._free += stored.pages
 
-    def _prepare(self, key: Hashable, texts: list[Ids]) -> Chains:
-        """Store all that the texts have in common, but one id of the shortest."""
+    def _prepare(self, key: Hashable, texts: list[Ids], room: int = 0) -> Unread:
+        """Store what the texts have in common, but one id of the shortest; where that is no more
+        than ``room`` ids, leave it to the tail."""
         stored = self._stored[key]
-        prefix = min(map(len, texts)) - 1
+        common = min(map(len, texts)) - 1
         for text in texts[1:]:
-            prefix = min(prefix, common_prefix(texts[0], text))
-        start = min(prefix, common_prefix(texts[0], stored.ids))
+            common = min(common, common_prefix(texts[0], text))
+        start = min(common, common_prefix(texts[0], stored.ids))
         stored.ids = texts[0][:start]  # no more than that, should what follows fail
-        self._reserve(stored, prefix)
-        if start < prefix:
-            ids = list(texts[0][start:prefix])
-            self._backbone.prefill(self._cache, ids, stored.pages, start)
-        stored.ids = texts[0][:prefix]
-        return Chains(key, texts, prefix)
+        if common - start <= room:
+            return Unread(key, texts, start)
+        self._reserve(stored, common)
+        self._backbone.prefill(self._cache, list(texts[0][start:common]), stored.pages, start)
+        stored.ids = texts[0][:common]
+        return Unread(key, texts, common)
 
-    def _read(self, group: list[Chains]) -> None:
-        """One pass over chains of one depth."""
+    def _read(self, group: list[Unread]) -> None:
+        """One pass over the texts of requests, of one depth where there are several."""
         layout, device = self._backbone.layout, self._backbone.device
-        B, depth, width = len(group), group[0].depth, max(len(c.texts) for c in group)
-        shape = layout.layers, B, width * depth, layout.kv_heads, layout.head_size
-        k, v = (torch.empty(shape, dtype=layout.dtype, device=device) for _ in range(2))
-        pages = [self._stored[chains.key].pages or [SCRATCH_PAGE] for chains in group]
-        lengths = torch.tensor([c.prefix for c in group], dtype=torch.int32, device=device)
-        tail = Branches(
-            self._cache, _padded(pages, device), lengths, k, v, _mask(width, depth, device)
-        )
-        ids = torch.zeros(B, depth, width, dtype=torch.int64, device="cpu")
-        last = torch.zeros(B, width, dtype=torch.int64, device="cpu")
-        for b, chains in enumerate(group):
-            for j, text in enumerate(chains.texts):
-                suffix = torch.tensor(text[chains.prefix :], device="cpu")
-                ids[b, : len(suffix), j] = suffix
-                last[b, j] = (len(suffix) - 1) * width + j
-        ids, last = ids.flatten(1).to(device), last.to(device)
-        hidden = self._backbone.hidden(ids, tail.positions(), tail)
-        hidden = hidden.gather(1, last[:, :, None].expand(-1, -1, hidden.shape[2]))
-        for b, (chains, values) in enumerate(
-            zip(group, self._head.rewards(hidden).tolist(), strict=True)
-        ):
-            self._stored[chains.key].known |= zip(chains.texts, values, strict=False)
-            self._tails[chains.key] = Tail(chains, k[:, b], v[:, b], width)
+        if len(group) == 1:
+            mask, rows = tree([text[group[0].prefix :] for text in group[0].texts])
+        else:
+            mask, rows = chains(max(len(unread.texts) for unread in group), group[0].depth)
+        shape = layout.layers, len(group), len(mask), layout.kv_heads, layout.head_size
+        k, v = torch.empty(2, *shape, dtype=layout.dtype, device=device)
+        pages = [self._stored[unread.key].pages or [SCRATCH_PAGE] for unread in group]
+        lengths = torch.tensor([u.prefix for u in group], dtype=torch.int32, device=device)
+        tail = Branches(self._cache, _padded(pages, device), lengths, k, v, mask.to(device))
+        ids = torch.zeros(len(group), len(mask), dtype=torch.int64, device="cpu")
+        last = torch.zeros(len(group), len(rows), dtype=torch.int64, device="cpu")
+        for b, unread in enumerate(group):
+            prefix, of_text = unread.prefix, dict(zip(unread.texts, rows, strict=False))
+            for j, text in enumerate(unread.texts):
+                of_text[text] = of_text[text][: len(text) - prefix]
+                ids[b, of_text[text]] = torch.tensor(text[prefix:], device="cpu")
+                last[b, j] = of_text[text][-1]
+            self._tails[unread.key] = Tail(k[:, b], v[:, b], prefix, of_text)
+        hidden = self._backbone.hidden(ids.to(device), tail.positions(), tail)
+        last = last[:, :, None].to(device).expand(-1, -1, hidden.shape[2])
+        values = self._head.rewards(hidden.gather(1, last)).tolist()
+        for unread, of_texts in zip(group, values, strict=True):
+            self._stored[unread.key].known |= zip(unread.texts, of_texts, strict=False)
 
     # ---- pages ---------------------------------------------------------------------------------
 
@@ -194,15 +188,29 @@ def common_prefix(a: Ids, b: Ids) -> int:
     return low
 
 
-def _mask(width: int, depth: int, device: torch.device) -> Tensor:
-    """[N, N] bool: a row sees itself and the rows before it in its chain."""
-    row = torch.arange(width * depth, device=device)
-    chain, place = row % width, row // width
-    return (chain[:, None] == chain) & (place[:, None] >= place)
+def tree(suffixes: Sequence[Ids]) -> tuple[Tensor, list[list[int]]]:
+    """The mask [N, N] of texts after their common prefix as a tree, and the rows of each text."""
+    row_of: dict[Ids, int] = {}
+    for text in suffixes:
+        for end in range(1, len(text) + 1):
+            row_of.setdefault(text[:end], len(row_of))
+    rows = [[row_of[text[:end]] for end in range(1, len(text) + 1)] for text in suffixes]
+    mask = torch.zeros(len(row_of), len(row_of), dtype=torch.bool, device="cpu")
+    for of_text in rows:
+        for i, row in enumerate(of_text):
+            mask[row, of_text[: i + 1]] = True
+    return mask, rows
+
+
+def chains(width: int, depth: int) -> tuple[Tensor, list[list[int]]]:
+    """The same for texts of up to ``depth`` ids with no row in common."""
+    row = torch.arange(width * depth, device="cpu")
+    mask = (row[:, None] % width == row % width) & (row[:, None] >= row)
+    return mask, [list(range(j, width * depth, width)) for j in range(width)]
 
 
 def _padded(pages: list[list[int]], device: torch.device) -> Tensor:
     """[B, P] i32"""
     width = max(map(len, pages))
-    rows = [[*row, *[SCRATCH_PAGE] * (width - len(row))] for row in pages]
+    rows = [row + [SCRATCH_PAGE] * (width - len(row)) for row in pages]
     return torch.tensor(rows, dtype=torch.int32, device=device)

@@ -113,8 +113,11 @@ class HostReward(Reward):
         return numbers
 
     def _decode(self, ids: Sequence[int]) -> str:
+        # transformers looks at every id of a list, and takes a tensor as it is.
         text = self.lm_tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            torch.tensor(ids, dtype=torch.int64, device="cpu"),
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
         )
         assert isinstance(text, str)  # one list of ids in, one text out
         return text

@@ -65,13 +65,12 @@ class TextEncoder:
             segments = batch.get("token_type_ids") if self._segments else None
             for row, i in enumerate(indices):
                 ids = batch["input_ids"][row]
-                kept = list(range(len(ids)))
+                of_text = None if segments is None else segments[row]
                 if len(ids) > self.max_length:
                     kept = self._shortened(batch, row, template)
-                encoded[i] = Encoded(
-                    tuple(ids[j] for j in kept),
-                    None if segments is None else tuple(segments[row][j] for j in kept),
-                )
+                    ids = [ids[j] for j in kept]
+                    of_text = of_text and [of_text[j] for j in kept]
+                encoded[i] = Encoded(tuple(ids), None if of_text is None else tuple(of_text))
         return [encoded[i] for i in range(len(texts))]
 
     def _template_of(self, text: Exchange) -> str:

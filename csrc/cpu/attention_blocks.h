@@ -3,8 +3,9 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t BLOCK = 32;  // tokens per softmax update
-constexpr int64_t ROWS = 4;    // query rows that share a loaded key or value vector
+constexpr int64_t SPLIT = 64;  // tokens per unit: few, so that short prefixes keep all threads busy
+constexpr int64_t BLOCK = 32;  // tokens whose keys are transposed at a time
+constexpr int64_t ROWS = 6;    // query rows that share a loaded key or value vector
 
 inline float capped(float score, float softcap) {
   return softcap == 0.0f ? score : softcap * std::tanh(score / softcap);
@@ -27,19 +28,19 @@ inline void transpose(const float* const* k, int64_t W, float* turned) {
     }
 }
 
-// Weigh a block of `count` values into the states of R rows.
+// Values of R rows: the sums of `count` values, weighed by [R, SPLIT] weights.
 template <int64_t R>
-inline void accumulate(
+inline void weigh(
     const float* weights, const float* const* v, int64_t count, int64_t W, float* values) {
   const auto columns = [&](int64_t d, auto vectors) {
     Vector sums[R][vectors()];
     for (int64_t i = 0; i < R; ++i)
-      for (int64_t u = 0; u < vectors(); ++u) sums[i][u] = load(values + i * W + d + u * WIDTH);
+      for (int64_t u = 0; u < vectors(); ++u) sums[i][u] = Vector{};
     for (int64_t j = 0; j < count; ++j)
       for (int64_t u = 0; u < vectors(); ++u) {
         const Vector value = load(v[j] + d + u * WIDTH);
         for (int64_t i = 0; i < R; ++i)
-          sums[i][u] = multiply_add(splat(weights[i * BLOCK + j]), value, sums[i][u]);
+          sums[i][u] = multiply_add(splat(weights[i * SPLIT + j]), value, sums[i][u]);
       }
     for (int64_t i = 0; i < R; ++i)
       for (int64_t u = 0; u < vectors(); ++u) store(values + i * W + d + u * WIDTH, sums[i][u]);
@@ -49,7 +50,7 @@ inline void accumulate(
   if (d < W) columns(d, std::integral_constant<int64_t, 1>{});
 }
 
-// Scores of R rows against a block of keys that stands transposed, [W, BLOCK].
+// Scores [R, SPLIT] of R rows against a block of keys that stands transposed, [W, BLOCK].
 template <int64_t R>
 inline void score(const float* q, const float* k_turned, int64_t D, int64_t W, float* scores) {
   for (int64_t j = 0; j < BLOCK; j += 2 * WIDTH) {
@@ -64,8 +65,8 @@ inline void score(const float* q, const float* k_turned, int64_t D, int64_t W, f
       }
     }
     for (int64_t i = 0; i < R; ++i) {
-      store(scores + i * BLOCK + j, low[i]);
-      store(scores + i * BLOCK + j + WIDTH, high[i]);
+      store(scores + i * SPLIT + j, low[i]);
+      store(scores + i * SPLIT + j + WIDTH, high[i]);
     }
   }
 }
@@ -77,6 +78,8 @@ inline void for_rows(int64_t rows, F f) {
     case 1: return f(std::integral_constant<int64_t, 1>{});
     case 2: return f(std::integral_constant<int64_t, 2>{});
     case 3: return f(std::integral_constant<int64_t, 3>{});
+    case 4: return f(std::integral_constant<int64_t, 4>{});
+    case 5: return f(std::integral_constant<int64_t, 5>{});
     default: return f(std::integral_constant<int64_t, ROWS>{});
   }
 }
@@ -97,30 +100,26 @@ inline const float* floats(const T* row, int64_t D, float* room) {
   return room;
 }
 
-// Turn a row's scores into weights, and rescale its state to the new maximum.
-inline void update(float* scores, int64_t W, float* values, float& maximum, float& total) {
+// Turn the scores of a row, in whole blocks, into weights; their maximum and their sum.
+inline void soften(float* scores, int64_t count, float& maximum, float& total) {
   Vector top = load(scores);
-  for (int64_t j = WIDTH; j < BLOCK; j += WIDTH) {
+  for (int64_t j = WIDTH; j < count; j += WIDTH) {
     const Vector s = load(scores + j);
     top = (s > top) | (s != s) ? s : top;
   }
-  const float block = highest_of(top);
-  const float highest = block > maximum || block != block ? block : maximum;
-  if (highest == -INFINITE) {  // nothing seen yet, nothing to weigh
-    std::memset(scores, 0, BLOCK * sizeof(float));
+  maximum = highest_of(top);
+  total = 0.0f;
+  if (maximum == -INFINITE) {  // nothing is seen, nothing weighs
+    std::fill_n(scores, count, 0.0f);
     return;
   }
-  const float shrink = maximum == -INFINITE ? 0.0f : exp_negative(maximum - highest);
   Vector added{};
-  for (int64_t j = 0; j < BLOCK; j += WIDTH) {
-    const Vector weight = exp_negative(load(scores + j) - highest);
+  for (int64_t j = 0; j < count; j += WIDTH) {
+    const Vector weight = exp_negative(load(scores + j) - maximum);
     store(scores + j, weight);
     added += weight;
   }
-  total = total * shrink + sum(added);
-  if (shrink != 1.0f)
-    for (int64_t d = 0; d < W; d += WIDTH) store(values + d, load(values + d) * shrink);
-  maximum = highest;
+  total = sum(added);
 }
 
 }  // namespace

@@ -4,9 +4,6 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t SPLIT =
-    128;  // tokens per unit: few enough that short prefixes keep all threads busy
-
 // The softmax state of R query rows: weighted values [R, W], maxima and sums [R].
 struct State {
   float *values, *maximum, *total;
@@ -15,8 +12,8 @@ struct State {
 // Buffers of one thread, sized once per call.
 struct Buffers {
   explicit Buffers(const Attention& a)
-      : q(a.N * (a.Hq / a.Hkv) * padded(a.D)), k(BLOCK * padded(a.D)), v(BLOCK * padded(a.D)),
-        turned(BLOCK * padded(a.D)), scores(std::max(ROWS * BLOCK, a.N)) {}
+      : q(a.N * (a.Hq / a.Hkv) * padded(a.D)), k(BLOCK * padded(a.D)), v(SPLIT * padded(a.D)),
+        turned(BLOCK * padded(a.D)), scores(a.N * std::max(a.Hq / a.Hkv * SPLIT, int64_t(1))) {}
 
   std::vector<float> q, k, v, turned, scores;
 };
@@ -28,28 +25,27 @@ void attend_split(
     Buffers& buffers) {
   const int64_t G = a.Hq / a.Hkv, R = a.N * G, D = a.D, W = padded(D), length = a.lengths[b];
   const int64_t begin = split * SPLIT, end = std::min(begin + SPLIT, length);
-  std::fill_n(state.values, R * W, 0.0f);
-  std::fill_n(state.maximum, R, -INFINITE);
-  std::fill_n(state.total, R, 0.0f);
   // The rows of the tail stand at length + depth >= length, so the first one sees farthest back.
-  if (a.window > 0 && end - 1 <= length - a.window) return;
+  if (a.window > 0 && end - 1 <= length - a.window) {
+    std::fill_n(state.values, R * W, 0.0f);
+    std::fill_n(state.maximum, R, -INFINITE);
+    std::fill_n(state.total, R, 0.0f);
+    return;
+  }
 
-  // Where the rows of a block stand. The next block's are fetched while this one's are worked on: a
-  // head's rows lie Hkv * D apart, too far for the processor to foresee.
-  const T *k_rows[2][BLOCK], *v_rows[2][BLOCK];
-  const auto find = [&](int64_t first, const T** k_found, const T** v_found) {
-    const int32_t* table = a.page_table + b * a.table_stride;
-    for (int64_t j = 0; j < std::min(BLOCK, end - first); ++j) {
-      const int64_t page = table[(first + j) / a.page_size], row = (first + j) % a.page_size;
-      k_found[j] = static_cast<const T*>(a.k_pages) + page * a.k_page_stride[0] +
-                   row * a.k_page_stride[1] + h * a.k_page_stride[2];
-      v_found[j] = static_cast<const T*>(a.v_pages) + page * a.v_page_stride[0] +
-                   row * a.v_page_stride[1] + h * a.v_page_stride[2];
-      prefetch(k_found[j], D * sizeof(T));
-      prefetch(v_found[j], D * sizeof(T));
-    }
-  };
-  find(begin, k_rows[0], v_rows[0]);
+  // Rows of keys and values are fetched before they are worked on: a head's rows lie Hkv * D apart,
+  // too far for the processor to foresee.
+  const T *k_rows[SPLIT], *v_rows[SPLIT];
+  const int32_t* table = a.page_table + b * a.table_stride;
+  const int64_t count = end - begin;
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t page = table[(begin + j) / a.page_size], row = (begin + j) % a.page_size;
+    k_rows[j] = static_cast<const T*>(a.k_pages) + page * a.k_page_stride[0] +
+                row * a.k_page_stride[1] + h * a.k_page_stride[2];
+    v_rows[j] = static_cast<const T*>(a.v_pages) + page * a.v_page_stride[0] +
+                row * a.v_page_stride[1] + h * a.v_page_stride[2];
+    prefetch(k_rows[j], D * sizeof(T));
+  }
 
   float* q = buffers.q.data();
   for (int64_t n = 0; n < a.N; ++n)
@@ -63,34 +59,38 @@ void attend_split(
     }
 
   float *turned = buffers.turned.data(), *scores = buffers.scores.data();
-  const float *k[BLOCK], *v[BLOCK];
-  for (int64_t first = begin; first < end; first += BLOCK) {
-    const int64_t count = std::min(BLOCK, end - first), parity = (first - begin) / BLOCK % 2;
-    if (first + BLOCK < end) find(first + BLOCK, k_rows[1 - parity], v_rows[1 - parity]);
-    for (int64_t j = 0; j < count; ++j) {
-      k[j] = floats(k_rows[parity][j], D, buffers.k.data() + j * W);
-      v[j] = floats(v_rows[parity][j], D, buffers.v.data() + j * W);
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    const float* k[BLOCK];
+    for (int64_t j = 0; j < BLOCK; ++j) {
+      // What comes after the last one is scored as it is, and masked below.
+      const int64_t at = std::min(first + j, count - 1);
+      k[j] = floats(k_rows[at], D, buffers.k.data() + j * W);
+      if (first + j < count) prefetch(v_rows[at], D * sizeof(T));
     }
-    for (int64_t j = count; j < BLOCK; ++j) k[j] = k[0];  // scored, and masked below
     transpose(k, W, turned);
-    for (int64_t r = 0; r < R; r += ROWS) {
-      const int64_t rows = std::min(ROWS, R - r);
-      for_rows(rows, [&](auto n) { score<n()>(q + r * W, turned, D, W, scores); });
-      for (int64_t i = 0; i < rows; ++i) {
-        float* s = scores + i * BLOCK;
-        if (a.softcap != 0.0f)
-          for (int64_t j = 0; j < count; ++j) s[j] = capped(s[j], a.softcap);
-        for (int64_t j = count; j < BLOCK; ++j) s[j] = -INFINITE;
-        if (a.window > 0) {
-          const int64_t oldest = length + depth[(r + i) / G] - a.window;  // not seen, nor before it
-          for (int64_t j = 0; j < count && first + j <= oldest; ++j) s[j] = -INFINITE;
-        }
-        update(s, W, state.values + (r + i) * W, state.maximum[r + i], state.total[r + i]);
-      }
-      float* values = state.values + r * W;
-      for_rows(rows, [&](auto n) { accumulate<n()>(scores, v, count, W, values); });
-    }
+    for (int64_t r = 0; r < R; r += ROWS)
+      for_rows(std::min(ROWS, R - r), [&](auto rows) {
+        score<rows()>(q + r * W, turned, D, W, scores + r * SPLIT + first);
+      });
   }
+  const int64_t scored = (count + BLOCK - 1) / BLOCK * BLOCK;
+  for (int64_t r = 0; r < R; ++r) {
+    float* s = scores + r * SPLIT;
+    if (a.softcap != 0.0f)
+      for (int64_t j = 0; j < count; ++j) s[j] = capped(s[j], a.softcap);
+    for (int64_t j = count; j < scored; ++j) s[j] = -INFINITE;
+    if (a.window > 0) {
+      const int64_t oldest = length + depth[r / G] - a.window;  // not seen, nor what comes before
+      for (int64_t j = 0; j < count && begin + j <= oldest; ++j) s[j] = -INFINITE;
+    }
+    soften(s, scored, state.maximum[r], state.total[r]);
+  }
+  const float* v[SPLIT];
+  for (int64_t j = 0; j < count; ++j) v[j] = floats(v_rows[j], D, buffers.v.data() + j * W);
+  for (int64_t r = 0; r < R; r += ROWS)
+    for_rows(std::min(ROWS, R - r), [&](auto rows) {
+      weigh<rows()>(scores + r * SPLIT, v, count, W, state.values + r * W);
+    });
 }
 
 // Merge the splits' states of one tail row's G heads with the tail and the sinks, and write them.

@@ -285,6 +285,27 @@ def test_a_step_reads_one_row_per_candidate():
     assert rows["tail"] <= 3 * k * steps
 
 
+def test_what_texts_of_one_request_share_is_read_once():
+    """After a merge has changed the last ids of what is stored, in one pass over a tree."""
+    model, reward = decoder_classifier("llama"), Text(decoder_classifier("llama"), byte_level())
+    reward.attach(decoder().engine.lm, byte_level())
+    stored, others = tuple(tokens(20)), tuple(tokens(4, seed=1))
+    reward._cached.values({"one": [stored]})
+    reward._cached.keep("one", stored)
+    texts = [(*stored[:-3], *others, last) for last in range(5, 10)] + [(*stored[:-2], 5, 6)]
+    rows = counted(reward)
+    values = reward._cached.values({"one": texts})["one"]
+    assert rows == {"prefill": 0, "tail": len(others) + 5 + 3}
+    chosen = texts[2]
+    reward._cached.keep("one", chosen)
+    (after,) = reward._cached.values({"one": [(*chosen, 7)]})["one"]
+    assert rows["tail"] == len(others) + 5 + 3 + 1
+    for text, value in zip([*texts, (*chosen, 7)], [*values, after], strict=True):
+        with torch.no_grad():
+            alone = without_padding(model)(input_ids=torch.tensor([text])).logits.item()
+        assert value == pytest.approx(alone, abs=1e-4)
+
+
 def test_requests_of_one_batch_are_read_in_one_pass():
     reward = Text(decoder_classifier("llama"), byte_level())
     engine = engine_of(reward, byte_level())
