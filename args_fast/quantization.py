@@ -1,7 +1,7 @@
 """Weight-only quantization of the linear layers: fewer bytes to read for each token.
 
 int8 and fp8 (e4m3) weights with one scale per row, activations and accumulation as before. It
-changes the model: ``python -m args_fast.bench.quantization`` reports how many of its choices. On
+changes the model: ``examples/quantized_weights.py`` reports how many of its choices. On
 the CPU int8 is the C++ ops' own (``args_fast.models.int8``). The rest is torchao's, where the bytes
 saved are time saved only if torch.compile fuses the conversion into the product.
 """

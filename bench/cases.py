@@ -1,12 +1,16 @@
 """What is measured: one setting as a value, and the settings of a sweep over a GPU, by set."""
 
+import os
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import torch
 
 from args_fast.bench import baselines, models
 
 USUAL = (baselines.TRANSFORMERS, baselines.GREEDY, baselines.ARGS)
+# Both models of the pytest-benchmark suites; tiny-opt rehearses them.
+SIZE = os.environ.get("ARGS_FAST_BENCH_MODEL", "opt-125m")
 
 
 @dataclass(frozen=True)
@@ -63,56 +67,45 @@ class Case:
 
 
 PAIR = Case("opt-2.7b", "opt-350m", methods=(*USUAL, baselines.STATIC))
+LLAMA = replace(PAIR, lm="llama-7b", rm="llama-7b")
+ONE_SET = (baselines.ADAPTER,) if find_spec("peft") else ()
 CURVE = replace(PAIR, methods=(*USUAL, baselines.K_COPIES))
 OPTIONS = (*USUAL, baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD)
+FUSED = (*USUAL, baselines.GREEDY_FUSED, baselines.ARGS_FUSED)
+COMPILED = (baselines.ARGS_COMPILED, baselines.GREEDY_COMPILED)
+PAPER = [  # the first visit of scripts/gpu_check.py
+    replace(PAIR, rm=rm, prompt=prompt, new_tokens=48, methods=OPTIONS)
+    for prompt in (128, 1900)
+    for rm in ("opt-350m", "opt-125m")
+]
+# The most wanted first, so that a budget that ends too soon ends in the right place.
 SETS: dict[str, list[Case]] = {
-    "headline": [
+    "A": PAPER,
+    # Again with the table of products that was measured there, and with the fused layers.
+    "B": [replace(case, methods=FUSED) for case in PAPER],
+    "C": [
+        replace(LLAMA, new_tokens=32, methods=(*LLAMA.methods, *ONE_SET)),
+        replace(CURVE, prompt=1900, new_tokens=32),
+        replace(PAIR, batch=16, new_tokens=32),
+        replace(PAIR, batch=4, new_tokens=32),
+        replace(PAIR, methods=COMPILED, new_tokens=32),
+    ],
+    "all": [
         PAIR,
         replace(PAIR, prompt=1900),
         replace(PAIR, rm="opt-125m"),
-        replace(PAIR, lm="llama-7b", rm="llama-7b"),
+        LLAMA,
         replace(PAIR, methods=OPTIONS),
-        replace(PAIR, methods=(baselines.ARGS_COMPILED, baselines.GREEDY_COMPILED)),
-    ],
-    "batch": [replace(PAIR, batch=B) for B in (4, 16, 64)],
-    "k": [replace(CURVE, k=k) for k in (2, 5, 10, 20, 40)],
-    "prompts": [replace(CURVE, prompt=t) for t in (512, 1024, 1900)],
-    "models": [
+        replace(PAIR, methods=COMPILED),
+        *(replace(PAIR, batch=B) for B in (4, 16, 64)),
+        *(replace(CURVE, k=k) for k in (2, 5, 10, 20, 40)),
+        *(replace(CURVE, prompt=t) for t in (512, 1024, 1900)),
         replace(PAIR, lm="opt-6.7b"),
         replace(PAIR, lm="llama-3-8b", rm="llama-3-8b"),
         replace(PAIR, lm="qwen3-8b", rm="qwen3-0.6b"),
         replace(PAIR, lm="qwen3-4b", rm="qwen3-1.7b"),
     ],
 }
-# The most wanted first, so that a budget that ends too soon ends in the right place.
-SETS["all"] = [case for cases in SETS.values() for case in cases]
-FUSED = (*USUAL, baselines.GREEDY_FUSED, baselines.ARGS_FUSED)
-# The three visits of bench/gpu_check.py.
-SETS["A"] = [
-    replace(PAIR, rm=rm, prompt=prompt, new_tokens=48, methods=OPTIONS)
-    for prompt in (128, 1900)
-    for rm in ("opt-350m", "opt-125m")
-]
-# Again with the table of products that was measured there, and with the fused layers.
-SETS["B"] = [replace(case, methods=FUSED) for case in SETS["A"]]
-SETS["C"] = [
-    replace(PAIR, lm="llama-7b", rm="llama-7b", new_tokens=32),
-    replace(CURVE, prompt=1900, new_tokens=32),
-    replace(PAIR, batch=16, new_tokens=32),
-    replace(PAIR, batch=4, new_tokens=32),
-    replace(PAIR, methods=(baselines.ARGS_COMPILED, baselines.GREEDY_COMPILED), new_tokens=32),
-]
-# For a machine without a GPU; they are not among all.
-CPU = Case("opt-125m", "opt-125m", dtype="float32", new_tokens=33)
-SETS["cpu"] = [
-    CPU,
-    replace(CPU, dtype="bfloat16"),
-    replace(CPU, k=40),
-    replace(CPU, batch=4),
-    replace(CPU, batch=16),
-    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17),
-    replace(CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=17, dtype="bfloat16"),
-]
 
 
 def tiny(case: Case) -> Case:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from args_fast.bench import baselines, slowdown
+from args_fast.bench.cases import SIZE
 from args_fast.bench.models import language_model, reward_model
 from args_fast.bench.timing import describe, environment, read_bandwidth
 from args_fast.bench.traffic import step_bytes
@@ -31,10 +32,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
         for prompt, methods in steps(decodes).items():
             write(f"\nprompt {prompt}: {slowdown.headline(methods)}")
             greedies = [name for name in methods if name in baselines.GREEDIES]
-            write(slowdown.as_text(slowdown.table(methods, greedies, bandwidth)))
+            write(slowdown.as_markdown(slowdown.table(methods, greedies, bandwidth)))
     if requests:
         write("\nseveral requests")
-        write(slowdown.as_text(throughput(requests)))
+        write(slowdown.as_markdown(throughput(requests)))
 
 
 def steps(results: list[Any]) -> dict[int, dict[str, slowdown.Figures]]:
@@ -45,7 +46,7 @@ def steps(results: list[Any]) -> dict[int, dict[str, slowdown.Figures]]:
         info = result.extra_info
         times[info["prompt"], info["method"]][info["part"]] = result.stats.data
         counts[info["method"]] = info["new_tokens"]
-    models = language_model("opt-125m", "meta"), reward_model("opt-125m", "meta")
+    models = language_model(SIZE, "meta"), reward_model(SIZE, "meta")
     figures: dict[int, dict[str, slowdown.Figures]] = defaultdict(dict)
     for (prompt, method), parts in sorted(times.items(), key=lambda item: item[0][0]):
         if {"whole", "first"} <= parts.keys():
@@ -59,14 +60,17 @@ def steps(results: list[Any]) -> dict[int, dict[str, slowdown.Figures]]:
 
 
 def throughput(results: list[Any]) -> list[list[str]]:
-    """Tokens per second, of all requests together and one at a time, and their ratio."""
-    speeds: dict[str, dict[bool, float]] = defaultdict(dict)
+    """Tokens per second of every workload by each way to serve it, the first way of it as 1."""
+    speeds: dict[str, dict[str, float]] = defaultdict(dict)
     for result in results:
         info = result.extra_info
-        speeds[info["throughput"]][info["together"]] = info["tokens"] / result.stats.median
-    rows = [["tokens/s", "alone", "together", "ratio"]]
-    for name, speed in speeds.items():
-        alone, together = speed.get(False), speed.get(True)
-        ratio = f"{together / alone:.2f}" if alone and together else ""
-        rows.append([name, *(f"{x:.1f}" if x else "" for x in (alone, together)), ratio])
+        speeds[info["throughput"]][info["way"]] = info["tokens"] / result.stats.median
+    ways = list(dict.fromkeys(way for speed in speeds.values() for way in speed))
+    rows = [["tokens/s", *ways]]
+    for workload, speed in speeds.items():
+        base = next(iter(speed.values()))
+        cells = [
+            f"{speed[way]:.1f} ({speed[way] / base:.2f})" if way in speed else "" for way in ways
+        ]
+        rows.append([workload, *cells])
     return rows

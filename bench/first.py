@@ -7,6 +7,7 @@ say. A step is what one more token takes, the prompt's time aside; the slowdown 
 over a step of greedy decoding. The methods take turns, so that a busy moment meets all of them.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -63,4 +64,5 @@ def main(size: str = SIZE, rounds: int = ROUNDS) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

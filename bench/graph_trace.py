@@ -5,8 +5,9 @@
 Decodes one prompt, lets torch.profiler trace some steps once their graphs are captured, and writes
 bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
 median time; the shares of the time in which no kernel runs, one runs, and kernels of two streams
-run at once; and the gaps between a kernel and the next of its stream. --rehearse traces CPU ops of
-tiny models, to show that the program works.
+run at once; and the gaps between a kernel and the next of its stream. torch's profiler leaves
+clocks and caches as they are, which those of single kernels do not. --device cpu traces ops
+instead; --rehearse does so with tiny models, to show that the program works.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from transformers.utils import logging
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.bench import cases, models, results, slowdown
-from args_fast.bench.baselines.engine import variant
+from args_fast.bench.baselines.engine import require_what_was_asked, variant
 from args_fast.bench.sweep import build
 from args_fast.bench.timing import describe
 
@@ -99,6 +100,7 @@ def trace(pair: ArgsDecoder, case: cases.Case, steps: int) -> list[dict[str, Any
             next(stream)
         if pair.device.type == "cuda":
             torch.cuda.synchronize(pair.device)
+    require_what_was_asked(pair)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(file))
@@ -131,12 +133,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu, of which ops are traced")
     parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
     case = cases.Case(options.lm, options.rm, prompt=options.prompt)
-    device = torch.device("cpu" if options.rehearse else "cuda")
+    device = torch.device("cpu" if options.rehearse else options.device)
     if options.rehearse:
         case = cases.tiny(case)
     pair = build(case, device)
@@ -145,9 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         name += ", fused layers"
         (prompt,) = case.prompts(pair.language_model.config.get_text_config().vocab_size)
         pair = variant(pair, [prompt], WARM_UP + 2 * options.steps, fused_layers=True)
-    found = summarise(
-        trace(pair, case, options.steps), ("cpu_op",) if options.rehearse else KERNELS
-    )
+    kinds = KERNELS if device.type == "cuda" else ("cpu_op",)
+    found = summarise(trace(pair, case, options.steps), kinds)
     folder = results.results_folder(device, options.results)
     kind = "graph-trace-rehearsed" if options.rehearse else "graph-trace"
     file, document = results.begin(folder, kind, device, traces={})

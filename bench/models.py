@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "hidden_size": 64,
     "num_attention_heads": 4,
     "vocab_size": 512,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1024,
 }
 
 

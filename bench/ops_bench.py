@@ -1,7 +1,8 @@
 """Every op against its peers: one run, one device, one table.
 
     python -m args_fast.bench.ops_bench [--device cuda] [--seconds 600]
-
+    python -m args_fast.bench.ops_bench --op linear     # products of few rows, for
+                                                        # scripts/linear_table.py
 The most telling cases come first, and what the time does not reach is listed. Results are written
 after every case, to bench/results/<device>/ops-<date>-<commit>.json and .md; a later run of the
 same sources continues there. An implementation is timed only after its output has been compared
@@ -24,11 +25,14 @@ import torch
 
 from args_fast.bench import ops_cases, results
 from args_fast.bench.ops_cases import Call, Prepared
+from args_fast.bench.slowdown import as_markdown, first_line
 from args_fast.bench.timing import Sample, describe, measure, read_bandwidth
 
 # Of one kernel alone a replay is mostly the launch of the graph. Calls that write move on by a row
 # each, and the pages have room for 112.
 CALLS_PER_GRAPH, CALLS_THAT_WRITE = 20, 4
+FAILED = ("wrong", "failed")
+HEADER = ("case", "implementation", "eager", "graph", "MB", "GB/s", "of read", "x peer", "note")
 
 
 @torch.inference_mode()
@@ -49,11 +53,13 @@ def run(
         seconds: No case is begun after this time.
         toy: Sizes that show that the program works, and nothing else.
         timed: False compares outputs and measures nothing.
-        op: One op alone; None for those of a step.
+        op: One op alone; None for those of a step; "all" for these and linear.
     """
     end = time.monotonic() + seconds
     kind = "-".join(["ops", *([op] if op else []), *["toy"] * toy, *["checked"] * (not timed)])
-    file, document = results.begin(folder, kind, device, toy=toy, bandwidth=None, cases=[])
+    file, document = results.begin(
+        folder, kind, device, on=device.type, toy=toy, bandwidth=None, cases=[]
+    )
     if timed and document["bandwidth"] is None:
         document["bandwidth"] = read_bandwidth(device, 2**24 if toy else None)
     done = {record["case"] for record in document["cases"]}
@@ -75,7 +81,7 @@ def failures(document: dict[str, Any]) -> list[str]:
         f"{case['case']}: {row['name']}: {row['note']}"
         for case in document["cases"]
         for row in case["rows"]
-        if row["ours"] and row["status"] in ("wrong", "failed")
+        if row["ours"] and row["status"] in FAILED
     ]
 
 
@@ -96,14 +102,9 @@ def _run_case(case: ops_cases.Case, device: torch.device, toy: bool, timed: bool
                 rows.append(_run_row(prepared, name, device, toy, timed))
         rows += [_row(name, False, "skipped", why) for name, why in prepared.skipped.items()]
     except (ops_cases.NotHereError, torch.OutOfMemoryError) as why:
-        rows.append(_row("all", False, "skipped", str(why).partition("\n")[0]))
+        rows.append(_row("all", False, "skipped", first_line(why)))
     except Exception as error:  # a case that fails must not take the others along
-        rows.append(_row("all", True, "failed", f"{type(error).__name__}: {error}"[:500]))
-    for kind in ("eager", "graph"):  # each against the best peer of its own kind of call
-        peers = [row[kind]["median"] for row in rows if not row["ours"] and row[kind]]
-        for row in rows:
-            if row[kind] and peers:
-                row[kind]["times_best_peer"] = min(peers) / row[kind]["median"]
+        rows.append(_row("all", True, "failed", first_line(error)))
     gc.collect()
     return record
 
@@ -117,8 +118,8 @@ def _run_row(
     prepared: Prepared, name: str, device: torch.device, toy: bool, timed: bool
 ) -> dict[str, Any]:
     row = _row(name, name in prepared.ours, "checked")
-    call = prepared.calls[name]
     repeats, limit = (5, 0.02) if toy else (20, 0.5)
+    call = prepared.calls[name]
     try:
         off = prepared.difference(name)
         if off is not None:
@@ -126,24 +127,22 @@ def _run_row(
         if timed:
             row["status"] = "timed"
             sample = measure(call, device, drained=True, repeats=repeats, limit=limit)
-            row["eager"] = _per_op(sample, prepared)
-            if device.type == "cuda":
-                prepared.reset()
-                row["graph"], row["note"] = _graph(prepared, call, device)
+            row["eager"] = _per_op(sample, prepared.per_call)
+        if timed and device.type == "cuda":
+            prepared.reset()
+            row["graph"], row["note"] = _graph(prepared, call, device)
         prepared.reset()
     except torch.OutOfMemoryError:
         row.update(status="skipped", note="out of memory")
         torch.cuda.empty_cache()
     except Exception as error:  # one that fails must not take the others along
-        row.update(status="failed", note=f"{type(error).__name__}: {error}"[:500])
+        row.update(status="failed", note=first_line(error))
     return row
 
 
-def _per_op(sample: Sample, prepared: Prepared, calls: int = 1) -> dict[str, Any]:
-    """A sample of so many calls in seconds of the op, of which a call may make several."""
-    names = ("median", "low", "high", "minimum")
-    ops = prepared.per_call * calls
-    return sample.as_json() | {name: getattr(sample, name) / ops for name in names}
+def _per_op(sample: Sample, ops: int) -> Sample:
+    """The sample of a call that makes so many ops, in seconds of one."""
+    return {name: value if name == "repeats" else value / ops for name, value in sample.items()}
 
 
 def _graph(
@@ -158,14 +157,15 @@ def _graph(
                 call()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
+        calls = CALLS_THAT_WRITE if prepared.changed else CALLS_PER_GRAPH
         with torch.cuda.graph(graph):
-            calls = CALLS_THAT_WRITE if prepared.changed else CALLS_PER_GRAPH
             for _ in range(calls):
                 call()
-        return _per_op(measure(graph.replay, device, limit=0.5), prepared, calls), None
+        sample = measure(graph.replay, device, limit=0.5)
+        return _per_op(sample, calls * prepared.per_call), None
     except Exception as error:
         torch.cuda.synchronize()
-        return None, f"not captured: {type(error).__name__}: {error}"[:300]
+        return None, f"not captured: {first_line(error)}"
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -183,35 +183,41 @@ def table(document: dict[str, Any]) -> str:
         "how many times as fast as the best peer, by eager calls and by graphs. Ours in bold.",
     ]
     for op in dict.fromkeys(case["op"] for case in document["cases"]):
-        lines += [
-            f"\n## {op}\n",
-            "| case | implementation | eager | graph | MB | GB/s | of read | x peer | note |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-        ]
-        for case in document["cases"]:
-            if case["op"] == op:
-                lines += [_line(case, row, bandwidth) for row in case["rows"]]
+        cases = [case for case in document["cases"] if case["op"] == op]
+        rows = [_cells(case, row, bandwidth) for case in cases for row in case["rows"]]
+        lines += [f"\n## {op}\n", as_markdown([HEADER, *rows])]
     if document["not_reached"]:
         lines += ["\n## Not reached\n", *(f"- {name}" for name in document["not_reached"])]
     return "\n".join(lines) + "\n"
 
 
-def _line(case: dict[str, Any], row: dict[str, Any], bandwidth: float | None) -> str:
-    samples = [row[kind] for kind in ("eager", "graph") if row[kind]]
+def _cells(case: dict[str, Any], row: dict[str, Any], bandwidth: float | None) -> list[str]:
+    kinds = [kind for kind in ("eager", "graph") if row[kind]]
     floor = case.get("floor_bytes", 0)
-    speed = share = ratio = ""
-    if samples:
-        rate = floor / min(sample["median"] for sample in samples)
+    speed = share = ""
+    if kinds:
+        rate = floor / min(row[kind]["median"] for kind in kinds)
         speed, share = f"{rate / 1e9:.1f}", f"{rate / bandwidth:.0%}" if bandwidth else ""
-        ratio = " / ".join(f"{s['times_best_peer']:.2f}" for s in samples if "times_best_peer" in s)
-    sizes = " ".join(f"{axis}={size}" for axis, size in case["sizes"].items())
-    name = f"**{row['name']}**" if row["ours"] else row["name"]
+    ratios = []
+    for kind in kinds:  # each against the best peer of its own kind of call
+        peers = [
+            other[kind]["median"] for other in case["rows"] if not other["ours"] and other[kind]
+        ]
+        ratios += [f"{min(peers) / row[kind]['median']:.2f}"] if peers else []
     note = row["note"] or ""
     if row["status"] not in ("timed", "checked"):
         note = f"{row['status']}: {note}"
-    cells = [sizes, name, _time(row["eager"]), _time(row["graph"]), f"{floor / 1e6:.2f}"]
-    cells += [speed, share, ratio, note.replace("|", "/").replace("\n", " ")]
-    return f"| {' | '.join(cells)} |"
+    return [
+        " ".join(f"{axis}={size}" for axis, size in case["sizes"].items()),
+        f"**{row['name']}**" if row["ours"] else row["name"],
+        _time(row["eager"]),
+        _time(row["graph"]),
+        f"{floor / 1e6:.2f}",
+        speed,
+        share,
+        " / ".join(ratios),
+        note.replace("|", "/"),
+    ]
 
 
 def _time(sample: dict[str, Any] | None) -> str:
@@ -228,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     here = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=here, help=f"cpu or cuda (here: {here})")
     parser.add_argument("--seconds", type=float, default=600, help="begin no case after them (600)")
-    parser.add_argument("--op", help="one op only; linear is measured only where it is named")
+    parser.add_argument("--op", help="one op, or all (those of a step; linear is not among them)")
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy sizes")
     parser.add_argument("--check", action="store_true", help="compare outputs, measure nothing")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")

@@ -12,9 +12,10 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from args_fast.bench import models
 from args_fast.machine import available_memory
 from args_fast.models.linear import ARRIVALS
 from args_fast.ops import linear as ops_linear
@@ -73,9 +74,10 @@ class Prepared:
         self.expected = self._output(self.plainly, None)
 
     def add(self, op: str, device: torch.device, *arguments: Any) -> "Prepared":
-        """Every backend that has the op here."""
+        """Every backend that has the op here; torch's is a peer of the others."""
         for backend, implementation in TABLE[device.type][op].items():
-            self.ours.add(backend)
+            if backend != "torch":
+                self.ours.add(backend)
             self.calls[backend] = partial(implementation, *arguments)
         return self
 
@@ -131,30 +133,34 @@ AXES: dict[str, dict[str, tuple]] = {
 TOY_AXES: dict[str, dict[str, tuple]] = {
     # 1500 tokens of one prompt are split over blocks, whose last one merges what they found.
     "branch_attention": {"t": (33, 5, 1500), "N": (3, 1), "Hq Hkv D": ((4, 2, 16),), "B": (1, 2)},
-    "topk_logprobs": {"V": (997,), "B": (1, 2), "k": (10,)},
+    # 5003 logits are two blocks of the CUDA op, and 24 layers three; the last one to end merges.
+    "topk_logprobs": {"V": (997, 5003), "B": (1, 2), "k": (10,)},
     "select": {"B": (2,), "k": (10,), "H": (48,)},
     "commit": {"L": (2,), "B": (2,), "N": (3,), "Hkv D": ((2, 16),)},
-    "select_commit": {"L": (2,), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((2, 16),)},
+    "select_commit": {"L": (24, 2), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((8, 64), (2, 16))},
 }
-# Every linear layer of OPT-350M and 2.7B, LLaMA-7B and Llama-3-8B: weights [N, K], with a bias or
-# without. They are measured only where --op linear asks for them: a peer is compiled for each.
-LINEAR_LAYERS = (
-    *((1024, 1024, 1), (4096, 1024, 1), (1024, 4096, 1), (1024, 512, 0), (512, 1024, 0)),
-    *((50272, 512, 0), (2560, 2560, 1), (10240, 2560, 1), (2560, 10240, 1), (50272, 2560, 0)),
-    *((4096, 4096, 0), (11008, 4096, 0), (4096, 11008, 0), (32000, 4096, 0)),
-    *((1024, 4096, 0), (14336, 4096, 0), (4096, 14336, 0), (128256, 4096, 0)),
-)
-LINEAR: dict[str, tuple] = {"M": (1, 10, 16, 40), "N K bias": LINEAR_LAYERS}
-TOY_LINEAR: dict[str, tuple] = {"M": (1,), "N K bias": ((48, 32, 0), (96, 32, 1))}
+# The linear layers of these models: each, and then q, k and v, or gate and up, as one.
+LINEAR_MODELS = ("opt-2.7b", "opt-350m", "opt-125m", "qwen3-0.6b", "llama-7b", "llama-3-8b")
+MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+LINEAR_ROWS = (1, 10, 16, 40)
+# One row; and three, whose sums over K are divided among programs.
+TOY_ROWS, TOY_LAYERS = (1, 3), ((96, 32, 1), (64, 1024, 0))
 
 
 def cases(toy: bool = False, op: str | None = None) -> list[Case]:
     """The cases of one op, or of those of a step; the most telling first: by the number of axes on
-    which a case is not the typical one, the ops in turn among equals."""
-    tables = {**(TOY_AXES if toy else AXES), "linear": TOY_LINEAR if toy else LINEAR}
+    which a case is not the typical one, the ops in turn among equals. Of linear: layer by layer, as
+    a layer enters the engine's table only with all its rows. "all": of a step, then of linear."""
+    if op == "all":
+        return cases(toy) + cases(toy, "linear")
+    if op == "linear":
+        rows, layers = (TOY_ROWS, TOY_LAYERS) if toy else (LINEAR_ROWS, linear_layers())
+        shapes = [(("N", N), ("K", K), ("bias", bias)) for N, K, bias in layers]
+        return [Case(op, (("M", M), *shape)) for shape in shapes for M in rows]
+    tables = TOY_AXES if toy else AXES
     ranked = []
     for name, axes in tables.items():
-        if name != op and (op is not None or name == "linear"):
+        if op not in (None, name):
             continue
         for place in product(*(range(len(sizes)) for sizes in axes.values())):
             pairs: list[tuple[str, int]] = []
@@ -163,6 +169,25 @@ def cases(toy: bool = False, op: str | None = None) -> list[Case]:
                 pairs += zip(names.split(), size, strict=True)
             ranked.append((sum(i > 0 for i in place), sum(place), Case(name, tuple(pairs))))
     return [case for *_, case in sorted(ranked, key=lambda row: row[:2])]
+
+
+def linear_layers() -> list[tuple[int, int, int]]:
+    """The shapes of all layers, and then of the merged ones."""
+    single, merged = [], []
+    for model in LINEAR_MODELS:
+        for parent in models.language_model(model, "meta").modules():
+            children = parent.named_children()
+            layers = {name: child for name, child in children if isinstance(child, nn.Linear)}
+            single += [_shape(layer) for layer in layers.values()]
+            groups = [names for names in MERGED if set(names) <= layers.keys()]
+            merged += [_shape(*(layers[name] for name in names)) for names in groups]
+    return list(dict.fromkeys(single + merged))
+
+
+def _shape(*layers: nn.Linear) -> tuple[int, int, int]:
+    """N and K of the weights of these layers as one, and 1 for a bias or 0."""
+    N = sum(layer.out_features for layer in layers)
+    return N, layers[0].in_features, int(layers[0].bias is not None)
 
 
 def prepare(case: Case, device: torch.device) -> Prepared:
@@ -310,52 +335,13 @@ def _attention_peers(
             lambda out: out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D),
         )
 
-    def flex() -> tuple[Call, Callable]:
-        if q.device.type != "cuda":
-            raise NotHereError("compiled on CUDA only")
-        if (N, Hq, Hkv, D, B) != (10, *HEADS[0], 1):
-            raise NotHereError("compiled for N 10, B 1 and the first heads only: it takes longest")
-        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-        keys, values = joined()
-        rows = q.transpose(1, 2).contiguous()
-        block_mask = create_block_mask(
-            lambda b, h, row, key: (key < t) | (key - t == row), None, None, N, t + N, q.device
-        )
-        torch.compiler.reset()  # past a limit of shapes, fullgraph would fail
-        compiled = torch.compile(flex_attention, fullgraph=True)
-        return (
-            lambda: compiled(rows, keys, values, block_mask=block_mask, enable_gqa=G > 1),
-            lambda out: out.transpose(1, 2),
-        )
-
     prepared.peer("SDPA, cache copied N times", sdpa_copied)
     prepared.peer("SDPA, mask over one prefix", sdpa_masked)
-    prepared.peer("FlexAttention, compiled", flex)
 
 
 # ---- select, commit, select_commit ---------------------------------------------------------------
 
-COMPOSED = "torch composition"  # what one writes in torch, without a check of anything
 STEPS = 112  # that pages must hold: calls of one implementation between two resets
-
-
-def _composed_select(
-    hidden: Tensor, weight: Tensor, _: None, logprobs: Tensor, w: Tensor, tau: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    rewards = hidden.float() @ weight.float()
-    scores = logprobs + w[:, None] * rewards
-    branch = (scores / tau[:, None] + noise).argmax(dim=1, keepdim=True)
-    return branch[:, 0], rewards.gather(1, branch)[:, 0], scores.gather(1, branch)[:, 0]
-
-
-def _composed_commit(*arguments: Tensor) -> None:
-    tail_k, tail_v, branch, k_pages, v_pages, table, lengths = arguments
-    sequence = torch.arange(len(branch), device=branch.device)
-    page = table[sequence, lengths // PAGE_SIZE]
-    for rows, target in ((tail_k, k_pages), (tail_v, v_pages)):
-        target[:, page, lengths % PAGE_SIZE] = rows[:, sequence, branch]
-    lengths += 1
 
 
 def _to_select(device: torch.device, dtype: torch.dtype, B: int, k: int, H: int) -> tuple:
@@ -373,10 +359,7 @@ def _to_select(device: torch.device, dtype: torch.dtype, B: int, k: int, H: int)
 def _select(device: torch.device, dtype: torch.dtype, *, B: int, k: int, H: int) -> Prepared:
     arguments = _to_select(device, dtype, B, k, H)
     floor = (B * k + 1) * H * dtype.itemsize + 8 * B * k
-    prepared = Prepared(floor, lambda: plain.select(*arguments))
-    prepared.add("select", device, *arguments)
-    prepared.peer(COMPOSED, lambda: (lambda: _composed_select(*arguments), None))
-    return prepared
+    return Prepared(floor, lambda: plain.select(*arguments)).add("select", device, *arguments)
 
 
 def _commit(
@@ -402,22 +385,16 @@ def _commit(
     branch = torch.arange(B, device=device) % N
     chosen = _to_select(device, torch.float32, B, N, H) if H else ()
 
-    def made_of(select: Callable, commit: Callable) -> Call:
-        def call() -> tuple:
-            out = select(*chosen) if H else (branch,)
-            commit(*tail, out[0], *pages, table, lengths)
-            return out if H else ()
-
-        return call
+    def plainly() -> tuple:
+        out = plain.select(*chosen) if H else (branch,)
+        plain.commit(*tail, out[0], *pages, table, lengths)  # type: ignore[call-arg]
+        return out if H else ()
 
     floor = 4 * B * row + ((B * N + 1) * H * 4 + 8 * B * N if H else 0)
-    prepared = Prepared(floor, made_of(plain.select, plain.commit), (*pages, lengths))
+    prepared = Prepared(floor, plainly, (*pages, lengths))
     if H:
-        prepared.add("select_commit", device, *chosen, *tail, *pages, table, lengths)
-    else:
-        prepared.add("commit", device, *tail, branch, *pages, table, lengths)
-    prepared.peer(COMPOSED, lambda: (made_of(_composed_select, _composed_commit), None))
-    return prepared
+        return prepared.add("select_commit", device, *chosen, *tail, *pages, table, lengths)
+    return prepared.add("commit", device, *tail, branch, *pages, table, lengths)
 
 
 # ---- linear --------------------------------------------------------------------------------------
@@ -446,23 +423,9 @@ def _linear(
         wide = None if bias is None else bias.double()
         return linear(x.double(), weight.double(), wide).to(dtype)
 
-    def inductor() -> tuple[Call, None]:
-        if device.type != "cuda":
-            raise NotHereError("compiled on CUDA only")
-        torch.compiler.reset()
-        mode = "max-autotune-no-cudagraphs"
-        compiled = torch.compile(
-            lambda x, weight, bias: linear(x, weight, bias),
-            mode=mode,
-            dynamic=False,
-            fullgraph=True,
-        )
-        return through(compiled), None
-
     floor = dtype.itemsize * (N * K + M * K + M * N + bias * N)
     prepared = Prepared(floor, through(exact), per_call=copies)
     prepared.ours.add("triton")
     prepared.calls["triton"] = through(lambda *tensors: ops_linear.linear(*tensors, arrivals))
     prepared.peer("torch", lambda: (through(linear), None))
-    prepared.peer("inductor", inductor)
     return prepared

@@ -10,12 +10,10 @@ published way of caching and our engine are measured alike. The methods of a cas
 by round, so that a change of the machine's speed meets all of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-import torch
 
 from args_fast import ArgsDecoder
 from args_fast.bench import baselines
@@ -39,11 +37,6 @@ def ignore(line: str) -> None:
     """Reports nothing."""
 
 
-def step_seconds(whole: float, first: float, new_tokens: int) -> float:
-    """Seconds of a decode step, from T(n) and T(1)."""
-    return (whole - first) / (new_tokens - 1)
-
-
 def slowdown(methods: dict[str, Figures], method: str, greedy: str) -> float | None:
     """The step of a method over that of a greedy decoding; None where one was not measured."""
     steps = [methods.get(name, {}).get("step", {}).get("median") for name in (method, greedy)]
@@ -64,18 +57,18 @@ def figures(
     Returns:
         "step" and "first", in seconds, each a Sample; tokens and bytes per second of a step.
     """
-    step = summary([step_seconds(whole, first, new_tokens) for whole, first in turns])
-    if step.median <= 0:
+    step = summary([(whole - first) / (new_tokens - 1) for whole, first in turns])
+    if step["median"] <= 0:
         raise RuntimeError(
             f"{new_tokens} tokens took no longer than one: the machine is too noisy to time a "
             "step; decode more new tokens, or stop what else is running"
         )
     return {
         "new_tokens": new_tokens,
-        "step": step.as_json(),
-        "first": summary([first for _, first in turns]).as_json(),
-        "tokens_per_second": batch / step.median,
-        "bytes_per_second": bytes_read / step.median if bytes_read else None,
+        "step": step,
+        "first": summary([first for _, first in turns]),
+        "tokens_per_second": batch / step["median"],
+        "bytes_per_second": bytes_read / step["median"] if bytes_read else None,
     }
 
 
@@ -155,18 +148,17 @@ def measure_case(
         report: Gets lines of progress.
     """
     prompts = case.prompts(pair.language_model.config.get_text_config().vocab_size)
-    peaks: dict[str, int] = {}
     methods = []
     for name in case.methods:
         new_tokens = case.tokens_of(name)
         models = [pair.language_model]
-        if name not in baselines.GREEDIES:
+        if name not in (*baselines.GREEDIES, baselines.ADAPTER):
             models.append(pair.reward_model)
         middle = case.prompt + new_tokens // 2
         methods.append(
             Method(
                 name,
-                _timed(pair, prompts, case, name, peaks),
+                partial(_seconds, pair, prompts, case, name),
                 new_tokens,
                 min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
                 baselines.warm_ups(name, pair.device.type),
@@ -174,29 +166,19 @@ def measure_case(
                 step_bytes(*models, prefix=middle, batch=case.batch),
             )
         )
-    measured = take_turns(methods, report)
-    return {name: measured[name] | {"peak_bytes": peaks.get(name)} for name in measured}
+    return take_turns(methods, report)
 
 
-def _timed(
-    pair: ArgsDecoder, prompts: list[list[int]], case: Case, name: str, peaks: dict[str, int]
-) -> Callable[[int], float]:
-    """Decodes by a method and keeps the most memory that a GPU needed for it."""
-    device = pair.device
-
-    def decode(new_tokens: int) -> float:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        counts: list[int] = []
-        method = partial(baselines.METHODS[name], pair, prompts, new_tokens, case.k, case.w)
-        took = seconds(lambda: counts.extend(map(len, method())), device)
-        if device.type == "cuda":
-            peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated(device))
-        if counts != [new_tokens] * case.batch:
-            raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")
-        return took
-
-    return decode
+def _seconds(
+    pair: ArgsDecoder, prompts: list[list[int]], case: Case, name: str, new_tokens: int
+) -> float:
+    """The time of a decode by a method, which has to give what was asked for."""
+    counts: list[int] = []
+    method = partial(baselines.METHODS[name], pair, prompts, new_tokens, case.k, case.w)
+    took = seconds(lambda: counts.extend(map(len, method())), pair.device)
+    if counts != [new_tokens] * case.batch:
+        raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")
+    return took
 
 
 def first_line(error: BaseException) -> str:
@@ -259,19 +241,15 @@ def failures(methods: dict[str, Figures]) -> list[str]:
     return [f"{name}: {record['error']}" for name, record in methods.items() if "error" in record]
 
 
-def as_text(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells in columns; the first column is aligned to the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the header first, as a table that reads well in a terminal too."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        [
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        ]
         for row in rows
-    )
-
-
-def as_markdown(rows: Iterable[Sequence[str]]) -> str:
-    header, *body = rows
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *body))
+    ]
+    rule = ["-" * (width - (i > 0)) + ":" * (i > 0) for i, width in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))

@@ -1,6 +1,6 @@
 """The slowdown over many settings at true sizes, within a budget of time: `make gpu-bench`.
 
-    python -m args_fast.bench.sweep --set headline --budget 540
+    python -m args_fast.bench.sweep --set A --budget 540
     python -m args_fast.bench.sweep --rehearse        # every case in miniature, on the CPU
 
 The most wanted cases come first. What is finished is written after every case, and the same command
@@ -25,7 +25,7 @@ from args_fast import ArgsDecoder
 from args_fast.bench import baselines, cases, models, results, slowdown, traffic
 from args_fast.bench.baselines.engine import cache_bytes
 from args_fast.bench.cases import Case
-from args_fast.bench.timing import describe, read_bandwidth, synchronise
+from args_fast.bench.timing import copy_bandwidth, describe, read_bandwidth, synchronise
 
 
 def sweep(
@@ -56,6 +56,7 @@ def sweep(
     left = [case for case in settings if case.key not in document["cases"]]
     if left and document["bandwidth"] is None:
         document["bandwidth"] = read_bandwidth(device)
+        document["copy_bandwidth"] = copy_bandwidth(device)
     while left:
         longest = max((record["seconds"] for record in document["cases"].values()), default=0.0)
         if time.monotonic() - began + longest > budget:
@@ -100,12 +101,24 @@ def build(case: Case, device: torch.device) -> ArgsDecoder:
     return models.random_pair(case.lm, case.rm, device=device, dtype=dtype, cache_bytes=room)
 
 
+def failures(document: dict[str, Any]) -> list[str]:
+    """A line for every method that failed. That something does not fit into memory is a result; a
+    step that was not captured as a graph, say, is not."""
+    return [
+        f"{key}: {line}"
+        for key, record in document["cases"].items()
+        for line in slowdown.failures(record["methods"])
+        if torch.OutOfMemoryError.__name__ not in line
+    ]
+
+
 def markdown(document: dict[str, Any]) -> str:
     """The document as a page: a table for every case."""
     lines = ["# Slowdown", "", describe(document["environment"]) + ".", ""]
     lines += [slowdown.DEFINITION, "The methods of a case took turns, in one process."]
     if document["bandwidth"]:
-        lines += [f"A plain read reaches {document['bandwidth'] / 1e9:.0f} GB/s here."]
+        read, copied = (document[name] / 1e9 for name in ("bandwidth", "copy_bandwidth"))
+        lines += [f"A plain read reaches {read:.0f} GB/s here, a copy {copied:.0f}."]
     for record in document["cases"].values():
         case = Case(**record["case"] | {"methods": tuple(record["case"]["methods"])})
         greedies = [name for name in case.methods if name in baselines.GREEDIES]
@@ -137,7 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings = [case for case in dict.fromkeys(small) if case.methods]
     folder = results.results_folder(device, options.results)
     kind = "slowdown-rehearsed" if options.rehearse else "slowdown"
-    file, document = results.begin(folder, kind, device, bandwidth=None, cases={})
+    empty: dict[str, Any] = {"bandwidth": None, "copy_bandwidth": None, "cases": {}}
+    file, document = results.begin(folder, kind, device, **empty)
 
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -146,8 +160,11 @@ def main(arguments: list[str] | None = None) -> int:
     left = sweep(settings, file, document, device, budget=budget, rounds=rounds, report=report)
     if left:
         report(f"{len(left)} of {len(settings)} cases are left: run the same command again")
+    wrong = failures(document)
+    for line in wrong:
+        print(f"WRONG  {line}")
     print(file.with_suffix(".md"))
-    return 0
+    return bool(wrong)
 
 
 if __name__ == "__main__":

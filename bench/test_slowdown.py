@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from args_fast.bench import baselines
-from args_fast.bench.cases import USUAL, Case
+from args_fast.bench.cases import SIZE, USUAL, Case
 from args_fast.bench.models import random_pair
 
 ROUNDS = 5
@@ -27,14 +27,14 @@ def pair(name):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("part", ["whole", "first"])
 def test_decode(benchmark, method, prompt_length, part):
-    case = Case("opt-125m", "opt-125m", prompt=prompt_length, new_tokens=32)
+    case = Case(SIZE, SIZE, prompt=prompt_length, new_tokens=32)
     new_tokens = case.tokens_of(method) if part == "whole" else 1
     benchmark.extra_info.update(
         method=method, prompt=prompt_length, part=part, new_tokens=case.tokens_of(method)
     )
     (tokens,) = benchmark.pedantic(
         baselines.METHODS[method],
-        args=(pair(case.lm), case.prompts(50000), new_tokens, case.k, case.w),
+        args=(pair(case.lm), case.prompts(500), new_tokens, case.k, case.w),
         rounds=baselines.MOST_ROUNDS.get(method, ROUNDS),
         warmup_rounds=baselines.warm_ups(method),
     )

@@ -1,14 +1,14 @@
 """Sixteen requests together against one at a time: what continuous batching is worth here.
 
 `make bench`, or `pytest bench/test_throughput.py --benchmark-only`. Nothing is asserted about time;
-the table at the end (bench/conftest.py) gives tokens per second, of greedy decoding and of ARGS.
+the table at the end (bench/conftest.py) has tokens per second, of greedy decoding and of ARGS.
 """
 
 import pytest
 
 from args_fast import DecodingConfig
 from args_fast.bench import baselines
-from args_fast.bench.cases import Case
+from args_fast.bench.cases import SIZE, Case
 from args_fast.bench.models import random_pair
 
 REQUESTS = 16
@@ -16,26 +16,25 @@ NEW_TOKENS = 32
 LENGTHS = [16, 32, 64, 128]  # in turn
 ROUNDS = 3
 PROMPTS = [
-    Case("opt-125m", "opt-125m", prompt=LENGTHS[i % len(LENGTHS)]).prompts(50000)[0]
-    for i in range(REQUESTS)
+    Case(SIZE, SIZE, prompt=LENGTHS[i % len(LENGTHS)]).prompts(500)[0] for i in range(REQUESTS)
 ]
 
 
 @pytest.fixture(scope="module")
 def pair():
-    return random_pair("opt-125m", "opt-125m")
+    return random_pair(SIZE, SIZE)
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
+@pytest.mark.parametrize("way", ["alone", "together"])
 @pytest.mark.parametrize(("method", "k"), [(baselines.GREEDY, 1), (baselines.ARGS, 10)])
-def test_requests(benchmark, pair, method, k, together):
+def test_requests(benchmark, pair, method, k, way):
     config = DecodingConfig(k=k, max_new_tokens=NEW_TOKENS, eos_token_ids=[])
 
     def decode():
-        if together:
+        if way == "together":
             return pair.generate(PROMPTS, config)
         return [pair.generate(prompt, config)[0] for prompt in PROMPTS]
 
-    benchmark.extra_info.update(throughput=method, together=together, tokens=REQUESTS * NEW_TOKENS)
+    benchmark.extra_info.update(throughput=method, way=way, tokens=REQUESTS * NEW_TOKENS)
     results = benchmark.pedantic(decode, rounds=ROUNDS, warmup_rounds=1)
     assert [len(result.token_ids) for result in results] == [NEW_TOKENS] * REQUESTS

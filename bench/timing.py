@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,20 +18,23 @@ from args_fast.machine import processor
 PACKAGES = ("torch", "triton", "transformers", "flash-attn", "torchao", "args-fast")
 FLUSHED = 256 * 2**20  # bytes written between two timed calls on CUDA: more than any L2 holds
 READ = {"cpu": 2**30, "cuda": 2**32}  # bytes of the array whose reading is timed
+# Variables of the environment that change what runs, besides our own.
+SWITCHES = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_WAIT_POLICY",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TRITON_INTERPRET",
+)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Median, quartiles and minimum of ``repeats`` measurements of one thing."""
-
-    median: float
-    low: float
-    high: float
-    minimum: float
-    repeats: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+Sample = dict[str, float]  # seconds: the median of ``repeats`` times, quartiles and minimum
 
 
 def summary(values: Sequence[float]) -> Sample:
@@ -40,7 +42,8 @@ def summary(values: Sequence[float]) -> Sample:
     low = median = high = values[0]
     if len(values) > 1:
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Sample(median, low, high, min(values), len(values))
+    found = {"median": median, "low": low, "high": high, "minimum": min(values)}
+    return found | {"repeats": len(values)}
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -113,7 +116,14 @@ def read_bandwidth(device: torch.device, size: int | None = None) -> float:
     """Bytes per second of the fastest of 20 reads of an array (its sum) that no cache holds: what
     a step that only reads its weights could reach on this device."""
     array = torch.zeros((size or READ[device.type]) // 4, device=device)
-    return array.nbytes / measure(array.sum, device, limit=5.0).minimum
+    return array.nbytes / measure(array.sum, device, limit=5.0)["minimum"]
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of the fastest of 20 copies of such an array."""
+    array = torch.zeros(READ[device.type] // 4, device=device)
+    copied = torch.empty_like(array)
+    return 2 * array.nbytes / measure(lambda: copied.copy_(array), device, limit=5.0)["minimum"]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -131,9 +141,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def switches() -> dict[str, str]:
-    """Variables of the environment that change what runs."""
-    names = ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "OMP_WAIT_POLICY", "TRITON_INTERPRET")
-    chosen = {k: v for k, v in os.environ.items() if k.startswith("ARGS_FAST_") or k in names}
+    """Variables of the environment that change what runs, as far as they are set."""
+    chosen = {k: v for k, v in os.environ.items() if k.startswith("ARGS_FAST_") or k in SWITCHES}
     return dict(sorted(chosen.items()))
 
 

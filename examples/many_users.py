@@ -4,6 +4,7 @@ Each request has options of its own and joins the batch when it comes. A user wh
 part of the cache at once.
 """
 
+import argparse
 import asyncio
 
 from args_fast import ArgsDecoder, AsyncArgsDecoder, DecodingConfig
@@ -32,4 +33,5 @@ async def main() -> None:
         await asyncio.gather(*(ask(serving, i, q) for i, q in enumerate(QUESTIONS)))
 
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 asyncio.run(main())

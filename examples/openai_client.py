@@ -3,10 +3,12 @@
 Any client of OpenAI works as it is; options of guided decoding travel in the field args.
 """
 
+import argparse
 import os
 
 from openai import OpenAI
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 client = OpenAI(
     base_url=os.environ.get("ARGS_FAST_URL", "http://127.0.0.1:8000/v1"),
     api_key=os.environ.get("ARGS_FAST_API_KEY", "none"),

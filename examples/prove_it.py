@@ -3,12 +3,14 @@
 python examples/prove_it.py
 """
 
+import argparse
 import time
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.reference import decode
 from args_fast.tiny_pair import LM, RM
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 decoder = ArgsDecoder.from_pretrained(LM, RM)
 config = DecodingConfig(k=10, w=1.5, max_new_tokens=32)
 for question in (

@@ -3,9 +3,12 @@
 The embedded pair is tiny; with args_fast.smollm2 (see the README) the models are real.
 """
 
+import argparse
+
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.tiny_pair import LM, RM
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 decoder = ArgsDecoder.from_pretrained(LM, RM)
 messages = [{"role": "user", "content": "How can I clean the sofa with baking soda?"}]
 

@@ -3,6 +3,8 @@
 It gets every candidate's whole response as a string, so any tokenizer and any rule will do.
 """
 
+import argparse
+
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from args_fast import ArgsDecoder, DecodingConfig
@@ -16,6 +18,7 @@ def short_words(prompts: list[str], responses: list[str]) -> list[float]:
     return [-sum(map(len, each)) / len(each) for each in words]
 
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 lm, tokenizer = AutoModelForCausalLM.from_pretrained(LM), AutoTokenizer.from_pretrained(LM)
 decoder = ArgsDecoder(lm, Function(short_words), tokenizer=tokenizer)
 for w in (0.0, 2.0):

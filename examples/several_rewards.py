@@ -3,6 +3,8 @@
 A reward model and a function guide together; each request says with which weights.
 """
 
+import argparse
+
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from args_fast import ArgsDecoder, DecodingConfig
@@ -15,6 +17,7 @@ def brief(prompts: list[str], responses: list[str]) -> list[float]:
     return [-len(response) / 20 for response in responses]
 
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 rewards = {
     "helpful": AutoModelForSequenceClassification.from_pretrained(RM),
     "brief": Function(brief),

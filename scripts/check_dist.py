@@ -4,6 +4,8 @@ tests/claims with it: python scripts/check_dist.py [options of pip]
 Nothing but the distribution and the tests is there: no checkout, no compiler's leftovers.
 """
 
+import argparse
+import os
 import shutil
 import site
 import subprocess
@@ -16,7 +18,8 @@ TESTS = ("claims", "helpers", "conftest.py")
 
 
 def run(*command: object, cwd: Path) -> None:
-    subprocess.run([str(word) for word in command], cwd=cwd, check=True)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([str(word) for word in command], cwd=cwd, env=variables, check=True)
 
 
 def check(archive: Path, folder: Path, pip_options: list[str]) -> None:
@@ -35,7 +38,8 @@ def check(archive: Path, folder: Path, pip_options: list[str]) -> None:
     here = "import args_fast, sys; sys.exit(not args_fast.__file__.startswith(sys.prefix))"
     run(python, "-c", here, cwd=folder)  # the installed package, not the checkout
     options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", folder)
-    run(python, "-m", "pytest", *options, "-o", "pythonpath=tests/helpers", "tests", cwd=folder)
+    helpers = f"pythonpath={folder / 'tests' / 'helpers'}"
+    run(python, "-m", "pytest", *options, "-o", helpers, "tests", cwd=folder)
 
 
 def main(pip_options: list[str]) -> int:
@@ -52,4 +56,5 @@ def main(pip_options: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    sys.exit(main(parser.parse_known_args()[1]))  # what it does not know is for pip

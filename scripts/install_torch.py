@@ -4,6 +4,7 @@ A torch that is already there, of whatever build, is left alone. Arguments are h
 index of your own, for example).
 """
 
+import argparse
 import importlib.util
 import shutil
 import subprocess
@@ -33,4 +34,5 @@ def _pip(options: list[str], requirement: str, *, quiet: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    sys.exit(main(parser.parse_known_args()[1]))  # what it does not know is for pip

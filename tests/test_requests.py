@@ -48,6 +48,21 @@ def assert_same(result, wanted):
         assert got == pytest.approx(getattr(wanted, field), abs=1e-4, nan_ok=True)
 
 
+@pytest.mark.parametrize(("k", "w"), [(1, 1.5), (1, 0.0), (5, 0.0), (5, 1.5)])
+def test_a_score_is_not_known_only_where_w_r_is_and_is_not_computed(k, w):
+    config = dataclasses.replace(CONFIG, k=k, w=w, max_new_tokens=4)
+    for results in (
+        decoder().generate([tokens(4)], config),
+        decoder().generate([tokens(4), tokens(9)], [config, CONFIG])[:1],
+    ):
+        (result,) = results
+        assert not any(map(math.isnan, result.logprobs))
+        assert all(map(math.isnan, result.scores)) == (k == 1 and w != 0)
+        assert all(map(math.isnan, result.rewards)) == (k == 1 or w == 0)
+        if w == 0:
+            assert result.scores == result.logprobs
+
+
 # ---- options of one's own ------------------------------------------------------------------------
 
 

@@ -112,7 +112,7 @@ def bench(
             return
         print(slowdown.headline(methods))
         print(f"{case.name}; {timing.describe(facts)}\n")
-        print(slowdown.as_text(slowdown.table(methods, _greedies(methods), bandwidth)))
+        print(slowdown.as_markdown(slowdown.table(methods, _greedies(methods), bandwidth)))
         for line in errors:
             print(line)
         note(slowdown.DEFINITION)

@@ -12,7 +12,7 @@ MAX_ROWS = 512  # of one pass of a reward model, over all requests of a batch
 
 # Cost of a further row of a pass, where its first costs 1. SmolLM2-135M-Instruct, float32, fused
 # layers, two cores: a pass of one row takes 12 to 13.7 ms, of ten rows 20 to 27 ms.
-# ``bench/draft_worth.py`` measures it on another machine.
+# ``examples/smollm2/draft_worth.py`` measures it on another machine.
 ROW = 0.09
 
 PRIOR = 0.3  # p before anything is known, with the weight of one token

@@ -1,5 +1,6 @@
 """A burst of steps that the device was asked for, and how its tokens reach the requests."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,9 @@ class Burst:
         steps = self.steps if self.counts is None else self.counts[row]
         tokens = self.arrival.tokens[row, :steps].tolist()
         stats = self.arrival.stats[row, :steps].tolist()
+        unknown = not request.guided and request.config.w != 0  # k = 1: w * r is not computed
         for i, (token, (logprob, reward, score)) in enumerate(zip(tokens, stats, strict=True)):
+            score = math.nan if unknown else score
             error = self.errors.get(row) or non_finite(logprob, score, request.guided)
             if error is not None:
                 request.fail(error)

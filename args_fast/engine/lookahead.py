@@ -82,7 +82,7 @@ class LastToken:
     def propose(self, token: Tensor) -> tuple[Tensor, Tensor]:
         """token [B, 1], the last ones -> logprobs and ids [B, k] of the candidates; those that
         were dropped have logprob -inf."""
-        logits = self._lm.logits(token, self._last.positions(), self._last)[:, -1]
+        logits = self._lm.logits(token, None, self._last)[:, -1]
         self._last.commit(self._only_row)
         return self._top_k(logits)
 
@@ -143,15 +143,14 @@ class Lookahead(LastToken):
 
     def read_ahead(self, ids: Tensor, *, hidden: bool = False) -> Tensor | None:
         """ids [B, k] -> their hidden states [B, k, H] where they are asked for."""
-        positions = self._ahead.positions()
         if not hidden:
-            self._rows = self._lm.logits(ids, positions, self._ahead)
+            self._rows = self._lm.logits(ids, None, self._ahead)
             return None
         if self._lm.has_plain_head:  # the winner's logits are all that is needed
-            self._rows = self._lm.hidden(ids, positions, self._ahead)
+            self._rows = self._lm.hidden(ids, None, self._ahead)
             self._rows_are_hidden = True
             return self._rows
-        states, self._rows = self._lm.hidden_and_logits(ids, positions, self._ahead)
+        states, self._rows = self._lm.hidden_and_logits(ids, None, self._ahead)
         return states
 
     def read_ahead_with(self, candidates: Candidates, judge: Judge) -> None:

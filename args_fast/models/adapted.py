@@ -53,7 +53,7 @@ class AdaptedBackbone(Backbone):
     def own_forward(self) -> AbstractContextManager:
         return self.terms.added()
 
-    def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
+    def hidden(self, ids: Tensor, positions: Tensor | None, context: AttentionContext) -> Tensor:
         if isinstance(context, Branches) and self.fused_layers():
             return super().hidden(ids, positions, context)
         with self.terms.added():

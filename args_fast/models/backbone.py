@@ -72,20 +72,23 @@ class Backbone:
         self._tail_hidden = Compiled(partial(hidden_states, self.model), name, mode)
         self._tail_logits = Compiled(partial(_logits, self.model), name, mode)
 
-    def hidden(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
-        """ids, positions [B, N] -> the last hidden state [B, N, H]."""
+    def hidden(self, ids: Tensor, positions: Tensor | None, context: AttentionContext) -> Tensor:
+        """ids, positions [B, N] -> the last hidden state [B, N, H]. ``positions``: None for those
+        of branches, which fused layers find themselves."""
         if isinstance(context, Branches) and (layers := self.fused_layers()):
-            return layers.hidden(ids, positions, context)
+            return layers.hidden(ids, context)
+        positions = _positions(positions, context)
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_hidden(ids, positions, context)
             return hidden_states(self.model, ids, positions, context)
 
-    def logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor:
+    def logits(self, ids: Tensor, positions: Tensor | None, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> logits [B, N, V], through the model's own forward where it does
-        more than multiply with its output layer."""
-        if (hidden := self._fused_hidden(ids, positions, context)) is not None:
+        more than multiply with its output layer. ``positions``: None for those of branches."""
+        if (hidden := self._fused_hidden(ids, context)) is not None:
             return self.head(hidden)
+        positions = _positions(positions, context)
         with driven(self.model), self._linear:
             if isinstance(context, Branches):
                 return self._tail_logits(ids, positions, context)
@@ -108,12 +111,10 @@ class Backbone:
             self._layers or None if self.fused is True and isinstance(self._layers, str) else None
         )
 
-    def _fused_hidden(
-        self, ids: Tensor, positions: Tensor, context: AttentionContext
-    ) -> Tensor | None:
+    def _fused_hidden(self, ids: Tensor, context: AttentionContext) -> Tensor | None:
         """The last hidden state by the fused layers, where all that follows is the output layer."""
         if isinstance(context, Branches) and (layers := self.fused_layers()):
-            return layers.hidden(ids, positions, context) if self.has_plain_head else None
+            return layers.hidden(ids, context) if self.has_plain_head else None
         return None
 
     def drop_fused_layers(self) -> None:
@@ -139,12 +140,13 @@ class Backbone:
         return torch.equal(self.head(states[-1]), logits)
 
     def hidden_and_logits(
-        self, ids: Tensor, positions: Tensor, context: AttentionContext
+        self, ids: Tensor, positions: Tensor | None, context: AttentionContext
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the last hidden state [B, N, H] and the logits [B, N, V], in one
-        pass."""
-        if (hidden := self._fused_hidden(ids, positions, context)) is not None:
+        pass. ``positions``: None for those of branches."""
+        if (hidden := self._fused_hidden(ids, context)) is not None:
             return hidden, self.head(hidden)
+        positions = _positions(positions, context)
         with self._head_input() as states, driven(self.model), self._linear:
             logits = _logits(self.model, ids, positions, context)
         return states[-1], logits
@@ -186,6 +188,13 @@ class Backbone:
             return True
         plain = start + rows <= self.plain_up_to
         return plain and (start == 0 or torch_has_flash(self.layout))
+
+
+def _positions(positions: Tensor | None, context: AttentionContext) -> Tensor:
+    if positions is not None:
+        return positions
+    assert isinstance(context, Branches)
+    return context.positions()
 
 
 def hidden_states(

@@ -77,9 +77,10 @@ class Branches:
             lengths = memory.tensor(f"{name} lengths", torch.int32, B, device=layout.device)
         return cls(cache, memory.table(group, layout.device), lengths, k, v, mask)
 
-    def positions(self) -> Tensor:
-        """[B, N] i64: a row's position is the prefix length plus its number of ancestors."""
-        prefix = self.lengths.long()[:, None].expand(-1, self.mask.shape[0])
+    def positions(self, dtype: torch.dtype = torch.int64) -> Tensor:
+        """[B, N]: a row's position is the prefix length plus its number of ancestors. Of siblings,
+        int32 positions are a view of the lengths."""
+        prefix = self.lengths.to(dtype)[:, None].expand(-1, self.mask.shape[0])
         return prefix if self._depth is None else prefix + self._depth
 
     def attend(

@@ -20,7 +20,14 @@ from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
 from args_fast.models.families.base import EVERY_ROW, Layers, product
 from args_fast.models.low_rank import LowRankTerms
-from args_fast.ops.decoder_layers import DecoderLayers, backend, decoder_layers, unsupported
+from args_fast.ops.decoder_layers import (
+    DecoderLayers,
+    Embedding,
+    InTriton,
+    backend,
+    decoder_layers,
+    unsupported,
+)
 from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 Fused = bool | Literal["auto"]  # the engine's option
@@ -62,6 +69,7 @@ class FusedLayers:
         self._device = next(model.parameters()).device
         self._ops: dict[str, DecoderLayers] = {}  # of each backend that was asked for
         called = set(_within(layers.called))
+        self._called = [h for m in called for h in (m._forward_hooks, m._forward_pre_hooks)]
         watched = [module for module in model.modules() if module not in called]
         hooks = ((m._forward_hooks, m._forward_pre_hooks) for m in watched)
         self._hooks = [*_GLOBAL_HOOKS, *(hook for pair in hooks for hook in pair)]
@@ -83,15 +91,16 @@ class FusedLayers:
         return self._ops[name]
 
     @torch.no_grad()
-    def hidden(self, ids: Tensor, positions: Tensor, branches: Branches) -> Tensor:
-        """ids, positions [B, N] -> the last hidden state [B, N, H]; the rows' keys and values are
-        in ``branches`` afterwards."""
+    def hidden(self, ids: Tensor, branches: Branches) -> Tensor:
+        """ids [B, N] -> the last hidden state [B, N, H]; the rows' keys and values are in
+        ``branches`` afterwards."""
         layers = self._layers
-        embedded = layers.embed(ids, positions)
-        hidden = embedded.to(torch.float32, memory_format=torch.contiguous_format)
+        embedding = self._embedding(ids, branches)
+        hidden, dtype = self._rows(ids, branches, embedding)
         cos, sin = None, None
         if layers.rotary is not None:
-            cos, sin = (x.contiguous() for x in layers.rotary(hidden, positions))
+            like = hidden.new_empty(0, dtype=torch.float32)  # of the type that is wanted
+            cos, sin = (x.contiguous() for x in layers.rotary(like, branches.positions()))
         self._op(
             hidden,
             self._current_weights(),
@@ -112,9 +121,34 @@ class FusedLayers:
             layers.pre_norm,
             *_final_norm(layers.final_norm),
             self._low_rank,
+            **({} if embedding is None else {"embedding": embedding}),
         )
-        hidden = hidden.to(embedded.dtype)
+        hidden = hidden.to(dtype)
         return hidden if layers.project is None else product(layers.project, hidden)
+
+    def _rows(
+        self, ids: Tensor, branches: Branches, embedding: Embedding | None
+    ) -> tuple[Tensor, torch.dtype]:
+        """The rows before the first layer as the op takes them, and the type that they have in the
+        modules. With an embedding there is nothing in them yet."""
+        if embedding is not None:
+            tokens = embedding[1]
+            return tokens.new_empty(*ids.shape, tokens.shape[1]), tokens.dtype
+        hidden = self._layers.embed(ids, branches.positions())
+        own = isinstance(self._op, InTriton)  # which takes them as they are
+        rows = hidden if own else hidden.to(torch.float32)
+        return rows.contiguous(), hidden.dtype
+
+    def _embedding(self, ids: Tensor, branches: Branches) -> Embedding | None:
+        """What the op makes the rows before the first layer of; None where modules make them: for
+        an op that does not, and where a hook waits for the call of one of them."""
+        tables = self._layers.tables
+        if tables is None or not isinstance(self._op, InTriton) or any(map(_waiting, self._called)):
+            return None
+        tokens, places, offset = tables
+        if places is None:
+            return ids, tokens.weight, None, None, 0
+        return ids, tokens.weight, places.weight, branches.positions(torch.int32), offset
 
     @property
     def reads_prompts(self) -> bool:
@@ -140,7 +174,7 @@ class FusedLayers:
                 torch.ones(rows, rows, dtype=torch.bool, device=CPU).tril(),
             )
             piece = torch.tensor([ids[first - start :][:rows]], device=CPU)
-            self.hidden(piece, index[None], branches)
+            self.hidden(piece, branches)
             slots = table[0].long()[index // cache.page_size] * cache.page_size
             slots += index % cache.page_size
             cache.k_pages.flatten(1, 2).index_copy_(1, slots, branches.k[:, 0])

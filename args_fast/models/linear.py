@@ -4,8 +4,8 @@ On the CPU that is the C++ kernel (csrc/cpu/linear.h) for every product of up to
 float32 of any number, because torch's products of many rows are slower there too; on CUDA it is the
 Triton kernel (kernels/triton/linear.py) where a measurement on that very device says that it is
 faster than cuBLAS. The table of measurements (linear.json next to this file) names the
-exceptions of the one and the uses of the other. ``python -m args_fast.bench.linear_bench
---write-table`` makes it on a GPU.
+exceptions of the one and the uses of the other. ``scripts/linear_table.py`` makes it of what was
+measured on a GPU.
 
 The models are not touched: within the context of ``few_rows``, calls of
 ``torch.nn.functional.linear`` are looked up, and those that no kernel takes go to torch.

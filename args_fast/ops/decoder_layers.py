@@ -18,6 +18,9 @@ from args_fast.ops.backends import forced_backend
 from args_fast.ops.schemas import LAYER_WEIGHTS
 
 DecoderLayers = Callable[..., None]
+# ids [B, N], the embeddings of tokens [V, H]; those of positions [.., H], positions [B, N] and the
+# row of position 0, or None, None and 0: see args_fast.kernels.decoder_layers.
+Embedding = tuple[Tensor, Tensor, Tensor | None, Tensor | None, int]
 ROWS = 512  # that Triton's kernels take at a time: what they hold meanwhile grows with them
 
 
@@ -37,7 +40,7 @@ def decoder_layers(device: torch.device | str = "cpu") -> DecoderLayers:
     run at the same time."""
     device = torch.device(device)
     if backend(device.type) == "triton":
-        return _InTriton(device)
+        return InTriton(device)
     run: DecoderLayers = torch.ops.args_fast_cpp.decoder_layers.default
     return run
 
@@ -76,8 +79,9 @@ def _kernels() -> Any:
     return import_module("args_fast.kernels.decoder_layers")  # Triton, which is not everywhere
 
 
-class _InTriton:
-    """The op in Triton, with the counters that its programs meet by."""
+class InTriton:
+    """The op in Triton, with the counters that its programs meet by. ``hidden`` may be of the
+    weights' type, and be made from embeddings, which costs no launch more."""
 
     def __init__(self, device: torch.device) -> None:
         self._run = _kernels().decoder_layers
@@ -97,6 +101,7 @@ class _InTriton:
         cos: Tensor | None,
         sin: Tensor | None,
         *others: Any,
+        embedding: Embedding | None = None,
     ) -> None:
         *options, low_rank = others
         assert not low_rank  # args_fast.models.fused leaves adapters to the C++ op
@@ -118,4 +123,10 @@ class _InTriton:
                     *(None if x is None else x[part] for x in (cos, sin)),
                     *options,
                     counters=self._counters,
+                    embedding=None if embedding is None else _part(embedding, part),
                 )
+
+
+def _part(embedding: Embedding, texts: slice) -> Embedding:
+    ids, tokens, places, positions, offset = embedding
+    return ids[texts], tokens, places, None if positions is None else positions[texts], offset

@@ -41,9 +41,7 @@ class SiblingJudge(Judge):
     def read(self, candidates: Candidates) -> None:
         # Before anything that takes long: a copy between devices waits for both.
         self._candidates = candidates.to(self._reward.device)
-        self._hidden = self._reward.backbone.hidden(
-            self._candidates.ids, self._branches.positions(), self._branches
-        )
+        self._hidden = self._reward.backbone.hidden(self._candidates.ids, None, self._branches)
 
     def rewards(self) -> Tensor:
         return self._to_lm(self._reward.head.rewards(self._hidden))
@@ -133,7 +131,7 @@ class ChainJudge(Judge):
         shifted = torch.cat([closing, closing[:, :, -1:]], dim=2)
         rows = torch.where(ended[:, :, None], shifted, chain)
         rows = rows.transpose(1, 2).reshape(B, -1)  # by depth, the candidates first
-        hidden = self._reward.backbone.hidden(rows, self._branches.positions(), self._branches)
+        hidden = self._reward.backbone.hidden(rows, None, self._branches)
         last = self._count.expand(-1, k) - ended.long()
         index = last * k + torch.arange(k, device=ids.device)
         hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))

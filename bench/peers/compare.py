@@ -1,65 +1,48 @@
 """One table of all engines on one machine: greedy decoding of the peers, and ARGS of ours.
 
-    make bench-peers        or: python -m args_fast.bench.peers.compare
+    make bench-peers        then also: python -m args_fast.bench.peers.compare --types bfloat16
 
 SmolLM2-135M-Instruct, one prompt. For each type every engine is loaded in a process of its own with
 the machine's threads, and they are asked in turn, so that a change of the machine's speed meets
 all of them. The definitions are those of bench/slowdown.py. "Equal tokens" shows whether
 an engine decodes what the others decode; in 16 bits their rounding differs, and so may tokens.
 
-Written to bench/results/<device>/peers-<date>-<commit>.json and .md, and to $OUT. Environments and
-weights are kept in build/peers; making them takes some 20 minutes and 5 GB.
+Written to bench/results/<device>/peers-<date>-<commit>.json and .md, and to $OUT. make installs the
+peers into build/peers, which takes some 20 minutes and 5 GB; one that is not there is left out.
 """
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from random import Random
-from subprocess import CalledProcessError
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
+from args_fast import smollm2
 from args_fast.bench import baselines, results, slowdown
-from args_fast.bench.peers.environments import ENVIRONMENTS, convert, make, weights
 from args_fast.bench.peers.worker import Worker, WorkerError
 from args_fast.bench.slowdown import Figures, Method
 from args_fast.bench.timing import describe, read_bandwidth
 from args_fast.bench.traffic import step_bytes
+from args_fast.errors import MissingPackageError
 
 CPU = torch.device("cpu")
 FOLDER = Path("build") / "peers"
-SAVED = "4 bit"  # the type that the package has; llama.cpp alone reads it
-TYPES = ("float32", "bfloat16", SAVED)
+PEERS = ("llama_cpp", "vllm_cpu", "ours")  # the last runs in this environment
+TYPES = ("float32", "bfloat16")
 GREEDIES = (baselines.TRANSFORMERS, "llama.cpp greedy", baselines.GREEDY)  # slowdowns are against
-PUBLISHED = (baselines.K_COPIES, baselines.NAIVE)  # ways of caching
-TWICE = (baselines.ARGS, baselines.ADAPTER, *PUBLISHED)  # read two models' worth of weights
+TWICE = (baselines.ARGS, baselines.ADAPTER)  # read two models' worth of weights
 GUIDED = (*TWICE, baselines.HEAD)
 PAUSE = 0.3  # seconds before each decode, in which the threads of the last one stop spinning
-
-
-class Asked:
-    """Decodes of one method by a worker, and the ids of the longest."""
-
-    def __init__(self, worker: Worker, method: str, prompt: Sequence[int]) -> None:
-        self.worker, self.method, self.prompt = worker, method, prompt
-        self.token_ids: list[int] = []
-
-    def __call__(self, new_tokens: int) -> float:
-        time.sleep(PAUSE)
-        seconds, token_ids = self.worker.decode(self.method, self.prompt, new_tokens)
-        if len(token_ids) != new_tokens:
-            raise WorkerError(f"{len(token_ids)} tokens came, and {new_tokens} were asked for")
-        self.token_ids = max(self.token_ids, token_ids, key=len)
-        return seconds
 
 
 def compare(
@@ -68,8 +51,7 @@ def compare(
     *,
     new_tokens: int,
     rounds: int,
-    model_bytes: int | None = None,
-    without: Sequence[str] = (),
+    model_bytes: int,
     report: slowdown.Report = slowdown.ignore,
 ) -> dict[str, Figures]:
     """Ask all methods of all workers in turn; the figures of each method.
@@ -77,76 +59,65 @@ def compare(
     Args:
         workers: The loaded peers.
         prompt: Ids.
-        new_tokens: Decoded by each method in a turn; slow ones decode fewer.
-        rounds: Turns of each method; slow ones take fewer.
+        new_tokens: Decoded by each method in a turn.
+        rounds: Turns of each method.
         model_bytes: Bytes that a step of one model reads; both models are of one size.
-        without: Methods that are left out.
         report: Gets lines of progress.
     """
-    asked = {
-        name: Asked(worker, name, prompt)
-        for worker in workers
-        for name in worker.methods
-        if name not in without
-    }
+    texts: dict[str, list[int]] = {}  # the longest of each method
+
+    def ask(worker: Worker, name: str, new_tokens: int) -> float:
+        time.sleep(PAUSE)
+        seconds, token_ids = worker.decode(name, prompt, new_tokens)
+        if len(token_ids) != new_tokens:
+            raise WorkerError(f"{len(token_ids)} tokens came, and {new_tokens} were asked for")
+        texts[name] = max(texts.get(name, []), token_ids, key=len)
+        return seconds
+
     methods = [
         Method(
             name,
-            decode,
-            min(new_tokens, baselines.MOST_TOKENS.get(name, new_tokens)),
-            min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
-            warm_ups=baselines.warm_ups(name),
-            bytes_read=model_bytes and model_bytes * (1 + (name in TWICE)),
+            partial(ask, worker, name),
+            new_tokens,
+            rounds,
+            bytes_read=model_bytes * (2 if name in TWICE else 1),
         )
-        for name, decode in asked.items()
+        for worker in workers
+        for name in worker.methods
     ]
     measured = slowdown.take_turns(methods, report)
     for name, figures in measured.items():
-        reference = asked.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
+        reference = texts.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
         if "error" not in figures and reference is not None:
-            pairs = list(zip(asked[name].token_ids, reference.token_ids, strict=False))
+            pairs = list(zip(texts[name], reference, strict=False))
             same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             figures["equal_tokens"] = [same, len(pairs)]
     return measured
 
 
-# ---- the workers ---------------------------------------------------------------------------------
-
-
-def load(
-    dtype: str, folder: Path, pip: Sequence[str], room: int, threads: int, stack: ExitStack
-) -> list[Worker]:
-    """The workers that have a type, loaded. One that cannot be made or loaded says why, and the
-    others are compared without it."""
-    gguf, converted = weights(folder, pip, say)
-    bound = ",".join(map(str, cores()[:threads]))
+def load(dtype: str, folder: Path, room: int, threads: int, stack: ExitStack) -> list[Worker]:
+    """The loaded workers. One that is not installed or cannot be loaded says why, and the others
+    are compared without it."""
     plain = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     vllm = {
-        **plain,
         "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": bound,
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores()[:threads])),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
-    peers = [("llama_cpp", gguf if dtype == SAVED else folder / f"smollm2-{dtype}.gguf", plain)]
-    if dtype != SAVED:
-        peers += [("vllm_cpu", converted, vllm), ("ours", converted, plain)]
     workers = []
-    for module, model, variables in peers:
+    for name in PEERS:
+        python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
+        model = folder if name == "llama_cpp" else smollm2.lm()
+        arguments = {"model": str(model), "dtype": dtype, "threads": threads, "room": room}
+        say(f"loading {name}, {dtype}")
         try:
-            python = Path(sys.executable)
-            if module in ENVIRONMENTS:
-                python = make(ENVIRONMENTS[module], folder, pip, say)
-            if not model.exists():
-                convert(python, gguf, model, dtype, threads)
-            arguments = {"model": str(model), "dtype": dtype, "threads": threads, "room": room}
-            say(f"loading {module}, {dtype}")
-            log = folder / f"{module}.log"
-            worker = Worker(python, f"peers.{module}", log, variables, arguments)
+            variables = plain | (vllm if name == "vllm_cpu" else {})
+            worker = Worker(python, f"peers.{name}", folder / f"{name}.log", variables, arguments)
             stack.enter_context(worker).wait_until_loaded()
             workers.append(worker)
-        except (WorkerError, OSError, CalledProcessError) as error:
-            say(f"{module} is left out: {error}")
+        except (WorkerError, OSError) as error:
+            say(f"{name} is left out: {error}")
     return workers
 
 
@@ -161,11 +132,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-# ---- the table -----------------------------------------------------------------------------------
-
-
-def page(document: dict[str, Any], table: Any) -> str:
-    """The document as a page, its tables made by ``as_text`` or ``as_markdown``."""
+def page(document: dict[str, Any]) -> str:
+    """The document as a page."""
     lines = [
         "# SmolLM2-135M-Instruct, engine by engine\n",
         f"{describe(document['environment'])}.\n",
@@ -180,9 +148,17 @@ def page(document: dict[str, Any], table: Any) -> str:
         counts = [methods[name].get("equal_tokens") for name in methods]
         for row, count in zip(rows, ["equal tokens", *counts], strict=True):
             row.append(count if isinstance(count, str) else "/".join(map(str, count or ())))
-        lines += [f"\n## {dtype}\n", table(rows)]
+        lines += [f"\n## {dtype}\n", slowdown.as_markdown(rows)]
         lines += [f"\n- {line}" for line in slowdown.failures(methods)]
     return "\n".join(lines) + "\n"
+
+
+def model_bytes(dtype: str, prefix: int) -> int:
+    """Bytes that a step of the language model reads after so many tokens."""
+    config = AutoConfig.from_pretrained(smollm2.lm())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    return step_bytes(model, prefix=prefix)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -191,53 +167,43 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
     parser.add_argument("--prompt", type=int, default=128, help="tokens (128)")
-    parser.add_argument("--new-tokens", type=int, default=33)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--without", nargs="+", default=[], choices=PUBLISHED, help="what takes minutes at 1024"
-    )
+    parser.add_argument("--new-tokens", type=int, default=33, help="tokens of a turn (33)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every method (5)")
     most = len(cores())
     parser.add_argument("--threads", type=int, default=most, help=f"of each engine ({most})")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"what is kept ({FOLDER})")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"of the peers ({FOLDER})")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
-    parser.add_argument("--pip", default="", help="further arguments of pip install, in one string")
     options = parser.parse_args(arguments)
+    try:
+        smollm2.check_installed()
+    except MissingPackageError as error:
+        parser.error(str(error))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    folder, pip = options.folder.resolve(), shlex.split(options.pip)
+    folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "smollm2.gguf").unlink(missing_ok=True)
+    (folder / "smollm2.gguf").symlink_to(smollm2.gguf())
     random = Random(0)
     prompt = [random.randint(100, 40000) for _ in range(options.prompt)]
     room = options.prompt + options.new_tokens + 1
-    settings = {"prompt": options.prompt, "new_tokens": options.new_tokens}
+    settings = {name: getattr(options, name) for name in ("prompt", "new_tokens", "rounds")}
     file, document = results.begin(results.results_folder(CPU, options.results), "peers", CPU)
-    document |= {**settings, "rounds": options.rounds, "types": {}}
-    document["bandwidth"] = read_bandwidth(CPU)
+    document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
     for dtype in options.types:
         with ExitStack() as stack:
-            workers = load(dtype, folder, pip, room, options.threads, stack)
             document["types"][dtype] = compare(
-                workers,
+                load(dtype, folder, room, options.threads, stack),
                 prompt,
                 new_tokens=options.new_tokens,
                 rounds=options.rounds,
-                without=options.without,
-                model_bytes=_model_bytes(folder, dtype, options.prompt + options.new_tokens // 2),
+                model_bytes=model_bytes(dtype, options.prompt + options.new_tokens // 2),
                 report=say,
             )
-        results.write(file, document, page(document, slowdown.as_markdown))
-    print(page(document, slowdown.as_text), file.with_suffix(".md"), sep="\n")
+        results.write(file, document, page(document))
+    print(page(document), file.with_suffix(".md"), sep="\n")
     return 0
-
-
-def _model_bytes(folder: Path, dtype: str, prefix: int) -> int | None:
-    if dtype == SAVED:
-        return None  # K/V and some tensors are of other types than the weights
-    config = AutoConfig.from_pretrained(weights(folder, (), say)[1])
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    return step_bytes(model, prefix=prefix)
 
 
 if __name__ == "__main__":

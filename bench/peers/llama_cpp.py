@@ -1,5 +1,6 @@
 """llama.cpp through llama-cpp-python: greedy decoding, one prompt at a time."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,12 +10,12 @@ TYPES = {"float32": 0, "bfloat16": 32}  # of llama_ftype in llama.h
 
 
 def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]":
-    """``model``: a GGUF file that has the type already; ``room``: prompt and new tokens."""
+    """``model``: a folder with smollm2.gguf; ``room``: prompt and new tokens."""
     from llama_cpp import Llama
 
-    llama = Llama(
-        model, n_ctx=room, n_batch=room, n_threads=threads, n_threads_batch=threads, verbose=False
-    )
+    file = converted(Path(model, "smollm2.gguf"), dtype, threads)
+    batch = {"n_ctx": room, "n_batch": room, "n_threads": threads, "n_threads_batch": threads}
+    llama = Llama(str(file), **batch, verbose=False)
 
     def greedy(prompt: list[int], new_tokens: int) -> list[int]:
         llama.reset()
@@ -28,14 +29,20 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     return {"llama.cpp greedy": greedy}
 
 
-def convert(source: str, target: str, dtype: str, threads: int) -> None:
-    """Write a GGUF file of another type, of the same weights, dequantised."""
+def converted(source: Path, dtype: str, threads: int) -> Path:
+    """The same weights as ``source``, dequantised to a type: written the first time."""
     import ctypes
 
     import llama_cpp
 
-    options = llama_cpp.llama_model_quantize_default_params()
-    options.ftype, options.allow_requantize, options.nthread = TYPES[dtype], True, threads
-    status = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options))
-    if status:
-        raise RuntimeError(f"llama.cpp cannot make {dtype} of {source}: status {status}")
+    target = source.with_name(f"smollm2-{dtype}.gguf")
+    if not target.exists():
+        options = llama_cpp.llama_model_quantize_default_params()
+        options.ftype, options.allow_requantize, options.nthread = TYPES[dtype], True, threads
+        part = target.with_suffix(".part")
+        names = str(source).encode(), str(part).encode()
+        status = llama_cpp.llama_model_quantize(*names, ctypes.byref(options))
+        if status:
+            raise RuntimeError(f"llama.cpp cannot make {dtype} of {source}: status {status}")
+        part.replace(target)
+    return target

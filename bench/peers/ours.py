@@ -1,4 +1,4 @@
-"""transformers and args-fast: greedy decoding, ARGS, and the two published ways of caching.
+"""transformers and args-fast: greedy decoding, and ARGS with three kinds of reward.
 
 The reward model has the language model's own weights with a head drawn at random, so it is of the
 same size; speed does not depend on what a head says. On the language model's own weights there are
@@ -9,7 +9,7 @@ in float32 all three give the same tokens.
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .worker import Decode
@@ -24,6 +24,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
 
     from args_fast import ArgsDecoder
     from args_fast.bench import baselines
+    from args_fast.bench.baselines.engine import lora
     from args_fast.models import placement
     from args_fast.rewards import Head
 
@@ -32,31 +33,18 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     kind = getattr(torch, dtype)
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=kind)
     rm = AutoModelForSequenceClassification.from_pretrained(model, dtype=kind, num_labels=1)
-    others = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them
-    for one in (lm, rm):
-        placement.gather(one)  # as ArgsDecoder.from_pretrained does
+    scattered = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them
+    for gathered in (lm, rm):
+        placement.gather(gathered)  # as ArgsDecoder.from_pretrained does
     pair = ArgsDecoder(lm, rm)
-    shared = {baselines.HEAD: ArgsDecoder(lm, Head(deepcopy(rm.score)))}
+    decoders = {baselines.TRANSFORMERS: scattered, baselines.GREEDY: pair, baselines.ARGS: pair}
+    decoders[baselines.HEAD] = ArgsDecoder(lm, Head(deepcopy(rm.score)))
     if find_spec("peft"):
-        shared[baselines.ADAPTER] = ArgsDecoder(lm, adapter_on(rm))
-
-    own = {baselines.GREEDY: pair, baselines.ARGS: pair, **shared}
+        decoders[baselines.ADAPTER] = ArgsDecoder(lm, lora(deepcopy(rm)))
 
     def decode(method: str, prompt: list[int], new_tokens: int) -> list[int]:
-        way = baselines.ARGS if method in shared else method
-        decoder = own.get(method, others)
-        return baselines.METHODS[way](decoder, [prompt], new_tokens, K, W)[0]
+        own = method in (baselines.HEAD, baselines.ADAPTER)
+        way = baselines.args if own else baselines.METHODS[method]
+        return way(decoders[method], [prompt], new_tokens, K, W)[0]
 
-    names = [baselines.TRANSFORMERS, baselines.GREEDY, baselines.ARGS]
-    names += [*shared, baselines.K_COPIES, baselines.NAIVE]
-    return {name: partial(decode, name) for name in names}
-
-
-def adapter_on(rm: Any) -> Any:
-    """An adapter of rank 8 on all linear layers of a reward model, as peft begins: it adds 0."""
-    from peft import LoraConfig, get_peft_model
-
-    from args_fast.rewards import Adapter
-
-    config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear")
-    return Adapter(get_peft_model(deepcopy(rm), config))
+    return {name: partial(decode, name) for name in decoders}

@@ -3,6 +3,8 @@
 python examples/huggingface/generate.py
 """
 
+import argparse
+
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -14,6 +16,7 @@ from transformers import (
 from args_fast.integrations.transformers import reward_guided
 from args_fast.tiny_pair import LM, RM  # a tiny pair inside the package: no download
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 lm = AutoModelForCausalLM.from_pretrained(LM, dtype="float32").eval()
 reward = AutoModelForSequenceClassification.from_pretrained(RM, dtype="float32").eval()
 tokenizer = AutoTokenizer.from_pretrained(LM, padding_side="left")

@@ -5,7 +5,7 @@ are kept from step to step: all calls run on one event loop. Decoding waits for 
 endpoint should be near, and take all texts of a step at once.
 """
 
-import sys
+import argparse
 
 import httpx
 
@@ -36,4 +36,6 @@ def endpoint(url: str) -> Function:
 if __name__ == "__main__":
     from show import show
 
-    show(endpoint(sys.argv[1]), w=1.0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="of the endpoint")
+    show(endpoint(parser.parse_args().url), w=1.0)

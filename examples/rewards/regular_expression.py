@@ -4,6 +4,7 @@ Every match in the response costs one point. A reward judges responses that are 
 a rule like this one has to make sense for the beginning of a text too.
 """
 
+import argparse
 import re
 
 from args_fast.rewards import Function
@@ -24,4 +25,5 @@ reward = Function(Penalty(r"\b(you|your)\b"), name="no_you")
 if __name__ == "__main__":
     from show import show
 
+    argparse.ArgumentParser(description=__doc__).parse_args()
     show(reward, w=5.0)

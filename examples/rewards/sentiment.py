@@ -4,6 +4,7 @@ The reward is the mean sentiment of the response's words, between -1 and 1. Any 
 this one fits on a page.
 """
 
+import argparse
 import re
 
 from args_fast.rewards import Function
@@ -24,4 +25,5 @@ reward = Function(sentiment)
 if __name__ == "__main__":
     from show import show
 
+    argparse.ArgumentParser(description=__doc__).parse_args()
     show(reward, w=20.0)

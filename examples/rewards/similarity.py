@@ -4,7 +4,7 @@ pip install sentence-transformers
 python examples/rewards/similarity.py all-MiniLM-L6-v2 "Use the shade of a tree."
 """
 
-import sys
+import argparse
 
 from sentence_transformers import SentenceTransformer
 
@@ -28,5 +28,8 @@ class Similarity:
 if __name__ == "__main__":
     from show import show
 
-    path, text = sys.argv[1:]
-    show(Function(Similarity(SentenceTransformer(path), text)), w=10.0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("encoder", help="a folder or hub id for sentence-transformers")
+    parser.add_argument("text", help="what responses should be like")
+    chosen = parser.parse_args()
+    show(Function(Similarity(SentenceTransformer(chosen.encoder), chosen.text)), w=10.0)

@@ -6,6 +6,7 @@ drift. Questions are combinations of topic, subject and setting; a tenth of the 
 out, so no held-out question was trained on.
 """
 
+import argparse
 import json
 import random
 from collections.abc import Iterator
@@ -102,5 +103,6 @@ def prompt(question: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for dialogue in dialogues(5, heldout=False, seed=0):
         print(f"{prompt(dialogue.question)}\n  + {dialogue.chosen}\n  - {dialogue.rejected}")

@@ -6,9 +6,10 @@
     _feed       norm, gate and up, activation
     _add        down, and the residual
 
-One more before the first layer (what its norm needs to know of the rows), one for the final norm.
-``args_fast.ops.plain_layers`` says what is computed. Between two launches lie x in f32, and q, the
-attention's and the MLP's rows in the type of the weights, in which the next product takes them.
+One more before the first layer (the embeddings of the tokens, and what the norm needs to know of
+them), one for the final norm. ``args_fast.ops.plain_layers`` says what is computed. Between two
+launches lie x in f32, and q, the attention's and the MLP's rows in the type of the weights, in
+which the next product takes them.
 
 A model whose norms come after the residual sums (OPT-350M) has the same five: x is stored before
 its norm, and both who reads it and who adds to it norm it first.
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from args_fast.kernels.branch_attention import MAX_D
 from args_fast.kernels.device import too_old
-from args_fast.kernels.layer_pass import Layer, LayerPass, Norm
+from args_fast.kernels.layer_pass import Embedding, Layer, LayerPass, Norm
 
 COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -75,9 +76,11 @@ def decoder_layers(
     final_norm_bias: Tensor | None = None,
     *,
     counters: Tensor,
+    embedding: Embedding | None = None,
 ) -> None:
     """See args_fast.ops.plain_layers.decoder_layers; hidden, cos, sin and tails are contiguous.
 
+    hidden may be of the weights' type. With an embedding what is in it before is not looked at.
     layers: for each the tensors that LAYER_WEIGHTS names; None for what a layer does not have.
     counters [COUNTERS] i32: zeros, and zeros again afterwards. Two calls that run at the same time
     (on two streams) must not share them. Raises ValueError for more rows than they suffice for.
@@ -88,8 +91,8 @@ def decoder_layers(
     before, between = run.stats
     none: Norm = (None, None)
     pending = none  # the norm that x still wants, where norms come after the sums
-    if pre_norm:
-        run.measure(before)
+    if pre_norm or embedding is not None or run.x is not hidden:
+        run.begin(hidden, embedding, before)
     for i, layer in enumerate(layers):
         norm1: Norm = (layer["norm1"], layer["norm1_bias"])
         norm2: Norm = (layer["norm2"], layer["norm2_bias"])
@@ -111,8 +114,10 @@ def decoder_layers(
             run.add(run.inner, *down, run.of_down, norm1, between, before)
         pending = norm2
     if not pre_norm:
-        run.norm(before, *pending)
+        run.norm(hidden if final_norm is None else run.x, before, *pending)
+        if final_norm is not None:
+            run.begin(run.x, None, before)
     if final_norm is not None:
-        if not pre_norm:
-            run.measure(before)
-        run.norm(before, final_norm if final_norm.numel() else None, final_norm_bias)
+        run.norm(hidden, before, final_norm if final_norm.numel() else None, final_norm_bias)
+    elif pre_norm and run.x is not hidden:
+        hidden.copy_(run.x)

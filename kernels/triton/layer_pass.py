@@ -6,13 +6,14 @@ rows: see args_fast.kernels.layer_products.
 
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 
 from args_fast.kernels.branch_attention import TUNING as ATTENTION
 from args_fast.kernels.device import machine, tuned
 from args_fast.kernels.layer_attention import _attend
-from args_fast.kernels.layer_products import ROWS, _add, _feed, _measure, _norm, _project
+from args_fast.kernels.layer_products import ROWS, _add, _begin, _feed, _norm, _project
 from args_fast.kernels.linear import divide
 
 NORM_N = 256  # elements of a row that a program of the final norm takes
@@ -24,6 +25,12 @@ AHEAD = 2  # blocks of its weights that a program asks for before it may begin
 
 Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None
 Norm = tuple[Tensor | None, Tensor | None]  # weight and bias
+
+# What the rows before the first layer are made of: ids [B, N] i64, the embeddings of tokens [V, H];
+# those of positions [.., H] and the positions [B, N] i32 or i64, or None twice; the row of position
+# 0. Ids and positions have any strides.
+# Tables are contiguous and of the weights' type.
+Embedding = tuple[Tensor, Tensor, Tensor | None, Tensor | None, int]
 
 # By compute capability, the highest that the device has. "resident": programs that one
 # multiprocessor is to have at once. Each product, by bytes of an element (_project by the padded
@@ -66,7 +73,9 @@ class LayerPass:
         rotary: tuple[Tensor, Tensor] | None,
     ) -> None:
         B, self.N, self.H = hidden.shape
-        self.hidden, self.counters, self.eps, self.rotary = hidden, counters, eps, rotary
+        self.out, self.counters, self.eps, self.rotary = hidden, counters, eps, rotary
+        in_place = hidden.dtype == torch.float32
+        self.x = hidden if in_place else hidden.new_empty(hidden.shape, dtype=torch.float32)
         self.rms = norm == "rms"
         self.M = B * self.N
         self.row_tiles = triton.cdiv(self.M, ROWS)
@@ -105,7 +114,7 @@ class LayerPass:
         self.width = self.of_o["BLOCK_N"]  # of a tile whose row has statistics
         self.tiles = triton.cdiv(self.H, self.width)
         self.of_norm = {"RMS": self.rms, "STATS": triton.next_power_of_2(self.tiles)}
-        new, M = self.hidden.new_empty, self.M
+        new, M = self.x.new_empty, self.M
         self.q = new((M, self.Hq * self.D), dtype=self.dtype)
         self.mixed = new((M, self.Hq * self.D), dtype=self.dtype)
         self.inner = new((M, self.F), dtype=self.dtype)
@@ -133,21 +142,32 @@ class LayerPass:
             "num_warps": warps,
         } | self.common
 
-    def measure(self, stats: Tensor) -> None:
-        _measure[self.row_tiles, self.tiles](
-            self.hidden,
+    def begin(self, rows: Tensor, embedding: Embedding | None, stats: Tensor) -> None:
+        """x from rows, or from an embedding."""
+        ids, tokens, places, positions, offset = embedding or (None, rows, None, None, 0)
+        _begin[self.row_tiles, self.tiles](
+            tokens,
+            ids,
+            places,
+            positions,
+            self.x,
             stats,
             self.M,
+            self.N,
             self.H,
             self.tiles,
+            offset,
+            *((0, 0) if ids is None else ids.stride()),
+            *((0, 0) if positions is None else positions.stride()),
             RMS=self.rms,
             BLOCK_N=self.width,
             **self.common,
         )
 
-    def norm(self, stats: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    def norm(self, out: Tensor, stats: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
         _norm[self.row_tiles, triton.cdiv(self.H, NORM_N)](
-            self.hidden,
+            self.x,
+            out,
             stats,
             weight,
             bias,
@@ -166,7 +186,7 @@ class LayerPass:
     ) -> None:
         cos, sin = self.rotary or (None, None)
         _project[(self.heads * self.of_project["SPLITS"] * self.row_tiles,)](
-            self.hidden,
+            self.x,
             stats,
             *norm,
             *(layer[name] for name in ("q", "k", "v", "q_bias", "k_bias", "v_bias")),
@@ -222,8 +242,8 @@ class LayerPass:
             lengths,
             mask,
             self.mixed,
-            self.hidden.new_empty(rows * self.D),
-            self.hidden.new_empty(rows * 2),
+            self.x.new_empty(rows * self.D),
+            self.x.new_empty(rows * 2),
             self.counters,
             scale,
             window or None,
@@ -241,7 +261,7 @@ class LayerPass:
         cut = self.of_feed
         tiles = triton.cdiv(self.F, cut["BLOCK_N"])
         _feed[(tiles * cut["SPLITS"] * self.row_tiles,)](
-            self.hidden,
+            self.x,
             stats,
             *norm,
             *(layer[name] for name in ("gate", "up", "gate_bias", "up_bias")),
@@ -275,7 +295,7 @@ class LayerPass:
             y,
             weight,
             bias,
-            self.hidden,
+            self.x,
             stats,
             *norm,
             new_stats,

@@ -3,7 +3,8 @@
     _project   q, k, v = rotary(norm(heads of  norm(x) W^T + b))          k and v into the tail
     _feed      inner   = act(norm(x) Wg^T + bg) * (norm(x) Wu^T + bu)     or act(norm(x) Wu^T + bu)
     _add       x      += y W^T + b                                        x normed before, or not
-    _measure   what the norms need to know of x; _norm: x = norm(x)
+    _begin     x      = rows, or the embeddings of tokens (and of their positions)
+    _norm      rows   = norm(x)
 
 x [M, H] f32 is the residual stream. Weights are W [N, K], where they lie: rows of K contiguous
 (nn.Linear) or columns of N (GPT-2). f32, bf16 or f16; what is multiplied is of the weights' type,
@@ -49,6 +50,18 @@ def wait(PDL: tl.constexpr):
     """Until all that the kernels before this one have written is there."""
     if PDL:
         tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _share(K, row_tiles, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """What a program of a product takes: tile of x, split, tile of W, and the columns of both."""
+    row_tile = tl.program_id(0) % row_tiles
+    split = tl.program_id(0) // row_tiles % SPLITS
+    tile = tl.program_id(0) // row_tiles // SPLITS
+    blocks = tl.cdiv(K, BLOCK_K)
+    begin = blocks * split // SPLITS * BLOCK_K
+    end = blocks * (split + 1) // SPLITS * BLOCK_K
+    return row_tile, split, tile, begin, end
 
 
 @triton.jit
@@ -182,13 +195,23 @@ def _activated(x, ACTIVATION: tl.constexpr):
         return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
 
 
-@triton.jit(do_not_specialize=["M"])
-def _measure(
+@triton.jit(do_not_specialize=["M", "N", "offset"])
+def _begin(
+    rows_ptr,  # [M, H] f32 | bf16 | f16; with ids the embeddings of tokens [V, H]
+    ids_ptr,  # [B, N] i64, or None
+    places_ptr,  # [positions, H] as rows, what is added for a position; or None
+    positions_ptr,  # [B, N] i32 | i64; None without places
     x_ptr,  # [M, H] f32
     stats_ptr,  # [M, TILES, 2] f32: mean, and squares of what deviates from it
     M,
+    N,
     H,
     TILES,
+    offset,  # of the place of position 0
+    ids_stride_b,
+    ids_stride_n,
+    positions_stride_b,
+    positions_stride_n,
     RMS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PDL: tl.constexpr,
@@ -199,14 +222,23 @@ def _measure(
     tile = tl.program_id(1)
     n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     within = (m < M)[:, None] & (n < H)
-    x = tl.load(x_ptr + m[:, None] * H + n, mask=within, other=0.0)
+    row = m.to(tl.int64)
+    if ids_ptr is not None:
+        row = tl.load(ids_ptr + m // N * ids_stride_b + m % N * ids_stride_n, mask=m < M, other=0)
+    x = tl.load(rows_ptr + row[:, None] * H + n, mask=within, other=0.0).to(tl.float32)
+    if places_ptr is not None:
+        at = positions_ptr + m // N * positions_stride_b + m % N * positions_stride_n
+        place = tl.load(at, mask=m < M, other=0).to(tl.int64) + offset
+        x += tl.load(places_ptr + place[:, None] * H + n, mask=within, other=0.0).to(tl.float32)
+    tl.store(x_ptr + m[:, None] * H + n, x, mask=within)
     count = tl.minimum(H - tile * BLOCK_N, BLOCK_N)
     _store_stats(stats_ptr, x, m, M, within, tile, count, TILES, RMS)
 
 
 @triton.jit(do_not_specialize=["M"])
 def _norm(
-    x_ptr,  # [M, H] f32, in place
+    x_ptr,  # [M, H] f32
+    out_ptr,  # [M, H] f32 | bf16 | f16; may be x
     stats_ptr,
     weight_ptr,  # [H] or None
     bias_ptr,  # [H] or None
@@ -225,10 +257,11 @@ def _norm(
     m = tl.program_id(0) * M_TILE + tl.arange(0, M_TILE)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, WIDTH, STATS)
-    at = x_ptr + m[:, None] * H + n
+    at = m[:, None] * H + n
     within = (m < M)[:, None] & (n < H)
-    x = tl.load(at, mask=within, other=0.0)
-    tl.store(at, _normed(x, mean, factor, weight_ptr, bias_ptr, n, n < H), mask=within)
+    x = tl.load(x_ptr + at, mask=within, other=0.0)
+    x = _normed(x, mean, factor, weight_ptr, bias_ptr, n, n < H)
+    tl.store(out_ptr + at, x.to(out_ptr.dtype.element_ty), mask=within)
 
 
 @triton.jit(do_not_specialize=["M", "row_tiles"])
@@ -275,9 +308,7 @@ def _project(
     LINES: tl.constexpr,  # of 128 bytes of a row of W that are asked for ahead
     PDL: tl.constexpr,
 ):
-    row_tile = tl.program_id(0) % row_tiles
-    split = tl.program_id(0) // row_tiles % SPLITS
-    head = tl.program_id(0) // row_tiles // SPLITS
+    row_tile, split, head, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
     m = row_tile * M_TILE + tl.arange(0, M_TILE)
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -291,9 +322,6 @@ def _project(
     else:
         w_stride = kv_stride
         w_ptr = wv_ptr + _row_at((head - HQ - HKV) * D, kv_stride, COLUMNS)
-    blocks = tl.cdiv(H, BLOCK_K)
-    begin = blocks * split // SPLITS * BLOCK_K
-    end = blocks * (split + 1) // SPLITS * BLOCK_K
     launch_dependents(PDL)
     if LINES > 0:
         _prefetch(w_ptr, real, n, w_stride, begin, H, LINES)
@@ -406,17 +434,12 @@ def _feed(
     LINES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    row_tile = tl.program_id(0) % row_tiles
-    split = tl.program_id(0) // row_tiles % SPLITS
-    tile = tl.program_id(0) // row_tiles // SPLITS
+    row_tile, split, tile, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
     m = row_tile * M_TILE + tl.arange(0, M_TILE)
     first = tile * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     real = first + n < F
-    blocks = tl.cdiv(H, BLOCK_K)
-    begin = blocks * split // SPLITS * BLOCK_K
-    end = blocks * (split + 1) // SPLITS * BLOCK_K
     up_ptr += _row_at(first, w_stride, COLUMNS)
     if gate_ptr is not None:
         gate_ptr += _row_at(first, w_stride, COLUMNS)
@@ -507,17 +530,12 @@ def _add(
     LINES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    row_tile = tl.program_id(0) % row_tiles
-    split = tl.program_id(0) // row_tiles % SPLITS
-    tile = tl.program_id(0) // row_tiles // SPLITS
+    row_tile, split, tile, begin, end = _share(K, row_tiles, SPLITS, BLOCK_K)
     m = row_tile * M_TILE + tl.arange(0, M_TILE)
     first = tile * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     real = first + n < H
-    blocks = tl.cdiv(K, BLOCK_K)
-    begin = blocks * split // SPLITS * BLOCK_K
-    end = blocks * (split + 1) // SPLITS * BLOCK_K
     w_ptr += _row_at(first, w_stride, COLUMNS)
     launch_dependents(PDL)
     if LINES > 0:

@@ -72,6 +72,25 @@ def test_a_static_cache_and_compile_change_no_token():
             assert got == [ids[:new_tokens] for ids in expected]
 
 
+def test_an_adapter_is_on_the_language_models_own_weights():
+    pytest.importorskip("peft")
+    pair = random_pair("tiny-llama", "tiny-llama")
+    before = [p.clone() for p in pair.language_model.parameters()]
+    wanted = [len(ids) for ids in baselines.METHODS[baselines.ADAPTER](pair, prompts(2), 5, 3, 1.5)]
+    assert wanted == [5, 5]
+    ((_, decoder),) = engine._variants[pair].values()
+    (reward,) = decoder.engine.panel.rewards.values()
+    assert reward.shares_weights
+    assert all(map(torch.equal, before, pair.language_model.parameters()))
+
+
+def test_a_step_that_was_not_captured_has_no_figure():
+    pair = random_pair("tiny-opt", "tiny-opt")
+    pair.engine.bursts.runner("reward").graphs.failure = "RuntimeError: not permitted"
+    with pytest.raises(RuntimeError, match=r"not captured as a graph: .*not permitted"):
+        baselines.args(pair, prompts(1), 2, 3, 1.5)
+
+
 # ---- ours with options --------------------------------------------------------------------------
 
 

@@ -5,7 +5,10 @@ import pytest
 from args_fast.bench import baselines, models
 from args_fast.bench.cases import SETS, USUAL, Case, tiny
 
-EVERY_CASE = [pytest.param(case, id=case.key) for case in SETS["all"] + SETS["cpu"]]
+EVERY_CASE = [
+    pytest.param(case, id=case.key)
+    for case in dict.fromkeys(case for cases in SETS.values() for case in cases)
+]
 
 
 @pytest.mark.parametrize("case", EVERY_CASE)
@@ -41,6 +44,23 @@ def test_the_papers_pair_comes_first():
     assert ("llama-7b", "llama-7b", 128, 10) in settings
     assert {case.k for case in SETS["all"]} == {2, 5, 10, 20, 40}
     assert {case.batch for case in SETS["all"]} == {1, 4, 16, 64}
+
+
+def test_the_visits_to_a_gpu_measure_the_papers_pairs_and_then_the_others():
+    pairs = {("opt-2.7b", rm, t) for rm in ("opt-350m", "opt-125m") for t in (128, 1900)}
+    for visit, methods in (
+        ("A", {*USUAL, baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD}),
+        ("B", {*USUAL, baselines.GREEDY_FUSED, baselines.ARGS_FUSED}),
+    ):
+        assert {(case.lm, case.rm, case.prompt) for case in SETS[visit]} == pairs
+        for case in SETS[visit]:
+            assert (case.dtype, case.batch, case.k) == ("bfloat16", 1, 10)
+            assert set(case.methods) == methods
+    assert SETS["C"][0].lm == SETS["C"][0].rm == "llama-7b"
+    assert any(baselines.K_COPIES in c.methods and c.prompt == 1900 for c in SETS["C"])
+    assert {4, 16} <= {case.batch for case in SETS["C"]}
+    measured = {name for case in SETS["C"] for name in case.methods}
+    assert {*baselines.COMPILING, baselines.ADAPTER} <= measured
 
 
 def test_keys_tell_all_cases_apart():

@@ -45,3 +45,17 @@ def test_a_rehearsal_writes_its_results_apart(tmp_path, capsys):
     (found,) = json.loads(file.read_text())["traces"].values()
     assert found["launches"] > 0
     assert "launches per step" in capsys.readouterr().out
+
+
+def test_a_step_that_was_not_captured_is_not_traced(tmp_path, monkeypatch):
+    build = graph_trace.build
+
+    def uncaptured(case, device):
+        pair = build(case, device)
+        pair.engine.bursts.runner("reward").graphs.failure = "RuntimeError: not permitted"
+        return pair
+
+    monkeypatch.setattr(graph_trace, "build", uncaptured)
+    with pytest.raises(RuntimeError, match=r"not captured as a graph: .*not permitted"):
+        graph_trace.main(["--rehearse", "--steps", "2", "--results", str(tmp_path)])
+    assert not list(tmp_path.rglob("*.json"))

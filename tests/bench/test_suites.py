@@ -1,11 +1,17 @@
-"""The tables that follow the pytest-benchmark suites, from times that are made up."""
+"""The suites of pytest-benchmark in miniature, and their tables from times that are made up."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from args_fast.bench import baselines, slowdown
 from args_fast.bench.conftest import steps, throughput
+
+BENCH = Path(__file__).parents[2] / "bench"
 
 
 def result(data, **info):
@@ -31,15 +37,24 @@ def test_steps_are_told_from_both_parts():
     assert ratio == pytest.approx(3.1 / 1.6)
 
 
-def test_throughput_is_together_over_alone():
+def test_throughput_is_of_every_way_over_the_first():
     rows = throughput(
         [
-            result([4.0], throughput=baselines.ARGS, together=False, tokens=512),
-            result([1.0], throughput=baselines.ARGS, together=True, tokens=512),
-            result([2.0], throughput=baselines.GREEDY, together=True, tokens=512),
+            result([4.0], throughput=baselines.ARGS, way="alone", tokens=512),
+            result([1.0], throughput=baselines.ARGS, way="together", tokens=512),
+            result([2.0], throughput="4 clients", way="engine", tokens=96),
         ]
     )
-    assert rows[1:] == [
-        [baselines.ARGS, "128.0", "512.0", "4.00"],
-        [baselines.GREEDY, "", "256.0", ""],
+    assert rows == [
+        ["tokens/s", "alone", "together", "engine"],
+        [baselines.ARGS, "128.0 (1.00)", "512.0 (4.00)", ""],
+        ["4 clients", "", "", "48.0 (1.00)"],
     ]
+
+
+def test_suites_run_in_miniature():
+    command = [sys.executable, "-m", "pytest", BENCH, "--benchmark-disable", "-n", "0"]
+    command += ["-p", "no:cacheprovider", "-k", "not 16 and not 64"]  # clients
+    more = {"ARGS_FAST_BENCH_MODEL": "tiny-opt", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=os.environ | more, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

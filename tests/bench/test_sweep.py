@@ -28,6 +28,7 @@ def measured(monkeypatch):
         return dict.fromkeys(case.methods, FIGURES)
 
     monkeypatch.setattr(sweep, "read_bandwidth", lambda device: 1e10)
+    monkeypatch.setattr(sweep, "copy_bandwidth", lambda device: 2e10)
     monkeypatch.setattr(slowdown, "measure_case", measure_case)
     measure_case.seen, measure_case.fails = seen, fails
     return measure_case
@@ -47,7 +48,8 @@ def test_what_is_finished_is_not_measured_again(tmp_path, measured, document):
     assert list(kept["cases"]) == [case.key for case in OTHERS[:2]]
     assert sweep.sweep(OTHERS, file, kept, CPU) == []
     assert measured.seen == OTHERS
-    assert kept["bandwidth"] == 1e10
+    assert (kept["bandwidth"], kept["copy_bandwidth"]) == (1e10, 2e10)
+    assert "reaches 10 GB/s here, a copy 20." in file.with_suffix(".md").read_text()
 
 
 def test_budget_leaves_what_does_not_fit(tmp_path, measured, document):
@@ -92,6 +94,26 @@ def test_models_that_do_not_fit_are_a_result(tmp_path, measured, document, monke
     assert "80 GiB" in document["cases"][CASE.key]["methods"][baselines.ARGS]["error"]
 
 
+@pytest.mark.parametrize(
+    ("error", "red"),
+    [
+        ("RuntimeError: a step was not captured as a graph: not permitted", True),
+        ("OutOfMemoryError: tried to allocate 80 GiB", False),
+    ],
+)
+def test_a_method_that_fails_is_red_unless_memory_is_short(
+    error, red, tmp_path, measured, monkeypatch, capsys
+):
+    failed = dict.fromkeys(CASE.methods, FIGURES) | {baselines.ARGS: {"error": error}}
+    monkeypatch.setattr(slowdown, "measure_case", lambda *_, **__: failed)
+    monkeypatch.setitem(cases.SETS, "headline", [CASE])
+    arguments = ["--set", "headline", "--device", "cpu", "--results", str(tmp_path)]
+    assert sweep.main(arguments) == red
+    assert (error in capsys.readouterr().out) == red
+    (file,) = tmp_path.glob("*/slowdown-*.json")
+    assert json.loads(file.read_text())["cases"][CASE.key]["methods"] == failed
+
+
 @pytest.mark.parametrize("lm", ["tiny-opt", "tiny-llama"])
 def test_cache_has_room_for_the_case_and_not_for_more(lm):
     case = replace(CASE, lm=lm, rm=lm, batch=3)
@@ -101,9 +123,10 @@ def test_cache_has_room_for_the_case_and_not_for_more(lm):
 
 
 def test_rehearsal_measures_every_kind_of_case(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "read_bandwidth", lambda device: 1e10)
-    monkeypatch.setitem(cases.SETS, "headline", cases.SETS["headline"][:1])
-    arguments = ["--set", "headline", "--rehearse", "--rounds", "2", "--device", "cpu"]
+    for name in ("read_bandwidth", "copy_bandwidth"):
+        monkeypatch.setattr(sweep, name, lambda device: 1e10)
+    monkeypatch.setitem(cases.SETS, "all", [replace(cases.PAIR, methods=cases.USUAL)])
+    arguments = ["--set", "all", "--rehearse", "--rounds", "2", "--device", "cpu"]
     assert sweep.main([*arguments, "--results", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*/slowdown-rehearsed-*.json")
     (record,) = json.loads(file.read_text())["cases"].values()

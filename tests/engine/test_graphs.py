@@ -1,5 +1,6 @@
 """When a step is captured and when it is replayed, by a stand-in for the device."""
 
+import gc
 import math
 import warnings
 
@@ -62,6 +63,39 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch):
             graphs.run("b", lambda: None)
     assert calls[-3:] == [0, 1, 2]
     assert streams == ["the caller's"] * 2
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_is_collected_before_a_capture_and_not_during_it(collecting, monkeypatch):
+    log = []
+
+    class Graph:
+        def __init__(self, *_, **__): ...
+
+        def __enter__(self):
+            log.append("capture")
+
+        def __exit__(self, *_): ...
+
+        def pool(self): ...
+
+        def replay(self): ...
+
+    for name in ("CUDAGraph", "graph", "Stream"):
+        monkeypatch.setattr(f"torch.cuda.{name}", Graph)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: None)
+    monkeypatch.setattr("torch._C._cuda_clearCublasWorkspaces", lambda: None, raising=False)
+    monkeypatch.setattr("gc.collect", lambda: log.append("collect"))
+    graphs = StepGraphs(enabled=True)
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        for _ in range(3):
+            graphs.run("a", lambda: log.append(gc.isenabled()))
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert log == [collecting, "collect", "capture", False]
 
 
 def test_weights_that_lie_elsewhere_end_the_graphs():

@@ -16,6 +16,7 @@ SCRIPTS = [
     "several_rewards",
     "openai_client",
     "prove_it",
+    "quantized_weights",
     "huggingface/generate",
 ]
 NEEDS_A_SERVER = {"openai_client"}
@@ -26,6 +27,7 @@ SAYS = {
     "reward_from_function": "w = 2.0:",
     "several_rewards": "'brief': 3.0",
     "prove_it": "32 equal tokens",
+    "quantized_weights": "lm None, rm None: 11.8 MB of weights, 100.0% equal choices",
     "huggingface/generate": "'role': 'assistant'",
 }
 

@@ -428,8 +428,12 @@ def layers(
     def launch() -> None:
         f32, i32 = torch.float32, torch.int32
         tail, pages = (L, B, N, a.Hkv, a.D), (L, B * t // 16 + 1, 16, a.Hkv, a.D)
+        ids, tokens = meta(B, N, dtype=torch.int64), meta(t, a.H, dtype=dtype)
+        places = None, None
+        if not a.rms:
+            places = tokens, meta(B, dtype=i32)[:, None].expand(-1, N)
         decoder_layers(
-            meta(B, N, a.H, dtype=f32),
+            meta(B, N, a.H, dtype=dtype),
             [{name: weight(name) for name in LAYER_WEIGHTS} for _ in range(L)],
             *(meta(*tail, dtype=dtype) for _ in range(2)),
             *(meta(*pages, dtype=dtype) for _ in range(2)),
@@ -445,6 +449,7 @@ def layers(
             a.pre_norm,
             *((meta(a.H, dtype=dtype), None) if a.pre_norm else ()),
             counters=meta(COUNTERS, dtype=i32),
+            embedding=(ids, tokens, *places, 2) if a.pre_norm else None,  # else it is projected
         )
 
     name = f"{model}, B {B}, N {N}, {short(dtype)}"

@@ -2,7 +2,7 @@
 
 Importing this module is enough. As a program it runs another module like ``python -m``:
 
-    TRITON_INTERPRET=1 python tests/helpers/interpreter.py args_fast.bench.linear_bench --toy
+    TRITON_INTERPRET=1 python tests/helpers/interpreter.py args_fast.bench.ops_bench --toy
 
 Loop bounds are read in a way that numpy 2.4 refuses (triton issue 9171, fixed in later releases).
 bfloat16 is stored as its bits in a uint16: tl.dot multiplies the bits themselves (issue 11584), and

@@ -11,10 +11,11 @@ def load(model, dtype, threads, room):
     def count(prompt, new_tokens):
         if len(prompt) + new_tokens > room:
             raise ValueError(f"room for {room} tokens")
-        time.sleep(0.002 * new_tokens)
+        time.sleep(0.01 * new_tokens)
         return [prompt[-1] + 1 + i for i in range(new_tokens)]
 
     def backwards(prompt, new_tokens):
+        time.sleep(0.01 * new_tokens)
         return [prompt[-1] + 1, *range(new_tokens - 1)]
 
     return {"transformers greedy": count, f"{model} greedy": count, "other greedy": backwards}

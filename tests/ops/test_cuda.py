@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from args_fast.errors import BackendError
 from args_fast.ops import backends, cuda
 
 
@@ -65,3 +66,19 @@ def test_they_are_offered_first(machine):
     assert loaded == [cuda.LIBRARY]
     for op in cuda.OPS:
         assert next(iter(backends.TABLE["cuda"][op])) == "cuda"
+    logits = torch.zeros(1, 9)
+    first = backends.implementation("topk_logprobs", "cuda", (logits, 3))
+    assert first is schemas.topk_logprobs.default
+
+
+def test_float64_is_left_to_another_backend(machine):
+    machine.setattr(torch.ops, "load_library", lambda path: None)
+    schemas = torch.ops.args_fast_cuda_of_a_test
+    machine.setattr(torch.ops, "args_fast_cuda", schemas, raising=False)
+    cuda.load()
+    arguments = (torch.zeros(1, 9, dtype=torch.float64), 3)
+    chosen = backends.implementation("topk_logprobs", "cuda", arguments)
+    assert chosen is not schemas.topk_logprobs.default
+    assert torch.equal(chosen(*arguments)[1], torch.arange(3)[None])
+    with backends.use_backend("cuda"), pytest.raises(BackendError, match="float64"):
+        backends.implementation("topk_logprobs", "cuda", arguments)

@@ -121,6 +121,6 @@ def test_every_op_has_a_backend_of_its_own_there(op):
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="tests/test_golden.py is that")
 def test_the_engine_gives_the_published_tokens():
-    from args_fast.bench.engine_check import check
+    import published_decodes
 
-    assert check(GOLDEN, DEVICE) == []
+    assert published_decodes.check(GOLDEN, DEVICE) == []

@@ -37,6 +37,8 @@ class Layers:
         norm, eps, activation, pre_norm: as in ``args_fast.ops.plain_layers.decoder_layers``.
         final_norm: the module after the last layer; None where there is none.
         embed: ids and positions [B, N] -> the rows before the first layer [B, N, H].
+        tables: the embeddings of tokens, those of positions or None, and the row of position 0 in
+            these, where ``embed`` is their sum; None where it is something else.
         rotary: (rows, positions) -> cosines and sines [B, N, R]; None without rotary positions.
         project: from the rows after the layers to the last hidden state; None for themselves.
         called: the modules that are called; hooks on these run.
@@ -53,6 +55,7 @@ class Layers:
     pre_norm: bool
     final_norm: nn.Module | None
     embed: Callable[[Tensor, Tensor], Tensor]
+    tables: tuple[nn.Embedding, nn.Embedding | None, int] | None
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
     project: nn.Module | None
     called: list[nn.Module]

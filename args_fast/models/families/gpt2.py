@@ -37,6 +37,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         pre_norm=True,
         final_norm=base.ln_f,
         embed=lambda ids, positions: base.wte(ids) + base.wpe(positions),
+        tables=(base.wte, base.wpe, 0),
         rotary=None,
         project=None,
         called=[base.wte, base.wpe],

@@ -49,6 +49,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         pre_norm=True,
         final_norm=base.norm,
         embed=lambda ids, positions: base.embed_tokens(ids),
+        tables=(base.embed_tokens, None, 0),
         rotary=base.rotary_emb,
         project=None,
         called=[base.embed_tokens, base.rotary_emb],

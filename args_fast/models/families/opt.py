@@ -37,6 +37,8 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
             tokens = product(decoder.project_in, tokens)
         return tokens + decoder.embed_positions(None, 0, position_ids=positions)
 
+    places = decoder.embed_positions
+    tables = (decoder.embed_tokens, places, places.offset) if decoder.project_in is None else None
     return Layers(
         modules=list(decoder.layers.modules()),
         weights=lambda: in_order([_weights(layer) for layer in decoder.layers]),
@@ -55,6 +57,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         pre_norm=common([layer.do_layer_norm_before for layer in decoder.layers], "orders"),
         final_norm=decoder.final_layer_norm,
         embed=embed,
+        tables=tables,
         rotary=None,
         project=decoder.project_out,
         called=[decoder.embed_tokens, decoder.embed_positions],

@@ -1,10 +1,12 @@
 """Whole decoder layers in Triton, against the plain ones; and that a row's bits are its own."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, layers_case, layers_cases
-from op_cases import DTYPES, NAN, bits, chain, siblings, tree
+from op_cases import DTYPES, NAN, bits, chain, random, siblings, tree
 
 from args_fast.kernels import decoder_layers as module
 from args_fast.kernels import layer_pass
@@ -16,12 +18,13 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 HIDDEN, WEIGHTS, TAIL_K, TAIL_V = range(4)
 
 
-def layers_in_triton(hidden, weights, *others):
+def layers_in_triton(hidden, weights, *others, embedding=None):
     *others, low_rank = others
     assert not low_rank  # adapters are left to the C++ op
     counters = torch.zeros(module.COUNTERS, dtype=torch.int32)
     assert module.unsupported(by_name(weights), others[0].shape[-1]) is None
-    module.decoder_layers(hidden, by_name(weights), *others, counters=counters)
+    weights = by_name(weights)
+    module.decoder_layers(hidden, weights, *others, counters=counters, embedding=embedding)
     assert not counters.any()  # as they were found
 
 
@@ -78,6 +81,39 @@ def test_norms_without_weights_and_a_final_norm_after_norms_after():
     more = {"pre_norm": False, "final": True, "norms": False}
     assert_layers(layers_case([5], 2, **OPT | more))
     assert_layers(layers_case([5], 2, **OPT | more | {"norms": True, "head_norms": True}))
+
+
+@pytest.mark.parametrize("with_places", [True, False])
+@pytest.mark.parametrize("name", ["opt", "opt-350m", "no final norm"])
+def test_rows_are_made_of_embeddings_and_come_back_in_the_weights_type(name, with_places):
+    shape = OPT | {"final": False} if name == "no final norm" else SHAPES[name]
+    case = layers_case([9, 33], 3, H=70, dtype=torch.bfloat16, **shape)
+    tokens, places = (random(40, 70, seed=seed).bfloat16() for seed in (1, 2))
+    ids = torch.tensor([[3, 1, 39], [0, 3, 7]]).T.contiguous().T  # of any strides
+    positions = case[7][:, None].expand(2, 3)
+    case[HIDDEN] = tokens[ids].float()
+    embedding = (ids, tokens, None, None, 0)
+    if with_places:
+        case[HIDDEN] += places[positions + 2].float()
+        embedding = (ids, tokens, places, positions, 2)
+    wanted = run(plain_layers.decoder_layers, case)
+    case[HIDDEN] = torch.full((2, 3, 70), NAN, dtype=torch.bfloat16)
+    got = run(partial(layers_in_triton, embedding=embedding), case)
+    assert got[HIDDEN].dtype == torch.bfloat16
+    for a, b in zip(got, wanted, strict=True):
+        error = (a.double() - b.double()).norm()
+        assert error <= TOLERANCE[torch.bfloat16] * b.double().norm()
+
+
+@pytest.mark.parametrize("name", ["llama", "opt-350m"])
+def test_rows_of_the_weights_type_are_taken_as_they_are(name):
+    case = layers_case([9], 3, dtype=torch.bfloat16, **SHAPES[name])
+    case[HIDDEN] = case[HIDDEN].bfloat16()
+    wanted = run(plain_layers.decoder_layers, [case[HIDDEN].float(), *case[1:]])
+    got = run(layers_in_triton, case)
+    for a, b in zip(got, wanted, strict=True):
+        error = (a.double() - b.double()).norm()
+        assert error <= TOLERANCE[torch.bfloat16] * b.double().norm()
 
 
 def test_rows_far_from_zero_keep_their_variance():

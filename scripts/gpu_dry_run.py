@@ -1,6 +1,6 @@
-"""The three visits of gpu_check.py without a GPU: each is killed once and then run to its end.
+"""The three visits of gpu_check.py without a GPU: each is killed once, then run to its end.
 
-    python bench/gpu_dry_run.py --log bench/results/gpu-dry-run
+    python scripts/gpu_dry_run.py --log bench/results/gpu-dry-run
 
 For each visit it starts the dry run and waits until a result is in the archive, then kills it as a
 machine that is taken away does; checks that the archive is whole and every result in it can be
@@ -65,7 +65,7 @@ def rehearse(visit: str, options: argparse.Namespace) -> tuple[list[str], bool]:
     shutil.rmtree(options.work / "results", ignore_errors=True)  # of an earlier rehearsal
     for log in options.work.glob("*.log"):
         log.unlink()
-    command = [sys.executable, str(ROOT / "bench" / "gpu_check.py"), visit, "--dry-run"]
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), visit, "--dry-run"]
     command += ["--work", str(options.work), "--out", str(out), "--seconds", str(options.seconds)]
     lines = [f"## {visit}", ""]
     how = killed(command, archive, options.seconds)

@@ -1,6 +1,6 @@
 """The published implementation's tokens by the engine on one device, without a test framework.
 
-    python -m args_fast.bench.engine_check tests/golden --device cuda
+    python tests/helpers/published_decodes.py --device cuda
 
 float32 throughout, TF32 off: every one of the decodes must match, token for token.
 """
@@ -16,26 +16,33 @@ import torch
 
 from args_fast import ArgsDecoder, DecodingConfig
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("golden", type=Path, help="the folder with cases.json and its models")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth case only")
     arguments = parser.parse_args()
-    wrong = check(arguments.golden, arguments.device, fused=arguments.fused_layers or "auto")
+    fused = arguments.fused_layers or "auto"
+    wrong = check(GOLDEN, arguments.device, fused=fused, every=arguments.every)
     for line in wrong:
         print(f"WRONG  {line}")
     return bool(wrong)
 
 
-def check(golden: Path, device: str, *, fused: bool | Literal["auto"] = "auto") -> list[str]:
-    """The decodes that differ: alone or in a batch with others of their model and options, with the
-    language model looking ahead or not. A decoder that does not run the fused layers that it is
-    asked for differs too."""
+def check(
+    golden: Path, device: str, *, fused: bool | Literal["auto"] = "auto", every: int = 1
+) -> list[str]:
+    """The decodes that differ, of each ``every``-th case: alone or in a batch with others of their
+    model and options, with the language model looking ahead or not. A decoder that does not run the
+    fused layers that it is asked for differs too."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    cases = json.loads((golden / "cases.json").read_text())
+    cases = json.loads((golden / "cases.json").read_text())[::every]
     groups: dict[tuple, list[dict]] = {}
     for case in cases:
         options = (case["family"], case["k"], case["w"], len(case["continuation"]))
@@ -52,8 +59,8 @@ def check(golden: Path, device: str, *, fused: bool | Literal["auto"] = "auto") 
         )
         if fused is True and decoder.engine.lm.fused_layers() is None:
             wrong.append(f"{family}: its layers are not fused: {decoder.engine.lm.refusal}")
-        for (of, k, w, steps), group in groups.items():
-            if of != family:
+        for (name, k, w, steps), group in groups.items():
+            if name != family:
                 continue
             config = DecodingConfig(k=k, w=w, max_new_tokens=steps, eos_token_ids=[])
             prompts = [case["prompt"] for case in group]
@@ -64,8 +71,8 @@ def check(golden: Path, device: str, *, fused: bool | Literal["auto"] = "auto") 
                     if result.token_ids == case["continuation"]:
                         matched += 1
                     else:
-                        at = f"{family} k={k} w={w} lookahead={lookahead} {how}"
-                        wrong.append(f"{at}: {result.token_ids}")
+                        case_name = f"{family} k={k} w={w} lookahead={lookahead} {how}"
+                        wrong.append(f"{case_name}: {result.token_ids}")
     print(f"{matched} of {4 * len(cases)} decodes on {device} equal the published ones")
     return wrong
 

@@ -1,7 +1,7 @@
 """What drafts are worth: acceptance, tokens per pass, and time against no drafting.
 
-    python -m args_fast.bench.draft_worth [--drafter FOLDER]     # SmolLM2 and its reward model
-    python -m args_fast.bench.draft_worth --tokens 8 --rounds 1  # a rehearsal
+    python examples/smollm2/draft_worth.py [--drafter FOLDER]     # SmolLM2 and its reward model
+    python examples/smollm2/draft_worth.py --tokens 8 --rounds 1  # a rehearsal
 
 Four uses: a sweep over w and k, where each cell may draft from those before it; prompts that ask
 for a copy; chat; and samples. Every drafter, "auto" and no drafts take turns; a use's time is the

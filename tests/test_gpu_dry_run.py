@@ -6,7 +6,9 @@ import tarfile
 
 import pytest
 
-from args_fast.bench import gpu_dry_run
+import scripts
+
+gpu_dry_run = scripts.load("scripts/gpu_dry_run.py")
 
 WRITE = """
 import json, sys, tarfile, time
@@ -14,8 +16,10 @@ from pathlib import Path
 archive, name = Path(sys.argv[1]), sys.argv[2]
 file = archive.with_name(name)
 file.write_text(json.dumps({"cases": {}}))
-with tarfile.open(archive, "w:gz") as opened:
+part = archive.with_name("part")
+with tarfile.open(part, "w:gz") as opened:
     opened.add(file, "cpu/" + name)
+part.replace(archive)
 time.sleep(float(sys.argv[3]))
 """
 

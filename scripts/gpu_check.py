@@ -1,10 +1,10 @@
 """Everything that only a machine with a GPU can show: three visits of five to six minutes.
 
-    python bench/gpu_check.py A             build, tests, the slowdown of the paper's pair, a trace
-    python bench/gpu_check.py B             few-row products against cuBLAS, the fused layers, the
-                                            slowdown with both
-    python bench/gpu_check.py C             ops against peers, sanitizer, LLaMA-7B, batches, copies
-    python bench/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
+    python scripts/gpu_check.py A             build, tests, the slowdown of the paper's pair, trace
+    python scripts/gpu_check.py B             few-row products against cuBLAS, the fused layers, and
+                                              the slowdown with both
+    python scripts/gpu_check.py C             ops against peers, sanitizer, 7B, batches, copies
+    python scripts/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
 
 Each stands alone and begins with a build of the package with its C++ and CUDA ops, into
 build/gpu-check: nothing is installed, and the torch that is there is used as it is. A stage has a
@@ -36,14 +36,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Stages of a visit, with their seconds; what a stage leaves over goes to the later ones.
 VISITS: dict[str, dict[str, int]] = {
-    "A": {"build": 75, "test": 90, "headline": 140, "trace": 35},
-    "B": {"build": 75, "linear": 75, "layers": 85, "fused": 100, "fused-trace": 25},
-    "C": {"build": 75, "ops": 80, "sanitize": 60, "models": 130},
+    "A": {"build": 75, "golden": 30, "test": 60, "headline": 140, "trace": 35},
+    "B": {
+        "build": 75,
+        "linear": 75,
+        "fused-golden": 30,
+        "layers": 55,
+        "fused": 100,
+        "fused-trace": 25,
+    },
+    "C": {"build": 75, "ops": 60, "sanitize": 100, "models": 125},
 }
 # What needs no GPU is left to the machines without one.
-TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
+OP_TESTS = ("tests/ops/test_on_device.py", "tests/engine/test_engine_on_device.py")
 CUDA_TESTS = ("tests/csrc/test_cuda_ops.py",)
 LAYER_TESTS = ("tests/ops/test_layers_on_device.py",)
+LOADED = "from args_fast.ops import cuda as c; print(c.status()); exit(c.status() != 'built')"
 OK, SKIPPED, RED = "ok", "skipped", "RED"
 
 
@@ -69,7 +77,6 @@ class Check:
     python: str
     work: Path
     results: Path
-    out: Path | None
     end: float = 0.0
 
     @property
@@ -117,6 +124,9 @@ class Check:
         return Outcome(part, OK if code == 0 else RED, note + last.strip()[:300], seconds)
 
 
+Stage = Callable[[Check], list[Outcome]]
+
+
 def _die_with_parent() -> None:
     """A check that is killed leaves nothing running that the next one would be measured against."""
     if sys.platform == "linux":
@@ -145,137 +155,168 @@ def build(check: Check) -> list[Outcome]:
     missing = [name for name in libraries if name not in built]
     if missing:
         outcome.status, outcome.note = RED, f"not built: {', '.join(missing)}. {outcome.note}"
-    elif outcome.status == OK:
+        return [outcome]
+    if outcome.status == OK:
         outcome.note = " ".join(built)
-    return [outcome]
+    # A library that does not load is a warning elsewhere.
+    return [outcome, *([check.run("CUDA ops", [check.python, "-c", LOADED])] if cuda else [])]
 
 
-def golden_command(check: Check, *more: str) -> list[str]:
-    command = [check.python, "-m", "args_fast.bench.engine_check", str(ROOT / "tests/golden")]
-    return [*command, "--device", check.device, *more]
+def golden(check: Check) -> list[Outcome]:
+    return [published(check, "golden decodes")]
+
+
+def fused_golden(check: Check) -> list[Outcome]:
+    """Whole decodes with the layers as one op, before they are timed."""
+    return [published(check, "golden decodes, fused layers", "--fused-layers")]
+
+
+def published(check: Check, part: str, *more: str) -> Outcome:
+    """The decodes of the published code, alone and in batches."""
+    command = [check.python, str(ROOT / "tests/helpers/published_decodes.py")]
+    rehearsed = ["--every", "12"] if check.dry_run else []  # tests/test_golden.py has them all
+    return check.run(part, [*command, "--device", check.device, *rehearsed, *more])
 
 
 def test(check: Check) -> list[Outcome]:
-    outcomes = [check.run("golden decodes", golden_command(check))]
-    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
-    if absent:
-        note = f"{' and '.join(absent)} not installed here: the op tests were not run"
-        outcomes.append(Outcome("op tests", SKIPPED, note))
+    if absent := no_tests():
         toy = ["--check", "--toy", "--results", str(check.work / "outputs")]
-        return [*outcomes, check.run("op outputs", ops_command(check, *toy))]
-    tests = TESTS if check.dry_run else TESTS + CUDA_TESTS
-    return [*outcomes, run_tests(check, "op tests", tests)]
+        outcome = check.run("op outputs", program(check, "ops_bench", *toy))
+        return [Outcome("op tests", SKIPPED, f"{absent}: they were not run"), outcome]
+    return [run_tests(check, "op tests", OP_TESTS if check.dry_run else OP_TESTS + CUDA_TESTS)]
 
 
 def layers(check: Check) -> list[Outcome]:
-    """The decoder layers as one op, before they are timed: what they compute, and whole decodes."""
-    golden = golden_command(check, "--fused-layers")
-    outcomes = [check.run("golden decodes, fused layers", golden)]
-    if find_spec("pytest") is None or find_spec("hypothesis") is None:
-        note = "pytest or hypothesis is not installed here: the layers' tests were not run"
-        return [*outcomes, Outcome("layer tests", SKIPPED, note)]
-    return [*outcomes, run_tests(check, "layer tests", LAYER_TESTS)]
+    if absent := no_tests():
+        return [Outcome("layer tests", SKIPPED, f"{absent}: they were not run")]
+    return [run_tests(check, "layer tests", LAYER_TESTS)]
+
+
+def no_tests() -> str:
+    """What the tests want and this machine does not have."""
+    absent = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    return f"{' and '.join(absent)} not installed here" if absent else ""
 
 
 def run_tests(check: Check, part: str, tests: tuple[str, ...]) -> Outcome:
-    command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-    command += ["--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
-    if not check.dry_run:  # golden decodes were run above, and an emulator proves nothing here
-        command += ["-k", "not emulated and not published_tokens"]
+    command = tests_command(check, tests)
+    # Golden decodes have a stage, and an emulator proves nothing there; a rehearsal runs a few.
+    chosen = "not emulated and not published_tokens"
+    command += ["-k", "commit or record or replay" if check.dry_run else chosen]
     if find_spec("xdist") is not None and not check.dry_run:
         command += ["-n", "8"]  # most of the time is Triton's compiler
+    return check.run(part, command, **test_variables(check))
+
+
+def tests_command(check: Check, tests: tuple[str, ...]) -> list[str]:
+    command = [check.python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    return [*command, "--rootdir", str(ROOT), *(str(ROOT / name) for name in tests)]
+
+
+def test_variables(check: Check) -> dict[str, str]:
     # Processes that the tests start find the package by PYTHONPATH and not by their folder.
-    variables = {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
-    return check.run(part, command, **variables)
+    return {"PYTHONSAFEPATH": "1", "ARGS_FAST_TEST_DEVICE": check.device}
 
 
 def sanitize(check: Check) -> list[Outcome]:
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if check.device != "cuda":
-        return [Outcome("sanitize", SKIPPED, "compute-sanitizer needs a GPU")]
-    if not Path(tool).exists():
-        return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not on this machine")]
+    if check.device != "cuda" or not Path(tool).exists():
+        return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not here, or no GPU")]
     outcomes = []
+    if absent := no_tests():
+        outcomes.append(Outcome("sanitize layers", SKIPPED, absent))
     end = check.end
-    runs = [(kind, op) for kind in ("memcheck", "racecheck") for op in (None, "linear")]
-    for number, (kind, op) in enumerate(runs):
+    parts = ("ops",) if absent else ("ops", "layers")
+    runs = [(kind, what) for kind in ("memcheck", "racecheck") for what in parts]
+    for number, (kind, what) in enumerate(runs):
         check.end = time.monotonic() + (end - time.monotonic()) / (len(runs) - number)
         # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
-        command += ["--target-processes", "application-only", *ops_command(check, "--check")]
-        command += ["--toy", "--results", str(check.work / kind), *(["--op", op] if op else [])]
+        command += ["--target-processes", "application-only", *sanitized(check, kind)[what]]
         # Without the allocator's pool every tensor has bounds of its own.
-        part = f"{kind} {op}" if op else kind
-        outcomes.append(check.run(part, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
+        variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", **test_variables(check)}
+        outcomes.append(check.run(f"{kind} {what}", command, **variables))
     return outcomes
 
 
+def sanitized(check: Check, kind: str) -> dict[str, list[str]]:
+    """What a sanitizer looks at: every op at sizes whose programs meet (splits, merges, tickets,
+    products of few rows), and the decoder layers with norms before and after."""
+    toy = ["--check", "--toy", "--op", "all", "--results", str(check.work / kind)]
+    tests = tests_command(check, tuple(f"{name}::test_layers" for name in LAYER_TESTS))
+    return {
+        "ops": program(check, "ops_bench", *toy),
+        "layers": [*tests, "-k", "bfloat16 and (llama or opt-350m)"],
+    }
+
+
 def ops(check: Check) -> list[Outcome]:
-    seconds = max(5.0, check.seconds_left - 15)
-    more = ["--results", str(check.results), "--seconds", f"{seconds:.0f}"]
-    return [check.run("ops", ops_command(check, *more, *["--toy"] * check.dry_run))]
-
-
-def headline(check: Check) -> list[Outcome]:
-    return [check.run("headline", sweep_command(check, "A"))]
-
-
-def models(check: Check) -> list[Outcome]:
-    return [check.run("models", sweep_command(check, "C"))]
-
-
-def fused(check: Check) -> list[Outcome]:
-    return [check.run("fused", sweep_command(check, "B"))]
-
-
-def trace(check: Check) -> list[Outcome]:
-    return [check.run("trace", trace_command(check))]
-
-
-def fused_trace(check: Check) -> list[Outcome]:
-    return [check.run("fused trace", trace_command(check, "--fused-layers"))]
-
-
-def trace_command(check: Check, *more: str) -> list[str]:
-    command = [check.python, "-m", "args_fast.bench.graph_trace", "--results", str(check.results)]
-    return [*command, *more, *["--rehearse"] * check.dry_run]
+    more = ["--results", str(check.results), *seconds(check, 15), *["--toy"] * check.dry_run]
+    return [check.run("ops", program(check, "ops_bench", *more))]
 
 
 def linear(check: Check) -> list[Outcome]:
-    """Writes the engine's table next to the code that was built here."""
-    more = ["--results", str(check.results), "--device", check.device, "--write-table"]
-    more += ["--seconds", f"{max(5.0, check.seconds_left - 20):.0f}"]
-    module = "args_fast.bench.linear_bench"
+    """Measures the products, and writes the engine's table next to the code that was built here."""
+    more = ["--results", str(check.results), *seconds(check, 20), "--op", "linear"]
+    command = program(check, "ops_bench", *more, *["--toy"] * check.dry_run)
     if check.dry_run:
-        interpreter = str(ROOT / "tests/helpers/interpreter.py")
-        toy = [module, *more, "--toy", "--table", str(check.work / "linear.json")]
-        return [check.run("linear", [check.python, interpreter, *toy], TRITON_INTERPRET="1")]
-    return [check.run("linear", [check.python, "-m", module, *more])]
+        command[1:2] = [str(ROOT / "tests/helpers/interpreter.py")]  # for -m
+    outcome = check.run("linear", command, TRITON_INTERPRET=str(int(check.dry_run)))
+    files = check.results.glob("*/ops-linear-*.json")
+    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    if newest is None:
+        return [outcome]
+    command = [check.python, str(ROOT / "scripts/linear_table.py"), str(newest)]
+    command += ["--table", str(check.work / "linear.json")] if check.dry_run else []
+    return [outcome, check.run("linear table", command)]
 
 
-def sweep_command(check: Check, cases: str) -> list[str]:
-    command = [check.python, "-m", "args_fast.bench.sweep", "--set", cases]
-    command += ["--device", check.device, "--results", str(check.results)]
-    command += ["--budget", f"{max(5.0, check.seconds_left - 10):.0f}", "--rounds", "3"]
-    return [*command, *["--rehearse"] * check.dry_run]
+def sweep(part: str, cases: str) -> Stage:
+    """The slowdown over a set of cases."""
+
+    def stage(check: Check) -> list[Outcome]:
+        more = ["--set", cases, "--results", str(check.results), *seconds(check, 10, "--budget")]
+        more += ["--rounds", "3", *["--rehearse"] * check.dry_run]
+        return [check.run(part, program(check, "sweep", *more))]
+
+    return stage
 
 
-def ops_command(check: Check, *more: str) -> list[str]:
-    return [check.python, "-m", "args_fast.bench.ops_bench", "--device", check.device, *more]
+def trace(part: str, *more: str) -> Stage:
+    """What a replayed step does."""
+
+    def stage(check: Check) -> list[Outcome]:
+        options = ["--results", str(check.results), *more, *["--rehearse"] * check.dry_run]
+        return [check.run(part, program(check, "graph_trace", *options))]
+
+    return stage
 
 
-STAGES: dict[str, Callable[[Check], list[Outcome]]] = {
+def program(check: Check, module: str, *options: str) -> list[str]:
+    """The command of a module of bench/ on the device of this run."""
+    command = [check.python, "-m", f"args_fast.bench.{module}"]
+    return [*command, "--device", check.device, *options]
+
+
+def seconds(check: Check, spare: int, option: str = "--seconds") -> list[str]:
+    """As long as the stage has, less what its end takes."""
+    return [option, f"{max(5.0, check.seconds_left - spare):.0f}"]
+
+
+STAGES: dict[str, Stage] = {
     "build": build,
+    "golden": golden,
+    "fused-golden": fused_golden,
     "test": test,
-    "headline": headline,
-    "trace": trace,
+    "headline": sweep("headline", "A"),
+    "trace": trace("trace"),
     "linear": linear,
     "layers": layers,
-    "fused": fused,
-    "fused-trace": fused_trace,
+    "fused": sweep("fused", "B"),
+    "fused-trace": trace("fused trace", "--fused-layers"),
     "ops": ops,
     "sanitize": sanitize,
-    "models": models,
+    "models": sweep("models", "C"),
 }
 
 
@@ -334,7 +375,7 @@ def main() -> int:
     device = options.device or ("cpu" if options.dry_run else "cuda")
     if device == "cuda" and not torch.cuda.is_available():
         print(
-            "torch sees no GPU here. On this machine: python bench/gpu_check.py --dry-run",
+            "torch sees no GPU here. On this machine: python scripts/gpu_check.py --dry-run",
             file=sys.stderr,
         )
         return 2
@@ -345,13 +386,13 @@ def main() -> int:
         python=sys.executable,
         work=work,
         results=work / "results" if options.dry_run else ROOT / "bench" / "results",
-        out=Path(options.out).resolve() if options.out else None,
     )
     work.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     budget = VISITS[options.visit]
     stages = {name: budget[name] for name in options.stage or budget}
-    with Archive((check.out or work) / f"gpu-{options.visit}.tar.gz", check) as archive:
+    out = Path(options.out).resolve() if options.out else work
+    with Archive(out / f"gpu-{options.visit}.tar.gz", check) as archive:
         outcomes = visit(check, stages, options.seconds or sum(stages.values()))
     red = [outcome.part for outcome in outcomes if outcome.status == RED]
     print(f"{len(outcomes)} parts, red: {', '.join(red) or 'none'}; all of it: {archive.file}")

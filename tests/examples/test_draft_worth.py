@@ -3,8 +3,10 @@
 import json
 import sys
 
-from args_fast.bench import draft_worth
+import scripts
 from args_fast.tiny_pair import LM, RM
+
+draft_worth = scripts.load("examples/smollm2/draft_worth.py")
 
 
 def test_every_use_is_measured_with_every_drafter(monkeypatch, tmp_path, capsys):

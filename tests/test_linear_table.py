@@ -1,4 +1,4 @@
-"""The benchmark of few-row products: a rehearsal on the CPU, and what follows from its figures."""
+"""The table of few-row products: a rehearsal on the CPU, and what follows from its figures."""
 
 import json
 import os
@@ -8,17 +8,18 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from torch import nn
 
-from args_fast.bench import models
-from args_fast.bench.linear_bench import PADDINGS, entries, main, merge
-from args_fast.bench.ops_cases import LINEAR, LINEAR_LAYERS
+import scripts
+from args_fast.bench.ops_cases import LINEAR_ROWS, cases, linear_layers
 from args_fast.models.linear import read_table
+
+linear_table = scripts.load("scripts/linear_table.py")
+PADDINGS, entries, merge = linear_table.PADDINGS, linear_table.entries, linear_table.merge
 
 
 def run(folder, *more):
-    command = ["-m", "args_fast.bench.linear_bench", "--device", "cpu", "--toy", "--write-table"]
-    files = ["--results", str(folder), "--table", str(folder / "table.json")]
+    command = ["-m", "args_fast.bench.ops_bench", "--op", "linear", "--device", "cpu", "--toy"]
+    files = ["--results", str(folder)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, *command, *files, *more]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
@@ -36,12 +37,13 @@ def test_rehearsal_writes_a_table_that_the_engine_reads(tmp_path):
     assert json.loads(file.read_text())["cases"] == []
     run(tmp_path)
     document = json.loads(file.read_text())
-    assert len(document["cases"]) == 2
+    assert len(document["cases"]) == 4
     for case in document["cases"]:
         rows = {row["name"]: row for row in case["rows"]}
         assert rows["torch"]["eager"]["median"] > 0
         assert rows["triton"]["eager"]["median"] > 0  # so the products agreed
     assert "A rehearsal" in file.with_suffix(".md").read_text()
+    linear_table.main([str(file), "--table", str(tmp_path / "table.json")])
     table = read_table(tmp_path / "table.json")
     assert {entry.use for entry in table} == {"torch"}  # an interpreter wins nothing
     assert {entry.device for entry in table} == {document["environment"]["device"]}
@@ -49,18 +51,18 @@ def test_rehearsal_writes_a_table_that_the_engine_reads(tmp_path):
 
 def case(M, torch, triton, bias=0, N=8, K=16):
     rows = [
-        {"name": name, "graph": None, "eager": time and {"median": time}}
+        {"name": name, "graph": time and {"median": time}, "eager": {"median": 1.0}}
         for name, time in (("torch", torch), ("triton", triton))
     ]
     return {"sizes": {"M": M, "N": N, "K": K, "bias": bias}, "rows": rows}
 
 
-def report(*cases):
-    return {"environment": {"device": "D", "cuda": "13.0"}, "cases": list(cases)}
+def report(*cases, on="cuda"):
+    return {"environment": {"device": "D"}, "on": on, "cases": list(cases)}
 
 
-def uses(*cases):
-    return {(e.first, e.last): e.use for e in entries(report(*cases), "file")}
+def uses(*cases, on="cuda"):
+    return {(e.first, e.last): e.use for e in entries(report(*cases, on=on), "file")}
 
 
 def test_the_kernel_enters_the_table_where_it_wins_everywhere_it_was_measured():
@@ -84,18 +86,26 @@ def test_a_new_measurement_replaces_the_old_one_of_its_device():
     assert len(merge(old, elsewhere)) == 3
 
 
-def test_layers_are_those_of_the_models():
-    found = set()
-    for name in ("opt-350m", "opt-2.7b", "llama-7b", "llama-3-8b"):
-        for module in models.language_model(name, "meta").modules():
-            if isinstance(module, nn.Linear):
-                bias = int(module.bias is not None)
-                found.add((module.out_features, module.in_features, bias))
-    assert set(LINEAR_LAYERS) == found
-    assert {rows for wanted in PADDINGS.values() for rows in wanted} == set(LINEAR["M"])
+def test_layers_are_those_of_the_models_and_the_merged_ones():
+    layers = linear_layers()
+    assert len(set(layers)) == len(layers) == 37
+    single = {(2560, 10240, 1), (512, 1024, 0), (50272, 768, 0), (1024, 2048, 0), (11008, 4096, 0)}
+    merged = {(3 * 2560, 2560, 1), (2048 + 2 * 1024, 1024, 0), (2 * 14336, 4096, 0)}
+    assert single | merged <= set(layers)
+    assert max(map(layers.index, single)) < min(map(layers.index, merged))
+    assert {rows for wanted in PADDINGS.values() for rows in wanted} == set(LINEAR_ROWS)
 
 
-def test_there_is_help(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    assert "--write-table" in capsys.readouterr().out
+def test_a_layer_is_measured_at_all_rows_before_the_next_and_the_papers_pair_comes_first():
+    measured = [dict(case.sizes) for case in cases(op="linear")]
+    assert [sizes["M"] for sizes in measured[:8]] == [*LINEAR_ROWS, *LINEAR_ROWS]
+    assert len(measured) == len(LINEAR_ROWS) * len(linear_layers())
+    (of_pair,) = {sizes["K"] for sizes in measured[: 2 * len(LINEAR_ROWS)]}
+    assert of_pair == 2560
+
+
+def test_calls_from_python_on_cuda_decide_nothing():
+    eager = case(1, None, None)
+    eager["rows"][0]["eager"], eager["rows"][1]["eager"] = {"median": 2.0}, {"median": 1.0}
+    assert uses(eager) == {}
+    assert uses(eager, on="cpu") == {(1, 1): "triton"}
