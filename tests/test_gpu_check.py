@@ -57,7 +57,7 @@ def test_a_stage_that_fails_is_red_and_the_next_one_runs(tmp_path):
 
 
 def check(work, *more, **environment):
-    command = [sys.executable, SCRIPT, "C", "--dry-run"]
+    command = [sys.executable, SCRIPT, "C", "--dry-run", "--seconds", "1200"]
     command += ["--work", work, *more]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
