@@ -54,6 +54,9 @@ class ArgsDecoder:
             for every request. Such a decoder runs one step at a time.
         options: how the engine uses the machine, as an ``EngineOptions`` or as its fields.
 
+    Attributes:
+        reward_names: what ``DecodingConfig.reward`` may name.
+
     Raises:
         UnsupportedModelError, RewardHeadError: the engine cannot drive a model.
         PairMismatchError: the models cannot work on the same ids.
@@ -82,7 +85,7 @@ class ArgsDecoder:
         backbone = Backbone(lm, "language model", fused=self.options.fused_layers)
         self.device = backbone.device
         named = NamedRewards.of(rm)
-        self._rewards = named.rewards
+        self._rewards, self.reward_names = named.rewards, named.names
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)

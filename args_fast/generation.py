@@ -1,5 +1,6 @@
 """What decoding returns."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -91,6 +92,9 @@ class Token:
         logprob, reward, score: as in ``Generation``.
         finish_reason: None until the last token.
         candidates: as one step of ``Generation.candidates``; None unless asked for.
+        rewards_by_name: with several rewards, the raw reward of each by name; else None.
+        cached_tokens: with the first token, how many tokens of the prompt were in the cache when
+            the request came; None with later ones.
     """
 
     token_id: int
@@ -100,3 +104,11 @@ class Token:
     score: float
     finish_reason: FinishReason | None
     candidates: tuple[Candidate, ...] | None = None
+    rewards_by_name: dict[str, float] | None = None
+    cached_tokens: int | None = None
+
+
+def rewards_by_name(tokens: Sequence[Token]) -> dict[str, list[float]] | None:
+    """The raw reward of each name, one per token; None where there is only one reward."""
+    steps = [token.rewards_by_name for token in tokens if token.rewards_by_name is not None]
+    return {name: [step[name] for step in steps] for name in steps[0]} if steps else None

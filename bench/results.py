@@ -19,11 +19,14 @@ SAME = ("device", "threads", "versions", "switches", "commit", "sources")
 
 def results_folder(device: torch.device, folder: Path | None = None) -> Path:
     """The folder of a device's results: under ``folder``, or under bench/results of a checkout."""
-    if folder is None:
-        bench = Path(__file__).resolve().parent
-        checkout = (bench.parent / "pyproject.toml").is_file()
-        folder = bench / "results" if checkout else Path.cwd() / FALLBACK
-    return folder / slug(device_name(device))
+    return (folder or root()) / slug(device_name(device))
+
+
+def root() -> Path:
+    """bench/results of a checkout; a folder in the current one elsewhere."""
+    bench = Path(__file__).resolve().parent
+    checkout = (bench.parent / "pyproject.toml").is_file()
+    return bench / "results" if checkout else Path.cwd() / FALLBACK
 
 
 def sources() -> str:

@@ -84,8 +84,8 @@ async def answers(url, prompts, stream):
         return await asyncio.gather(*map(ask, prompts))
 
 
+@pytest.mark.parametrize("way", ["engine", "whole", "stream"])  # one after the other
 @pytest.mark.parametrize("clients", [1, 4, 16, 64])
-@pytest.mark.parametrize("way", ["engine", "whole", "stream"])
 def test_clients(benchmark, url, engine, clients, way):
     prompts = Case("", "", prompt=PROMPT, batch=clients).prompts(1000)
     config = DecodingConfig(max_new_tokens=NEW_TOKENS, eos_token_ids=[])

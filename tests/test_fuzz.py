@@ -12,8 +12,8 @@ import fuzz_lines
 import pytest
 
 LONG = os.environ.get("ARGS_FAST_LONG") == "1"
-CASES, GROUPS = (10_000, 20) if LONG else (120, 4)
-FILES = 2_000 if LONG else 120
+CASES, GROUPS = (10_000, 20) if LONG else (60, 2)
+FILES = 2_000 if LONG else 60
 
 
 @pytest.mark.parametrize("group", range(GROUPS))

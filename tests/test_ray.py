@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 from typer.testing import CliRunner
 
 from args_fast.cli import app
-from args_fast.tiny_pair import HELDOUT, LM
+from args_fast.tiny_pair import HELDOUT, LM, RM
 
 ray = pytest.importorskip("ray.data", reason="pip install 'args-fast[ray]'")
 
@@ -26,6 +28,8 @@ def cluster():
     import ray
 
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # what is importable here is so in actors
+    # 15 by default: on a busy machine they would starve.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     yield
     ray.shutdown()
@@ -81,7 +85,7 @@ def test_two_actors_write_what_one_process_writes(source, whole, tmp_path):
     assert batch(source, tmp_path / "out.jsonl", "--ray", "--actors", "2") == whole
 
 
-def test_a_job_begun_in_one_process_goes_on_with_ray(source, whole, tmp_path):
+def test_job_begun_in_one_process_resumes_on_ray(source, whole, tmp_path):
     output = tmp_path / "out.jsonl"
     batch(source, output, "--unordered")
     lines = output.read_bytes().splitlines(keepends=True)
@@ -91,7 +95,7 @@ def test_a_job_begun_in_one_process_goes_on_with_ray(source, whole, tmp_path):
     assert sorted(after) == sorted(whole.splitlines(keepends=True))
 
 
-def test_an_actor_that_is_killed_half_way_changes_nothing(source, whole, tmp_path, monkeypatch):
+def test_actor_killed_half_way_changes_nothing(source, whole, tmp_path, monkeypatch):
     grave = tmp_path / "grave"
     ray_pickle = sys.modules["ray"].cloudpickle
     ray_pickle.register_pickle_by_value(sys.modules[__name__])
@@ -120,10 +124,38 @@ def test_what_cannot_work_is_said_in_one_line(source, tmp_path, options, words):
     assert result.stderr.splitlines()[-1].startswith(f"error: {words}")
 
 
-def test_a_pipe_is_no_input_for_actors(tmp_path):
+def test_pipe_is_not_an_input_for_actors(tmp_path):
     line = json.dumps({"prompt": "a"})
     result = CliRunner().invoke(
         app, ["batch", "-", str(tmp_path / "out.jsonl"), "--ray"], input=line
     )
     assert result.exit_code == 2
     assert "needs a file, not a pipe" in result.stderr
+
+
+def test_actors_guide_by_several_kinds_of_reward(source, tmp_path):
+    """A classifier, the same with closing ids, an encoder and a function, mixed by each line."""
+    tokenizer = AutoTokenizer.from_pretrained(LM)
+    torch.manual_seed(3)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    shape = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_labels": 1}
+    encoder = BertForSequenceClassification(BertConfig(**size, **shape))
+    folder = tmp_path / "encoder"
+    for part in (encoder, tokenizer):
+        part.save_pretrained(folder)
+    kinds = [
+        *("--lm", str(LM), "--rm", f"plain={RM}"),
+        *("--rm", f"closed={RM}", "--rm-closing", "closed=5,6", "--rm", f"encoder={folder}"),
+        *("--reward-function", "short=text_rewards:short"),
+    ]
+    mixtures = [{"plain": 1}, {"closed": 0.5, "short": 0.2}, {"encoder": 2}, {"short": 0.1}, None]
+    lines = [json.loads(line) for line in source.read_text().splitlines() if line.startswith("{")]
+    mixed = tmp_path / "mixed.jsonl"
+    with open(mixed, "w") as file:
+        for i, line in enumerate(lines[:60]):
+            reward = mixtures[i % len(mixtures)]
+            file.write(json.dumps(line | ({"reward": reward} if reward else {})) + "\n")
+        file.write("bad\n")
+    alone = batch(mixed, tmp_path / "alone.jsonl", *kinds)
+    assert alone.count(b'"text"') == 60
+    assert batch(mixed, tmp_path / "out.jsonl", *kinds, "--ray", "--actors", "2") == alone

@@ -35,17 +35,31 @@ ARGMAX = {"k": 7, "w": 1.5, "max_new_tokens": 12}
 SAMPLED = {"k": 5, "w": 1.0, "temperature": 1.0, "seed": 3, "max_new_tokens": 12}
 
 
-@pytest.mark.parametrize(
-    ("config", "split_rm"),
-    [(ARGMAX, True), (SAMPLED, False)],
-    ids=["argmax, both split", "sampled, the reward model whole on each rank"],
-)
-def test_two_ranks_choose_the_tokens_of_one_process(config, split_rm):
+def test_two_ranks_choose_the_tokens_of_one_process():
+    """Argmax with both models split, and draws with the reward model whole on each rank."""
     pair = ArgsDecoder.from_pretrained(LM, RM, device="cpu")
     lines = HELDOUT.read_text().splitlines()[:3]
     prompts = [pair.tokenizer(json.loads(line)["prompt"]).input_ids for line in lines]
-    expected = pair.generate(prompts, DecodingConfig(**config))
+    cases = [
+        {"prompts": prompts, "config": ARGMAX, "split_rm": True},
+        {"prompts": prompts, "config": SAMPLED, "split_rm": False},
+    ]
+    answers = list(zip(*decoded_by_ranks(cases), strict=True))
+    assert len(answers) == len(cases)
+    lm_heads, rm_heads = (AutoConfig.from_pretrained(p).num_key_value_heads for p in (LM, RM))
+    for case, of_ranks in zip(cases, answers, strict=True):
+        kv_heads = [lm_heads // RANKS, rm_heads // (RANKS if case["split_rm"] else 1)]
+        expected = pair.generate(prompts, DecodingConfig(**case["config"]))
+        for answer in of_ranks:
+            assert answer["kv_heads"] == kv_heads
+            for result, wanted in zip(answer["results"], expected, strict=True):
+                assert result["token_ids"] == wanted.token_ids
+                assert result["rewards"] == pytest.approx(wanted.rewards, abs=1e-3)
+                assert result["scores"] == pytest.approx(wanted.scores, abs=1e-3)
 
+
+def decoded_by_ranks(cases):
+    """What each rank answers to each case."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -61,25 +75,17 @@ def test_two_ranks_choose_the_tokens_of_one_process(config, split_rm):
         )
         for rank in range(RANKS)
     ]
-    asked = json.dumps({"prompts": prompts, "config": config, "split_rm": split_rm})
     try:
         for rank in ranks:
-            rank.stdin.write(asked)
+            rank.stdin.write(json.dumps(cases))
             rank.stdin.close()
             rank.stdin = None
-        answers = [rank.communicate(timeout=240) for rank in ranks]
+        said = [rank.communicate(timeout=240) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
             rank.wait()
-
-    lm_heads, rm_heads = (AutoConfig.from_pretrained(p).num_key_value_heads for p in (LM, RM))
-    kv_heads = [lm_heads // RANKS, rm_heads // RANKS if split_rm else rm_heads]
-    for rank, (out, err) in zip(ranks, answers, strict=True):
+    for rank, (_, err) in zip(ranks, said, strict=True):
         assert rank.returncode == 0, err
-        found = json.loads(out.splitlines()[-1])
-        assert found["kv_heads"] == kv_heads
-        for result, wanted in zip(found["results"], expected, strict=True):
-            assert result["token_ids"] == wanted.token_ids
-            assert result["rewards"] == pytest.approx(wanted.rewards, abs=1e-3)
-            assert result["scores"] == pytest.approx(wanted.scores, abs=1e-3)
+    lines = [out.splitlines() for out, _ in said]
+    return [[json.loads(x.split(":", 1)[1]) for x in of if x.startswith("answer:")] for of in lines]

@@ -11,7 +11,7 @@ from args_fast.drafting.history import AutoDrafts, History
 from args_fast.drafting.ngram import NGrams
 from args_fast.drafting.small_lm import SmallLM
 from args_fast.errors import ConfigError, PairMismatchError
-from args_fast.models import loading
+from args_fast.models import adapters, loading
 from args_fast.models.backbone import Backbone
 
 # By the name that ``EngineOptions.draft`` takes.
@@ -59,6 +59,8 @@ def load_drafts(
         return draft
     if isinstance(draft, str) and draft in KINDS:
         return KINDS[draft]()
+    if adapters.has_adapter(draft):
+        draft = adapters.merged_copy(draft)
     if isinstance(draft, PreTrainedModel):
         small = SmallLM(draft)
     elif isinstance(draft, (str, Path)):

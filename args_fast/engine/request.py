@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from args_fast.config import DecodingConfig
-from args_fast.generation import Candidate, FinishReason, Generation, Token
+from args_fast.generation import Candidate, FinishReason, Generation, Token, rewards_by_name
 from args_fast.kvcache.pages import PagedText
 
 ProcessLogits = Callable[[list[int], Tensor], Tensor]
@@ -57,6 +57,7 @@ class Request:
         error: why it failed.
         texts: what each cache group holds of it; group 0 is the language model's.
         in_flight: tokens that the device has been asked for and that are not among ``ids`` yet.
+        cached_tokens: tokens of its prompt that were in the cache when it was first admitted.
         lag: tokens at its end that were chosen without its rewards, and are not in their K/V.
         drafted, accepted: drafted tokens that were verified, and those among its tokens; None
             where nothing drafts.
@@ -77,12 +78,12 @@ class Request:
     tokens: list[Token] = field(default_factory=list)
     texts: dict[int, PagedText] = field(default_factory=dict)
     in_flight: int = 0
+    cached_tokens: int | None = None
     lag: int = 0
     drafted: int | None = None
     accepted: int | None = None
     _streamed: int = 0
     _noise: Tensor | None = None
-    _by_name: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids = list(self.prompt)
@@ -181,11 +182,9 @@ class Request:
             piece = self.text.take(last=self.finish_reason is not None)
         if self.finish_reason is not None:
             self.status = Status.FINISHED
-        for name, value in (by_name or {}).items():
-            self._by_name.setdefault(name, []).append(value)
-        self.tokens.append(
-            Token(token, piece, logprob, reward, score, self.finish_reason, candidates)
-        )
+        cached = None if self.tokens else self.cached_tokens
+        choice = (token, piece, logprob, reward, score, self.finish_reason)
+        self.tokens.append(Token(*choice, candidates, by_name, cached))
 
     def take(self) -> list[Token]:
         """The tokens that came since the last call."""
@@ -209,7 +208,7 @@ class Request:
                 if self.config.return_candidates
                 else None
             ),
-            rewards_by_name=self._by_name or None,
+            rewards_by_name=rewards_by_name(self.tokens),
             skipped=self._skipped_share() if self.skips else None,
             drafted=self.drafted,
             accepted=self.accepted,

@@ -122,6 +122,8 @@ class Scheduler:
         self.waiting.popleft()
         self.filling, request.status = request, Status.FILLING
         text = request.texts[0]
+        if request.cached_tokens is None:
+            request.cached_tokens = text.cached_tokens
         self.count(prompt_tokens=len(text.ids), shared_tokens=text.cached_tokens)
         return request
 

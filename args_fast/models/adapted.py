@@ -1,5 +1,6 @@
 """A reward model that has no layers of its own: the language model's, with low-rank terms added."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -40,6 +41,10 @@ class AdaptedBackbone(Backbone):
     @cached_property
     def _layers(self) -> FusedLayers | str:
         return fused_layers(self.model, self._options, self.layout.head_size, self.terms)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from super().named_weights()
+        yield from self.terms.named()
 
     def compile(self, mode: str) -> None:
         """Passes stay as they are: a compiled one would hold on to the terms, or do without."""

@@ -60,6 +60,10 @@ class Backbone:
         self.fused: Fused = fused
         self._options = traits.options
 
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight that its passes read, by name."""
+        yield from self.model.named_parameters()
+
     def compile(self, mode: str) -> None:
         """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have
         one length. CompileError comes with the first forward pass where that cannot be done."""

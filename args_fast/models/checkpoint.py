@@ -1,13 +1,12 @@
 """The files of a model: where they are, and whether they are whole."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from args_fast.errors import LoadError
@@ -116,9 +115,9 @@ def damages(name: str | Path) -> str | None:
     return next(filter(None, map(damage, files)), None)
 
 
-def broken_weights(model: PreTrainedModel) -> Iterator[str]:
-    """The names of parameters that hold a NaN or an infinity. Quantized ones are passed over."""
-    for name, weight in model.named_parameters():
+def broken_weights(named: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
+    """The names of weights that hold a NaN or an infinity. Quantized ones are passed over."""
+    for name, weight in named:
         data = weight.data
         if type(data) is not Tensor or data.is_meta or not data.is_floating_point():
             continue

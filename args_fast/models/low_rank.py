@@ -54,10 +54,15 @@ class LowRankTerms:
             base.get_submodule(term.name): term.like(like) for term in terms
         }
 
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the terms, by the layer's name and peft's."""
+        for term in self.by_layer.values():
+            parts = {"lora_A": term.a, "lora_B": term.b, "bias": term.bias}
+            yield from ((f"{term.name}.{n}", x) for n, x in parts.items() if x is not None)
+
     def tensors(self) -> list[Tensor]:
         """Every tensor of the terms."""
-        terms = self.by_layer.values()
-        return [x for t in terms for x in (t.a, t.b, t.bias) if x is not None]
+        return [tensor for _, tensor in self.named()]
 
     @contextmanager
     def added(self, *, second_half: bool = False) -> Iterator[None]:

@@ -94,7 +94,7 @@ def _belongs(model: PreTrainedModel, key: str) -> bool:
 
 
 def finish(model: PreTrainedModel, device: torch.device, name: str) -> PreTrainedModel:
-    if broken := list(islice(checkpoint.broken_weights(model), 3)):
+    if broken := list(islice(checkpoint.broken_weights(model.named_parameters()), 3)):
         raise LoadError(
             f"{name} has NaN or infinity in {', '.join(broken)}: the checkpoint is damaged, or was "
             "saved after a training run that diverged. Get it again, or an earlier one"

@@ -122,8 +122,7 @@ def prove_reward(
     worst = int((engine - own).abs().nan_to_num(torch.inf).argmax())
     if (engine - own)[worst].abs() <= allowed:
         return
-    if not own.isfinite().all():
-        raise NonFiniteError(_not_finite(backbone, "rewards"))
+    _refuse_nan(backbone, "rewards", *(not x.isfinite().all() for x in (own, engine)))
     raise RewardHeadError(
         f"the reward model's forward ({type(backbone.model).__name__}) "
         f"{_difference(engine, own, allowed)}: for a text of {len(texts[worst])} tokens the engine "
@@ -209,8 +208,7 @@ def _compare(backbone: Backbone, branched: Tensor, recomputed: Tensor, tokens: i
     allowed = TOLERANCE[recomputed.dtype]
     if error <= allowed:
         return
-    if b.isnan().any():
-        raise NonFiniteError(_not_finite(backbone, "outputs"))
+    _refuse_nan(backbone, "outputs", *(bool(x.isnan().any()) for x in (b, a)))
     raise ProofError(
         f"the {backbone.role} ({type(backbone.model).__name__}) gives other outputs when its "
         f"candidates branch from a shared prefix (of {tokens} tokens) than over whole texts: "
@@ -229,14 +227,18 @@ def _hint(backbone: Backbone) -> str:
     return f" Try attn_implementation='eager' when it is loaded (it has {own!r})."
 
 
-def _not_finite(backbone: Backbone, outputs: str) -> str:
-    damaged = list(islice(broken_weights(backbone.model), 3))
+def _refuse_nan(backbone: Backbone, outputs: str, own: bool, engine: bool) -> None:
+    """Raises NonFiniteError where the model's own outputs are not finite, or the engine's are not
+    and a weight shows why: some of torch's attentions give zeros for a NaN."""
+    damaged = list(islice(broken_weights(backbone.named_weights()), 3))
+    if not own and not (engine and damaged):
+        return
     cause = (
         f"its weights hold NaN or infinity ({', '.join(damaged)}); get the checkpoint again"
         if damaged
         else "its weights are finite, so a value overflows; use dtype='float32' or 'bfloat16'"
     )
-    return (
+    raise NonFiniteError(
         f"the {backbone.role} ({type(backbone.model).__name__}) gives {outputs} that are NaN or "
         f"infinite: {cause}."
     )

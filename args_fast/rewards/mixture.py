@@ -96,6 +96,11 @@ class NamedRewards:
                     named._add_mixture(name, member)
         return named
 
+    @property
+    def names(self) -> list[str]:
+        """What a request may name: what was given to the decoder, and the parts of mixtures."""
+        return list(dict.fromkeys([*self.shares, *self.rewards]))
+
     def weights(self, asked: str | Mapping[str, float] | None) -> dict[str, float]:
         """The weight of each reward that guides a request, by name.
 
@@ -112,7 +117,7 @@ class NamedRewards:
         weights: dict[str, float] = {}
         for name, factor in asked.items():
             if name not in self.shares and name not in self.rewards:
-                names = ", ".join(dict.fromkeys([*self.shares, *self.rewards]))
+                names = ", ".join(self.names)
                 raise ConfigError(f"reward names {name!r}; this decoder's rewards are {names}")
             for part, weight in self.shares.get(name, {name: 1.0}).items():
                 weights[part] = weights.get(part, 0.0) + factor * weight

@@ -124,6 +124,7 @@ class Decoding:
         self._engine = engine
         self._metrics = metrics
         self._began = began
+        self._cached: dict[int, int] = {}  # tokens in the cache, by id() of the prompt
 
     @property
     def prompt_tokens(self) -> int:
@@ -133,11 +134,12 @@ class Decoding:
 
     @property
     def usage(self) -> dict[str, Any]:
-        """OpenAI's count of tokens."""
+        """OpenAI's count of tokens. Those in the cache were not read for any of the answers."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.new_tokens,
             "total_tokens": self.prompt_tokens + self.new_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached.values())},
         }
 
     async def tokens(self) -> AsyncGenerator[tuple[Sample, Token], None]:
@@ -174,14 +176,19 @@ class Decoding:
             async with aclosing(self._engine.stream(part.prompt.source, part.config)) as stream:  # type: ignore[type-var]
                 async for token in stream:
                     watch.token()
-                    self._count(part.config, token)
+                    self._count(part, token)
                     arrived.put_nowait((part, token))
         except Exception as error:
             arrived.put_nowait(as_api_error(error))
         else:
             watch.end()
 
-    def _count(self, config: DecodingConfig, token: Token) -> None:
+    def _count(self, part: Sample, token: Token) -> None:
+        config, prompt = part.config, id(part.prompt)
+        assert config is not None
+        if token.cached_tokens is not None:
+            fewest = self._cached.get(prompt, token.cached_tokens)
+            self._cached[prompt] = min(fewest, token.cached_tokens)
         if self.first_token is None:
             self.first_token = time.perf_counter() - self._began
         self.new_tokens += 1

@@ -43,6 +43,7 @@ class EngineView:
     Attributes:
         tokenizer: the language model's.
         encoder: makes the same ids as the engine's, with a tokenizer of its own, for one thread.
+        rewards: names that a request may guide by.
         max_model_len: tokens of a prompt with its answer.
         places: samples that may be under way, waiting ones included.
 
@@ -61,6 +62,7 @@ class EngineView:
         self.tokenizer: PreTrainedTokenizerBase = decoder.tokenizer
         self.max_model_len = _longest(decoder, max_model_len)
         self.encoder = Encoder(decoder.engine.lm, NamedRewards(), copy.deepcopy(decoder.tokenizer))
+        self.rewards = decoder.reward_names
         self.max_batch_size = decoder.max_batch_size
         self.places = decoder.max_batch_size + max_waiting
         self._decoder = decoder

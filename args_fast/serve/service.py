@@ -67,6 +67,7 @@ class Service:
             "args": {
                 "k": defaults.k,
                 "w": defaults.w,
+                "rewards": self.engine.rewards,
                 "chat": self.prompts.has_template,
                 "demonstration": self.options.demonstration,
             },

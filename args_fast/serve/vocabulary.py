@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from args_fast.generation import Candidate, Token
+from args_fast.generation import Candidate, Token, rewards_by_name
 from args_fast.text import UNFINISHED
 
 BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
@@ -92,6 +92,10 @@ def args_fields(vocabulary: Vocabulary, tokens: list[Token]) -> dict[str, Any]:
         "rewards": [number(token.reward) for token in tokens],
         "scores": [number(token.score) for token in tokens],
     }
+    if (by_name := rewards_by_name(tokens)) is not None:
+        fields["rewards_by_name"] = {
+            name: list(map(number, values)) for name, values in by_name.items()
+        }
     if any(token.candidates is not None for token in tokens):
         fields["candidates"] = [vocabulary.candidates(t.candidates or ()) for t in tokens]
     return fields

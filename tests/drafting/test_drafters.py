@@ -1,15 +1,18 @@
 """What each drafter proposes, how long its drafts are, and how much it remembers."""
 
+import copy
+
+import peft
 import pytest
 import torch
-from drafters import always, small_model
+from drafters import Watched, always, small_model
 from refusals import refuses
 from tiny_models import VOCABULARY, decoder, language_model, reward_model, tokens
 from transformers import PreTrainedTokenizerFast
 from vocabularies import byte_level, unigram
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.drafting import AutoDrafts, History, NGrams, SmallLM, worth
+from args_fast.drafting import AutoDrafts, Drafts, History, NGrams, SmallLM, worth
 from args_fast.drafting.suffixes import BREAK, Suffixes
 from args_fast.drafting.worth import MAX_DRAFT, MAX_ROWS, Acceptance, Pass, best_draft
 from args_fast.errors import ConfigError, LoadError, PairMismatchError
@@ -95,7 +98,8 @@ def test_a_model_drafts_what_it_would_decode(temperature):
 def test_a_small_model_by_path_or_object(tmp_path):
     lm = language_model("llama", 1)
     lm.save_pretrained(tmp_path)
-    for draft in (lm, tmp_path, str(tmp_path)):
+    adapted = peft.get_peft_model(copy.deepcopy(lm), peft.LoraConfig(r=2))
+    for draft in (lm, tmp_path, str(tmp_path), adapted):
         pair = ArgsDecoder(language_model(), reward_model(), draft=draft)
         config = DecodingConfig(k=4, max_new_tokens=8, eos_token_ids=[])
         result = pair.generate(tokens(9), config)[0]
@@ -178,6 +182,46 @@ def test_acceptance_follows_what_happens():
     for _ in range(20):
         acceptance.observe(0, 1)
     assert acceptance.rate < start
+
+
+class Wrong(Drafts):
+    """Always proposes tokens that are never chosen."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def open(self, prompt, config):
+        return self
+
+    def propose(self, ids, at_most):
+        return [self.token] * at_most
+
+
+def test_only_auto_may_leave_drafts_off():
+    """Each other drafter drafts in every step in which it has something, however wrong that is."""
+    config = DecodingConfig(k=5, max_new_tokens=30, eos_token_ids=[])
+    prompt = [5, 6, 7, 8] * 4
+    plain = decoder().generate(prompt, config)[0].token_ids
+    never = min(set(range(3, VOCABULARY)) - set(plain))
+    history, auto = History(), AutoDrafts()
+    for i in reversed(range(len(plain))):  # the latest run with these tokens continues wrongly
+        for earlier in (history, auto):
+            earlier.learn(prompt, [*plain[:i], never])
+    drafters = {"ngram": NGrams(), "history": history, "model": small_model(seed=9), "auto": auto}
+    for name, drafts in (drafters | {"wrong": Wrong(never)}).items():
+        watched = Watched(drafts)
+        pair = ArgsDecoder(language_model(), reward_model(), draft=watched)
+        (result,) = pair.generate(prompt, config)
+        steps = len(plain) - result.accepted
+        assert result.token_ids == plain
+        assert result.accepted < 0.2 * len(plain), name
+        assert watched.proposed > 0, name
+        if name == "auto":
+            assert result.drafted < 0.3 * watched.proposed
+        else:
+            assert result.drafted >= watched.proposed, name
+        if name in ("model", "wrong"):
+            assert watched.proposed == steps - 1  # the last token is not drafted
 
 
 def test_auto_drafts_where_it_pays_and_not_where_it_does_not():

@@ -3,6 +3,7 @@
 import copy
 import functools
 
+import lora
 import pytest
 import torch
 from drafters import SCRIPTS, Scripted, always, make
@@ -15,7 +16,7 @@ from vocabularies import byte_level, wordpiece
 from args_fast import ArgsDecoder, DecodingConfig, Token
 from args_fast.drafting import NGrams
 from args_fast.errors import ConfigError, NonFiniteError
-from args_fast.rewards import Autoregressive, Classifier, Function, Head, Mixture, Text
+from args_fast.rewards import Adapter, Autoregressive, Classifier, Function, Head, Mixture, Text
 
 QUESTION = [{"role": "user", "content": "cab face"}]
 CHATML = (
@@ -36,17 +37,26 @@ def chat():
     return Classifier(reward_model("opt"), tokenizer, name="chat")
 
 
+def adapter(lm, **options):
+    """On the language model's weights; with dora in a model of its own."""
+    closing = options.pop("closing_ids", None)
+    return Adapter(lora.adapted(language_model(lm), **options), closing_ids=closing)
+
+
 KINDS = {
-    "closing ids": lambda: {"r": Classifier(reward_model("gpt2"), closing_ids=[4, 5, 6])},
-    "template": lambda: {"r": chat()},
-    "head": lambda: {"r": Head(head())},
-    "mlp": lambda: {"r": Head(torch.nn.Sequential(head(), torch.nn.Tanh()))},
-    "several": lambda: {
+    "closing ids": lambda lm: {"r": Classifier(reward_model("gpt2"), closing_ids=[4, 5, 6])},
+    "template": lambda lm: {"r": chat()},
+    "head": lambda lm: {"r": Head(head())},
+    "mlp": lambda lm: {"r": Head(torch.nn.Sequential(head(), torch.nn.Tanh()))},
+    "adapter": lambda lm: {"r": adapter(lm)},
+    "merged adapter": lambda lm: {"r": adapter(lm, use_dora=True)},
+    "several": lambda lm: {
         "r": Classifier(reward_model()),
         "h": Head(head()),
         "c": Classifier(reward_model("qwen3"), closing_ids=[4]),
+        "a": adapter(lm, closing_ids=[5, 6]),
     },
-    "some ids": lambda: {
+    "some ids": lambda lm: {
         "r": Classifier(reward_model(), known=torch.arange(61) % 4 > 0),
     },
 }
@@ -54,9 +64,12 @@ KINDS = {
 
 @functools.cache
 def rewards(kind, lm):
-    made = KINDS[kind]()
+    made = KINDS[kind](lm)
     for reward in made.values():
         reward.attach(decoder(lm).engine.lm, byte_level())
+    for one in made.values():
+        if isinstance(one, Adapter):
+            assert one.shares_weights == (kind != "merged adapter")
     return made
 
 
@@ -105,12 +118,16 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("lm", ["llama", "gemma2"])
+# gemma2's logits are not its output layer's alone, which matters to those that read with it.
+PAIRS = [(kind, "llama") for kind in KINDS]
+PAIRS += [(kind, "gemma2") for kind in ("head", "mlp", "adapter", "several")]
+
+
+@pytest.mark.parametrize(("kind", "lm"), PAIRS)
 def test_rewards_judge_drafts_as_they_judge_steps(kind, lm):
     for name, options in OPTIONS.items():
         plain = run(engine_of(kind, lm), *requests(kind, lm, **options))
-        for script in SCRIPTS:
+        for script in SCRIPTS if name == "argmax" else ("perfect", "adversarial"):
             drafts = Scripted(answered(plain), SCRIPTS[script], 3)
             engine = engine_of(kind, lm, drafts=drafts)
             drafted = run(engine, *requests(kind, lm, **options))
@@ -164,20 +181,33 @@ def test_other_rewards_refuse_drafts_by_name(kind):
 # ---- faults --------------------------------------------------------------------------------------
 
 
-def test_a_value_that_is_not_finite_is_the_error_of_no_drafts():
-    rm = copy.deepcopy(reward_model())
-    with torch.no_grad():
-        rm.score.weight[0, 0] = torch.inf
-    broken = Classifier(rm, name="reward")
-    broken.device = torch.device("cpu")
-    drafts = make("ngram", None)
-    engine = scheduler(rewards={"reward": broken}, pages=40, drafts=drafts)
-    one = sequence([5, 6, 5, 6, 5, 6, 5], k=3)
-    engine.submit(one)
-    while engine.busy:
-        engine.step()
-    assert isinstance(one.error, NonFiniteError)
-    assert not one.tokens
+@torch.no_grad()
+def broken(kind):
+    """A reward that was whole when it was loaded, and is not finite for any text."""
+    lm = decoder().engine.lm
+    if kind == "adapter":
+        reward = adapter("llama")
+    else:
+        reward = Head(head()) if kind == "head" else Classifier(copy.deepcopy(reward_model()))
+    reward.attach(lm, None)
+    if kind == "adapter":  # through the modules: the fused layers have the terms in their own form
+        reward.backbone.fused = False
+        next(iter(reward.adapted.terms.by_layer.values())).b[0, 0] = torch.nan
+    else:
+        reward.head.module.weight[0, 0] = torch.inf
+    return reward
+
+
+@pytest.mark.parametrize("kind", ["classifier", "head", "adapter"])
+def test_a_value_that_is_not_finite_is_the_error_of_no_drafts(kind):
+    reward, errors = broken(kind), []
+    for drafts in (None, make("ngram", None)):
+        engine = scheduler(rewards={"reward": reward}, pages=40, drafts=drafts)
+        (one,) = run(engine, sequence([5, 6, 5, 6, 5, 6, 5], k=3))
+        assert isinstance(one.error, NonFiniteError)
+        assert not one.tokens
+        errors.append(str(one.error))
+    assert errors[0] == errors[1]
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import torch
 from hypothesis import Phase, settings
 from passes import rows_of
 from refusals import refuses
+from sizes import examples
 from tiny_models import decoder, tokens
 from traffic import FIGURES, PAGES, Traffic, assert_as_alone, run, scheduler, sequence
 
@@ -14,13 +15,15 @@ from args_fast.kvcache.storage import PAGE_SIZE
 
 def test_any_interleaving_gives_each_request_its_own_tokens():
     case = Traffic.TestCase()
-    case.settings = settings(stateful_step_count=25, phases=[Phase.generate])
+    case.settings = settings(
+        stateful_step_count=25, max_examples=examples(15), phases=[Phase.generate]
+    )
     case.runTest()
     print(FIGURES)
-    assert FIGURES["requests"] > 100
+    assert FIGURES["requests"] > 50
     assert FIGURES["discarded"] <= FIGURES["requests"] * 0.1
     for figure in ("preempted", "shared", "cancelled", "waited"):
-        assert FIGURES[figure] > 10, figure
+        assert FIGURES[figure] > 4, figure
 
 
 # ---- each thing by itself ------------------------------------------------------------------------

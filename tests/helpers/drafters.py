@@ -61,6 +61,28 @@ def always(drafts, length=8):
     return drafts
 
 
+class Watched(Drafts):
+    """Another's drafts; counts in how many steps there is one."""
+
+    def __init__(self, drafts):
+        self.drafts, self.learn = drafts, drafts.learn
+        self.at_least, self.at_most, self.cost = drafts.at_least, drafts.at_most, drafts.cost
+        self.proposed = 0
+
+    def open(self, prompt, config):
+        return Watch(self, self.drafts.open(prompt, config))
+
+
+class Watch:
+    def __init__(self, watched, drafter):
+        self.watched, self.drafter = watched, drafter
+
+    def propose(self, ids, at_most):
+        draft = self.drafter.propose(ids, at_most)
+        self.watched.proposed += bool(draft)
+        return draft
+
+
 class Dreamer(Drafts):
     """Drafts four tokens: the language model's likeliest, and then likely ones, so that some are
     right, and most are candidates."""

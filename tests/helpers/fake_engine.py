@@ -32,6 +32,7 @@ class FakeEngine:
         own: a tokenizer in place of the tiny pair's.
     """
 
+    rewards = ("reward",)
     max_model_len = 64
     max_batch_size = 2
     running = 1

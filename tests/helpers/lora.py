@@ -6,7 +6,9 @@ import functools
 import peft
 import torch
 import transformers as t
-from tiny_models import attention, language_model
+from tiny_models import attention, decoder, language_model
+
+from args_fast.rewards import Adapter, Head
 
 # The linear layers of an architecture, by name: of the fused layers' families, all of them.
 MODULES = {
@@ -57,15 +59,54 @@ def pair(name="llama", layers=2, **options):
 
 def of_text(model):
     """What peft's model gives for a text, without merging."""
+    whole = model.get_base_model()
+
+    @torch.no_grad()
+    def many(texts):
+        hidden = whole.base_model(torch.tensor(texts)).last_hidden_state[:, -1]
+        return whole.score(hidden)[:, 0].tolist()
 
     def reward(ids):
-        with torch.no_grad():
-            hidden = model.get_base_model().base_model(torch.tensor([ids])).last_hidden_state[0, -1]
-            return model.get_base_model().score(hidden).item()
+        return many([ids])[0]
 
+    reward.many = many
     return reward
 
 
 def merged(model):
     """A separate model, merged by peft."""
     return copy.deepcopy(model).merge_and_unload().eval()
+
+
+def head_on(lm):
+    """A head on a language model, and what it gives for a text."""
+    with torch.no_grad():
+        width = lm.base_model(torch.tensor([[5]])).last_hidden_state.shape[2]
+    torch.manual_seed(0)
+    head = torch.nn.Linear(width, 1)
+
+    @torch.no_grad()
+    def many(texts):
+        return head(lm.base_model(torch.tensor(texts)).last_hidden_state[:, -1])[:, 0].tolist()
+
+    def reward(ids):
+        return many([ids])[0]
+
+    reward.many = many
+    return Head(head), reward
+
+
+@functools.cache
+def mixed():
+    """A model of its own, two adapters and a head, on one language model, by name; and those of the
+    last three as functions of a text."""
+    lm = language_model()
+    head, of_hidden = head_on(lm)
+    models = {"adapter": adapted(lm, seed=3), "other": adapted(lm, seed=4, r=2, use_rslora=True)}
+    made = {"reward": decoder().engine.panel.rewards["reward"], "head": head}
+    made |= {name: Adapter(model) for name, model in models.items()}
+    for reward in made.values():
+        reward.attach(decoder().engine.lm, None)
+    assert made["adapter"].shares_weights
+    assert made["other"].shares_weights
+    return made, {"head": of_hidden} | {name: of_text(model) for name, model in models.items()}

@@ -1,4 +1,8 @@
-"""A second naive decoder: no code of the package, and it tells how close its choices were."""
+"""A second naive decoder: no code of the package, and it tells how close its choices were.
+
+A step's candidates go through the reward model together, as whole texts of one length. That this is
+what each gives alone is shown where ``reference.decode``, which takes them one by one, is compared.
+"""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,11 +45,11 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=(), eve
         if certain is not None:
             out.margin = min(out.margin, abs(likeliest - certain))
         if k == 1 or w == 0 or skips:
-            rewards = np.full(k, np.nan)
+            values = np.full(k, np.nan)
         else:
-            rewards = np.array([reward(rm, [*text, v]) for v in candidates])
+            values = np.array(rewards(rm, [[*text, v] for v in candidates]))
         lm_scores = logprobs[candidates]
-        scores = lm_scores if w == 0 or skips else lm_scores + w * rewards
+        scores = lm_scores if w == 0 or skips else lm_scores + w * values
         keys = lm_scores if k == 1 else scores / (temperature or 1.0) + noise[t]
         choice = int(np.argmax(keys))
         if k > 1:
@@ -54,7 +58,7 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=(), eve
         text.append(candidates[choice])
         out.tokens.append(candidates[choice])
         out.logprobs.append(lm_scores[choice])
-        out.rewards.append(rewards[choice])
+        out.rewards.append(values[choice])
         out.scores.append(scores[choice])
         if text[-1] in eos:
             break
@@ -64,14 +68,21 @@ def decode(lm, rm, prompt, *, k, w, steps, temperature=None, seed=0, eos=(), eve
 def reward(rm, text):
     """What a model's own forward gives for the text alone, where nothing counts as padding; or what
     a function of its ids gives."""
+    return rewards(rm, [text])[0]
+
+
+def rewards(rm, texts):
+    """Of several texts of one length. A function may have ``many``, which takes them together."""
     if not isinstance(rm, torch.nn.Module):
-        return rm(text)
+        return rm.many(texts) if hasattr(rm, "many") else [rm(text) for text in texts]
     configs = [rm.config, *(getattr(rm.config, part, None) for part in rm.config.sub_configs)]
+    padding = None if len(texts) == 1 else -1  # no id: transformers wants one for several texts
     with ExitStack() as stack:
         for config in filter(lambda c: hasattr(c, "pad_token_id"), configs):
             # Past the checks of configurations that take no None here.
             stack.callback(object.__setattr__, config, "pad_token_id", config.pad_token_id)
-            object.__setattr__(config, "pad_token_id", None)
-        output = rm(torch.tensor([text]), attention_mask=torch.ones(1, len(text), dtype=torch.long))
-    # [1, 1]; or a value for every token [1, T, 1], of which the last is the whole text's
-    return output["logits"].reshape(-1)[-1].double().item()
+            object.__setattr__(config, "pad_token_id", padding)
+        ids = torch.tensor(texts)
+        output = rm(ids, attention_mask=torch.ones_like(ids))
+    # [n, 1]; or a value for every token [n, T, 1], of which the last is the whole text's
+    return output["logits"].reshape(len(texts), -1)[:, -1].double().tolist()

@@ -1,6 +1,6 @@
 """One rank of a pair of models that is split by transformers' own tensor parallelism.
 
-python parallel_worker.py RANK RANKS PORT < prompts.json     # prints what it decodes
+python parallel_worker.py RANK RANKS PORT < cases.json     # prints what it decodes, case by case
 """
 
 import json
@@ -26,20 +26,16 @@ def main(rank, ranks, port):
     torch.distributed.init_process_group("gloo")
     split = {"distributed_config": DistributedConfig(tp_plan="auto"), "dtype": torch.float32}
     lm = AutoModelForCausalLM.from_pretrained(LM, **split).eval()
-    asked = json.load(sys.stdin)
-    rm_options = split if asked["split_rm"] else {"dtype": torch.float32}
-    rm = AutoModelForSequenceClassification.from_pretrained(RM, **rm_options).eval()
-    decoder = ArgsDecoder(lm, rm)
-    results = decoder.generate(asked["prompts"], DecodingConfig(**asked["config"]))
-    layouts = [cache.layout for cache in decoder.engine.caches]
-    print(
-        json.dumps(
-            {
-                "results": [result.as_json() for result in results],
-                "kv_heads": [layout.kv_heads for layout in layouts],
-            }
-        )
-    )
+    for asked in json.load(sys.stdin):
+        rm_options = split if asked["split_rm"] else {"dtype": torch.float32}
+        rm = AutoModelForSequenceClassification.from_pretrained(RM, **rm_options).eval()
+        decoder = ArgsDecoder(lm, rm)
+        results = decoder.generate(asked["prompts"], DecodingConfig(**asked["config"]))
+        answer = {
+            "results": [result.as_json() for result in results],
+            "kv_heads": [cache.layout.kv_heads for cache in decoder.engine.caches],
+        }
+        print("answer:", json.dumps(answer))
     torch.distributed.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import made_up_rewards
 import oracle
@@ -52,13 +53,14 @@ def naive_reward(weights):
     if dict(weights) == REWARD:
         return reward_model()
 
-    def total(text):
-        return sum(weight * one(name, text) for name, weight in weights)
+    def total(texts):
+        values = [(weight, of_all(name, texts)) for name, weight in weights]
+        return [sum(weight * of[i] for weight, of in values) for i in range(len(texts))]
 
-    def one(name, text):
-        return oracle.reward(reward_model(), text) if name == "reward" else NAIVE[name](text)
+    def of_all(name, texts):
+        return oracle.rewards(reward_model() if name == "reward" else NAIVE[name], texts)
 
-    return total
+    return SimpleNamespace(many=total)
 
 
 @functools.cache

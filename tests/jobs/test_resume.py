@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 from fake_decoder import SETTINGS, FakeDecoder, run_job
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sizes import examples
 
 from args_fast import DecodingConfig
 from args_fast.errors import JobError, NonFiniteError
@@ -214,6 +215,7 @@ def same(output, whole, settings):
 
 
 @BOTH
+@settings(max_examples=examples(20))
 @given(bad=st.sets(st.integers(1, LINES)), still=st.sets(st.integers(1, LINES)), seed=st.integers())
 def test_errors_are_tried_again_until_there_are_none(source, whole, settings, bad, still, seed):
     output = source.with_name("retried.jsonl")
@@ -231,6 +233,7 @@ def test_errors_are_tried_again_until_there_are_none(source, whole, settings, ba
 
 
 @BOTH
+@settings(max_examples=examples(30))
 @given(at=st.integers(0, 30), seed=st.integers(0, 9), after=st.booleans())
 def test_a_retry_that_is_killed_is_resumed(source, whole, settings, at, seed, after):
     output = source.with_name("killed.jsonl")

@@ -29,9 +29,14 @@ COMPILED = [
 ]
 
 
+# Of each family one on an A100 too, and float32, which takes the most shared memory.
+ON_A100 = ("opt-2.7b", "mistral-7b", "gpt2-xl", "float32")
+CASES = [(90, case) for case in COMPILED]
+CASES += [(80, case) for case in COMPILED if any(name in case.name for name in ON_A100)]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("arch", MACHINES)
-@pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.name)
+@pytest.mark.parametrize(("arch", "case"), CASES, ids=lambda x: getattr(x, "name", str(x)))
 def test_the_layers_fit_and_load_widely(case, arch):
     kernels = compile_case(case, arch)
     assert [k.name for k in kernels if k.name in (*PRODUCTS, "_attend")] == [

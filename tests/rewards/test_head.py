@@ -5,6 +5,7 @@ import math
 import oracle
 import pytest
 import torch
+from passes import reads_per_token
 from safetensors.torch import save_file
 from tiny_models import CONFIGS, decoder, language_model, reward_model, tokens
 from traffic import run, scheduler, sequence
@@ -33,9 +34,13 @@ def heads(size):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-@pytest.mark.parametrize("temperature", [None, 0.7])
+WAYS = [("linear", None), ("mlp", 0.7), ("linear", 0.7), ("mlp", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "temperature"),
+    [(name, *way) for i, name in enumerate(NAMES) for way in (WAYS[:2] if i % 2 else WAYS[2:])],
+)
 def test_the_tokens_are_the_oracles(name, kind, temperature):
     lm = language_model(name)
     head = heads(width(lm))[kind]
@@ -74,6 +79,17 @@ def test_a_token_costs_one_pass_and_the_winners_logits_alone(name, plain):
         hook.remove()
     assert rows == [8, 1] + [5] * 6  # the prompt, its last token, k candidates a step
     assert products[1:] == [1 if plain else 5] * 6
+
+
+def test_each_weight_is_read_once_per_token():
+    lm = language_model()
+    pair = ArgsDecoder(lm, Head(heads(32)["linear"]), fused_layers=False)
+    counts = reads_per_token(
+        lm,
+        lambda n: pair.generate(tokens(9), DecodingConfig(k=5, max_new_tokens=n, eos_token_ids=[])),
+    )
+    assert len(counts) == 14 + 1
+    assert set(counts.values()) == {(1, 1)}
 
 
 def test_next_to_other_rewards_and_preempted():

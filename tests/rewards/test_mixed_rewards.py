@@ -96,14 +96,14 @@ def test_any_interleaving_of_any_rewards_gives_each_request_its_own_tokens(rewar
     MixedTraffic.rewards = rewards
     case = MixedTraffic.TestCase()
     case.settings = settings(
-        stateful_step_count=20, max_examples=examples(25), phases=[Phase.generate]
+        stateful_step_count=20, max_examples=examples(12), phases=[Phase.generate]
     )
     case.runTest()
     figures = MixedTraffic.figures
     print(figures)
     assert figures["discarded"] <= figures["requests"] * 0.1
     for figure in ("requests", "preempted", "shared", "cancelled", "waited", "failed"):
-        assert figures[figure] > 5, figure
+        assert figures[figure] > 2, figure
 
 
 def test_a_decoder_takes_rewards_by_name(rewards):

@@ -1,6 +1,5 @@
 """An adapter on the language model's own weights: the oracle's tokens, with one copy of them."""
 
-import collections
 import copy
 import dataclasses
 import gc
@@ -14,12 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_rewards import OnHost, liking
+from passes import reads_per_token
+from refusals import refuses
 from sizes import examples
 from tiny_models import ORDERS, language_model, reward_model, tokens
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.engine.engine import Engine
+from args_fast.errors import NonFiniteError
 from args_fast.models import low_rank
 from args_fast.ops import cpp
 from args_fast.rewards import Adapter, Classifier, Head
@@ -127,9 +128,12 @@ def test_the_tokens_are_the_oracles(case):
     check(case)
 
 
-@pytest.mark.parametrize("order", ["cpu", "ahead"])
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("name", sorted(lora.MODULES))
+# As they are by default, and in one pass; of the other ways one each.
+WAYS = [(name, *way) for name in sorted(lora.MODULES) for way in ((True, "cpu"), (False, "ahead"))]
+WAYS += [("llama", True, "ahead"), ("gpt2", False, "cpu")]
+
+
+@pytest.mark.parametrize(("name", "fused", "order"), WAYS)
 def test_architectures(name, fused, order):
     check(Case(name=name, fused=fused, order=order, ranks=True, rslora=True, bias="lora_only"))
 
@@ -181,71 +185,19 @@ def test_a_batch_of_everything():
 # ---- weights -------------------------------------------------------------------------------------
 
 
-def counted(lm):
-    """How often each linear layer of a model is called, by name, and the hooks that count."""
-    calls, hooks = {}, []
-    for name, module in lm.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            calls[name] = 0
-            hooks.append(
-                module.register_forward_hook(
-                    lambda *_, name=name: calls.update({name: calls[name] + 1})
-                )
-            )
-    return calls, hooks
-
-
-PRODUCTS = {"linear", "mm", "addmm", "bmm"}  # of torch's ops and of ours
-
-
-class BytesRead(TorchDispatchMode):
-    """Bytes that products read of tensors, by where they lie."""
-
-    def __init__(self):
-        super().__init__()
-        self.of = collections.Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in PRODUCTS:
-            self.of.update({x.data_ptr(): x.nbytes for x in args if isinstance(x, torch.Tensor)})
-        return func(*args, **(kwargs or {}))
-
-
-def test_each_weight_is_read_once_per_token():
+@pytest.mark.parametrize(("order", "reads"), [("ahead", 1), ("cpu", 2)])
+def test_each_weight_is_read_once_per_token(order, reads):
+    """In one pass; the plain order, which makes two, shows what the count is worth."""
     lm, model = lora.pair()
-    pair = decoder(lm, model, "ahead", fused=False)
-    config = {"k": 5, "eos_token_ids": []}
-    pair.generate(tokens(9), DecodingConfig(max_new_tokens=1, **config))
-    totals = []
-    for new in (1, 4):
-        calls, hooks = counted(lm)
-        with BytesRead() as read:
-            pair.generate(tokens(9), DecodingConfig(max_new_tokens=new, **config))
-        for hook in hooks:
-            hook.remove()
-        totals.append((calls, read.of))
-    (few, few_bytes), (many, many_bytes) = totals
-    layers = [name for name in few if "layers." in name]
+    pair = decoder(lm, model, order, fused=False)
+    config = DecodingConfig(k=5, eos_token_ids=[])
+    counts = reads_per_token(
+        lm, lambda n: pair.generate(tokens(9), dataclasses.replace(config, max_new_tokens=n))
+    )
+    layers = {name: count for name, count in counts.items() if "layers." in name}
     assert len(layers) == 14
-    for name in layers:
-        # The prompt for both at once, its last token, and each step.
-        assert few[name] == 2 + 1, name
-        assert many[name] == 2 + 4, name
-        weight = lm.get_submodule(name).weight
-        place = weight.data_ptr()
-        assert many_bytes[place] - few_bytes[place] == 3 * weight.nbytes, name
-
-
-def test_the_plain_order_reads_them_twice():
-    """What the count above is worth."""
-    lm, model = lora.pair()
-    pair = decoder(lm, model, "cpu", fused=False)
-    calls, hooks = counted(lm)
-    config = {"k": 5, "eos_token_ids": []}
-    pair.generate(tokens(9), DecodingConfig(max_new_tokens=4, **config))
-    for hook in hooks:
-        hook.remove()
-    assert calls["model.layers.0.mlp.up_proj"] == 1 + 2 * 4  # one pass over the prompt for both
+    assert set(layers.values()) == {(reads, reads)}
+    assert counts["lm_head"] == (1, 1)
 
 
 def held():
@@ -403,6 +355,21 @@ def test_an_adapter_moves_to_another_language_model():
     (result,) = pair.generate(tokens(9), DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[]))
     assert result.token_ids == wanted.tokens
     assert first.language_model is lm
+
+
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [("lora_A", {}), ("lora_B", {}), ("modules_to_save", {}), ("lora_B", {"use_dora": True})],
+    ids=["lora_A", "lora_B", "head", "merged"],
+)
+@torch.no_grad()
+def test_a_broken_adapter_is_refused_as_a_broken_model_is(part, options):
+    lm = language_model()
+    model = lora.adapted(lm, **options)
+    next(x for name, x in model.named_parameters() if part in name).view(-1)[0] = torch.nan
+    name = part if part.startswith("lora") and not options else ".weight"
+    with refuses(NonFiniteError, "the reward model (Llama", "its weights hold NaN", name):
+        ArgsDecoder(lm, Adapter(model))
 
 
 def test_one_pass_that_is_wrong_is_not_used(monkeypatch):

@@ -56,11 +56,21 @@ def test_completion_equals_the_decoder(client, alone, fields, config):
     prompt, new = (
         sum(len(getattr(e, f)) for e in expected) for f in ("prompt_token_ids", "token_ids")
     )
+    details = answer["usage"].pop("prompt_tokens_details")
+    assert 0 <= details["cached_tokens"] < prompt
     assert answer["usage"] == {
         "prompt_tokens": prompt,
         "completion_tokens": new,
         "total_tokens": prompt + new,
     }
+
+
+def test_usage_counts_the_prompts_tokens_in_the_cache(client):
+    prompts = [list(range(1000, 1040)), list(range(1100, 1120))]  # 2 full pages, and 1
+    body = {"prompt": prompts, "max_tokens": 2, "n": 2, "temperature": 1.0}
+    first, second = (post(client, "/v1/completions", body)["usage"] for _ in range(2))
+    assert first["prompt_tokens_details"] == {"cached_tokens": 0}  # n = 2 read them once
+    assert second["prompt_tokens_details"] == {"cached_tokens": 48}
 
 
 def test_token_ids_are_prompts_too(client, alone):

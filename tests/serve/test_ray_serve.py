@@ -22,6 +22,8 @@ def url():
     from ray import serve
 
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # what is importable here is so in actors
+    # 15 by default: on a busy machine they would starve.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     assert ray_app.start("cpu") == 0
     pair = ray_app.ServedPair(str(LM), str(RM), {"device": "cpu", "max_batch_size": 4})

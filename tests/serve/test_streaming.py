@@ -60,6 +60,7 @@ def test_usage_is_a_last_chunk_where_asked_for():
         "prompt_tokens": new,  # the same text
         "completion_tokens": new,
         "total_tokens": 2 * new,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert all(event["usage"] is None for event in others)
     always = {"include_usage": True, "continuous_usage_stats": True}

@@ -150,6 +150,9 @@ class Clients:
         """Ask for what must be refused, with an error in OpenAI's shape."""
         path, body, status = self._rng.choice(REFUSED)
         response = await self._client.post(path, json=body)
+        if response.status_code == 429:  # there is no place to find out what is wrong with it
+            await self._wait(response)
+            return
         error = response.json().get("error", {})
         if response.status_code != status or set(error) != {"message", "type", "param", "code"}:
             self._fault(f"{path} {str(body)[:80]}: {response.status_code} {response.text[:200]}")
@@ -178,9 +181,12 @@ class Clients:
         text = (await response.aread()).decode()
         if response.status_code != 429:
             raise AssertionError(f"{response.status_code} {text}")
+        await self._wait(response)
+        return True
+
+    async def _wait(self, response: httpx.Response) -> None:
         self.counts["asked to wait"] += 1
         await asyncio.sleep(float(response.headers["Retry-After"]))
-        return True
 
     def _compare(self, case: Case, answers: list[tuple[list[int], str, str]]) -> None:
         if case.ties:

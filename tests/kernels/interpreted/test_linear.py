@@ -46,32 +46,32 @@ def assert_right(x, weight, bias):
     assert (error <= RELATIVE[x.dtype] * np.abs(expected) + 1e-6 * size + 1e-6).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("N", "K"), [(1, 1), (3, 7), (64, 128), (65, 129), (131, 1000), (8, 1024), (9, 1025), (100, 64)]
-)
-def test_one_row(N, K, dtype):
-    assert_right(*inputs(1, N, K, dtype))
-    assert_right(*inputs(1, N, K, dtype, bias=False))
+ONE = [(1, 1), (3, 7), (64, 128), (131, 1000), (8, 1024), (9, 1025), (100, 64)]
+SOME = [(2, 1, 1), (2, 65, 129), (10, 64, 128), (16, 131, 500), (40, 70, 300)]
+# Every shape in one type, with a bias or without, and one of each in all types, both ways.
+CASES = [((1, *shape), DTYPES[i % 3], i % 2 == 0) for i, shape in enumerate(ONE)]
+CASES += [(shape, DTYPES[i % 3], i % 2 == 0) for i, shape in enumerate(SOME)]
+CASES += [
+    (shape, dtype, bias)
+    for shape in ((1, 65, 129), (17, 63, 65))
+    for dtype in DTYPES
+    for bias in (True, False)
+]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("M", "N", "K"),
-    [(2, 1, 1), (2, 65, 129), (10, 64, 128), (16, 131, 500), (17, 63, 65), (40, 70, 300)],
-)
-def test_some_rows(M, N, K, dtype):
-    assert_right(*inputs(M, N, K, dtype))
-    assert_right(*inputs(M, N, K, dtype, bias=False))
+@pytest.mark.parametrize(("shape", "dtype", "bias"), CASES, ids=str)
+def test_shapes(shape, dtype, bias):
+    assert_right(*inputs(*shape, dtype, bias=bias))
 
 
-@pytest.mark.parametrize("M", [1, 2, 15, 16, 17, 31, 32, 33, 63, 64])
+@pytest.mark.parametrize("M", [2, 15, 16, 31, 33, 64])
 def test_every_padding_of_rows(M):
     assert_right(*inputs(M, 40, 200, torch.bfloat16))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("K", [256, 300, 1100])
+@pytest.mark.parametrize(
+    ("K", "dtype"), [(256, DTYPES[0]), (300, DTYPES[1]), (1100, DTYPES[2]), (1100, DTYPES[0])]
+)
 def test_k_in_several_splits(K, dtype, monkeypatch):
     monkeypatch.setattr(module, "divide", lambda tiles, blocks, *_: min(3, blocks))
     assert_right(*inputs(10, 70, K, dtype))
@@ -87,7 +87,7 @@ def test_splits_fit_the_blocks_and_the_counters(tiles, blocks, slots):
         assert splits == 1
 
 
-@pytest.mark.parametrize("splits", range(1, 9))
+@pytest.mark.parametrize("splits", [1, 2, 5, 8])
 def test_any_number_of_splits_takes_every_column_once(splits, monkeypatch):
     monkeypatch.setattr(module, "divide", lambda *_: splits)
     # Integers, whose sums are exact in any order: nothing may be missing, nothing counted twice.
@@ -164,7 +164,7 @@ def test_what_it_cannot_take_is_refused():
         linear(x[:2], weight.T.contiguous().T, bias, counters())
 
 
-@settings(max_examples=40, phases=[Phase.generate])  # no shrinking, which would take minutes
+@settings(max_examples=25, phases=[Phase.generate])  # no shrinking, which would take minutes
 @given(
     M=st.integers(1, 64),
     N=st.integers(1, 150),

@@ -34,10 +34,10 @@ def test_the_tokens_are_the_oracles(lm, rm, products, monkeypatch):
     # Each model enters a context of its own, which it chooses when the decoder is made.
     monkeypatch.setenv("ARGS_FAST_LINEAR", "triton")
     decoder = ArgsDecoder(tiny_models.language_model(lm), tiny_models.reward_model(rm))
-    config = DecodingConfig(k=5, w=1.5, max_new_tokens=4, eos_token_ids=[])
+    config = DecodingConfig(k=5, w=1.5, max_new_tokens=2, eos_token_ids=[])
     prompt = tiny_models.tokens(9)
     expected = oracle.decode(
-        tiny_models.language_model(lm), tiny_models.reward_model(rm), prompt, k=5, w=1.5, steps=4
+        tiny_models.language_model(lm), tiny_models.reward_model(rm), prompt, k=5, w=1.5, steps=2
     )
     assert expected.margin > 1e-4
     (result,) = decoder.generate(prompt, config)
@@ -84,12 +84,11 @@ def test_only_what_the_table_knows_goes_to_the_kernel(products):
     assert products == [(2, 5, 8), (16, 5, 8)]
 
 
-@pytest.mark.parametrize("name", ["llama", "opt"])
-@pytest.mark.parametrize("entered", ["around", "inside"])
+@pytest.mark.parametrize(("name", "entered"), [("llama", "around"), ("opt", "inside")])
 @torch.inference_mode()
 def test_compiled_in_one_graph(name, entered, products):
     torch._dynamo.reset()
-    model = tiny_models.language_model(name)
+    model = tiny_models.language_model(name, layers=1)
     context = few_rows(CPU, "triton")
     ids = torch.tensor([tiny_models.tokens(10)])
 

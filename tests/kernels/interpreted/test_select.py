@@ -69,11 +69,12 @@ def assert_right(arguments):
         assert got[2][b].item() == pytest.approx(expected[2][b].item(), abs=2e-5, rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("B", "k", "H"),
-    [(1, 1, 1), (1, 1, 700), (2, 10, 33), (3, 7, 1), (2, 10, 1000), (1, 40, 513), (1, 128, 200)],
-)
+SHAPES = [(1, 1, 1), (1, 1, 700), (2, 10, 33), (3, 7, 1), (1, 40, 513), (1, 128, 200)]
+CASES = [(*shape, DTYPES[i % 3]) for i, shape in enumerate(SHAPES)]
+CASES += [(2, 10, 1000, dtype) for dtype in DTYPES]
+
+
+@pytest.mark.parametrize(("B", "k", "H", "dtype"), CASES)
 def test_it_is_the_branch_with_the_highest_sum(B, k, H, dtype):
     assert_right(inputs(B, k, H, dtype))
     assert_right(inputs(B, k, H, dtype, bias=False, seed=50))
@@ -197,7 +198,7 @@ def test_a_sequence_has_the_same_bits_in_a_batch(k):
 QUARTERS = st.sampled_from([-1.0, -0.25, -0.0, 0.0, 0.25, 0.5, 2.0])  # exact in every order
 
 
-@settings(max_examples=100, phases=[Phase.generate])
+@settings(max_examples=50, phases=[Phase.generate])
 @given(data=st.data(), k=st.integers(1, 20), greedy=st.booleans())
 def test_any_row_of_exact_sums_and_many_ties(data, k, greedy):
     def row():
