@@ -171,7 +171,7 @@ void decoder_layers(
     const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
     const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
-    const std::vector<int64_t>& windows, std::string norm, double eps, std::string activation,
+    const std::vector<int64_t>& windows, Name norm, double eps, Name activation,
     bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
     const std::vector<Tensor>& low_rank) {
   const int64_t L = scales.size();
@@ -205,10 +205,11 @@ void decoder_layers(
   else
     a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
   a.layer_stride = {tail_k.stride(0), tail_v.stride(0), k_pages.stride(0), v_pages.stride(0)};
-  STD_TORCH_CHECK(norm == "rms" || norm == "layer", "args_fast: there is no norm ", norm);
-  a.rms = norm == "rms";
+  STD_TORCH_CHECK(
+      norm.text == "rms" || norm.text == "layer", "args_fast: there is no norm ", norm.text);
+  a.rms = norm.text == "rms";
   a.eps = static_cast<float>(eps);
-  a.activation = activation_of(activation);
+  a.activation = activation_of(activation.text);
   a.pre_norm = pre_norm;
   STD_TORCH_CHECK(
       cos.has_value() == sin.has_value(), "args_fast: cos and sin come together or not at all");

@@ -2,11 +2,11 @@
 #pragma once
 
 #include "kernels.h"
+#include "name.h"
 
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -29,7 +29,7 @@ void decoder_layers(
     const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
     const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
-    const std::vector<int64_t>& windows, std::string norm, double eps, std::string activation,
+    const std::vector<int64_t>& windows, Name norm, double eps, Name activation,
     bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
     const std::vector<Tensor>& low_rank);
 

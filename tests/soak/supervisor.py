@@ -23,7 +23,8 @@ class Supervisor:
         kills: number of times that ``kill`` was called.
         deaths: number of times that the process ended before ``stop``.
         down: (from, until) of each time without a server, by ``time.monotonic()``.
-        resident: (time, bytes) of the process that runs now.
+        resident: (time, bytes) of the process that runs now, without the files that it maps: the
+            kernel drops their pages and reads them again as it sees fit.
     """
 
     def __init__(self, port: int, log: Path) -> None:
@@ -74,7 +75,7 @@ class Supervisor:
     def _rss(self) -> int:
         assert self._process is not None
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
     async def ready(self) -> None:
         """Wait until the server answers."""
