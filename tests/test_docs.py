@@ -120,3 +120,7 @@ def test_the_one_test_of_contributing_exists():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     ((file, word),) = re.findall(r"-m pytest -n 0 (\S+) -k (\w+)`", text)
     assert re.search(rf"^def test_\w*{word}", (ROOT / file).read_text(), re.MULTILINE)
+
+
+def test_the_readme_fits_its_120_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
