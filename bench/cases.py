@@ -78,6 +78,7 @@ PAPER = [  # the first visit of scripts/gpu_check.py
     for prompt in (128, 1900)
     for rm in ("opt-350m", "opt-125m")
 ]
+ON_CPU = Case("opt-125m", "opt-125m", dtype="float32", new_tokens=24)
 # The most wanted first, so that a budget that ends too soon ends in the right place.
 SETS: dict[str, list[Case]] = {
     "A": PAPER,
@@ -89,6 +90,14 @@ SETS: dict[str, list[Case]] = {
         replace(PAIR, batch=16, new_tokens=32),
         replace(PAIR, batch=4, new_tokens=32),
         replace(PAIR, methods=COMPILED, new_tokens=32),
+    ],
+    "cpu": [
+        ON_CPU,
+        replace(ON_CPU, prompt=1024),
+        *(replace(ON_CPU, batch=B) for B in (4, 16)),
+        replace(ON_CPU, k=40),
+        replace(ON_CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=12),
+        replace(ON_CPU, lm="opt-1.3b", rm="opt-350m", new_tokens=12, k=40),
     ],
     "all": [
         PAIR,

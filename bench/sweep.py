@@ -1,6 +1,7 @@
 """The slowdown over many settings at true sizes, within a budget of time: `make gpu-bench`.
 
     python -m args_fast.bench.sweep --set A --budget 540
+    python -m args_fast.bench.sweep --set cpu         # OPT-125M and 1.3B, half an hour
     python -m args_fast.bench.sweep --rehearse        # every case in miniature, on the CPU
 
 The most wanted cases come first. What is finished is written after every case, and the same command

@@ -23,7 +23,8 @@ def run(*command: object, cwd: Path) -> None:
 
 
 def check(archive: Path, folder: Path, pip_options: list[str]) -> None:
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    # Without a pip of its own: that brings a setuptools which is too old to build the package.
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
     # torch and the rest are those of this environment, which are large; its editable install of
     # the package is not seen that way.

@@ -114,3 +114,13 @@ def test_makes_commands_exist():
         text = page.read_text()
         written = set(re.findall(r"`make ([a-z-]+)[^`]*`|^make ([a-z-]+)", text, re.MULTILINE))
         assert {a or b for a, b in written} <= targets, name(page)
+
+
+def test_the_one_test_of_contributing_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    ((file, word),) = re.findall(r"-m pytest -n 0 (\S+) -k (\w+)`", text)
+    assert re.search(rf"^def test_\w*{word}", (ROOT / file).read_text(), re.MULTILINE)
+
+
+def test_the_readme_fits_its_120_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120

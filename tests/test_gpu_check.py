@@ -39,7 +39,7 @@ def test_a_dry_run_is_green_and_leaves_its_results(tmp_path):
     assert {case["op"] for case in document["cases"]} == set(ops_cases.TOY_AXES)
     for case in document["cases"]:
         names = {row["name"] for row in case["rows"] if row["status"] == "timed"}
-        assert names > set(backends.TABLE["cpu"][case["op"]])
+        assert names >= set(backends.TABLE["cpu"][case["op"]])
     (archive,) = (tmp_path / "out").iterdir()
     with tarfile.open(archive) as opened:
         names = {Path(name).name for name in opened.getnames()}
@@ -57,7 +57,7 @@ def test_a_stage_that_fails_is_red_and_the_next_one_runs(tmp_path):
 
 
 def check(work, *more, **environment):
-    command = [sys.executable, SCRIPT, "C", "--dry-run"]
+    command = [sys.executable, SCRIPT, "C", "--dry-run", "--seconds", "1200"]
     command += ["--work", work, *more]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)

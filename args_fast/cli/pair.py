@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 def find_pair(lm: str | None, rm: str | None) -> dict[str, str]:
     """The folders or hub ids of the models, and several rewards as ``cli.rewards`` writes them:
-    those given, or the embedded pair."""
-    if (lm is None) != (rm is None):
+    those given, or the embedded pair. Functions alone guide the embedded language model."""
+    functions = rm is not None and rewards.are_functions(rm)
+    if (lm is None) != (rm is None) and not (functions and lm is None):
         given, missing = ("--lm", "--rm") if rm is None else ("--rm", "--lm")
         fail(
             f"{given} is given without {missing}; name both models, which have to share one "
@@ -41,13 +42,16 @@ def load_pair(models: Models) -> tuple["ArgsDecoder", dict[str, str]]:
         names = find_pair(models.lm, models.rm)
         decoder = ArgsDecoder.from_pretrained(names["lm"], names["rm"], **models.options)
     _choose_threads(decoder)
-    if models.lm is None:
-        size = " + ".join(
+    if models.lm is None and models.rm is not None:
+        size = decoder.language_model.num_parameters() / 1e6
+        note(f"no --lm given: using the embedded one (a demonstration, {size:.1f} M parameters)")
+    elif models.lm is None:
+        sizes = " + ".join(
             f"{model.num_parameters() / 1e6:.1f}"
             for model in (decoder.language_model, decoder.reward_model)
         )
         note(
-            f"no --lm/--rm given: using the embedded tiny pair (a demonstration, {size} M "
+            f"no --lm/--rm given: using the embedded tiny pair (a demonstration, {sizes} M "
             "parameters)"
         )
     return decoder, names

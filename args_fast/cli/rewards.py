@@ -130,6 +130,12 @@ def lasting(text: str, find: Callable[[str], str]) -> str:
     return json.dumps(specs, sort_keys=True)
 
 
+def are_functions(text: str) -> bool:
+    """Whether all of the rewards are functions, which guide any language model."""
+    specs = json.loads(text) if text.startswith("{") else {}
+    return bool(specs) and all("function" in spec for spec in specs.values())
+
+
 def absolute(name: str) -> str:
     """A model's name that means the same in another working directory."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name

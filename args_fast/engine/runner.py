@@ -99,14 +99,15 @@ class Runner:
         resumed = self._scheduled == [(r, r.scheduled_len) for r in requests]
         assert resumed or not self._bursts
         self._scheduled = []  # until the burst is on its way
-        if self.graphs.enabled:
-            self.graphs.bind(self._weights())
         shape = self._shape_of(requests, steps)
         batch = self._batch_of(shape)
         assert isinstance(batch, Batch)
         batch.load(requests, steps, resumed=resumed)
         device = self._lm.device.type
-        key = shape, tuple(implementation(op, device) for op in SCHEMAS)
+        key: tuple = ()  # of a graph
+        if self.graphs.enabled:
+            self.graphs.bind(self._weights())
+            key = shape, tuple(implementation(op, device) for op in SCHEMAS)
         if batch.reads_ahead and not resumed:
             self.graphs.run((*key, "begin"), partial(begin, batch))
         one_step = partial(step, batch, self._side)

@@ -81,7 +81,6 @@ class FusedLayers:
         idle = not self._model.training and not any(map(_waiting, filter(None, self._hooks)))
         return idle and backend(self._device.type) is not None
 
-    @property
     def _op(self) -> DecoderLayers:
         """The op in the backend that runs here: one for this model alone, whatever else runs."""
         name = backend(self._device.type)
@@ -94,14 +93,14 @@ class FusedLayers:
     def hidden(self, ids: Tensor, branches: Branches) -> Tensor:
         """ids [B, N] -> the last hidden state [B, N, H]; the rows' keys and values are in
         ``branches`` afterwards."""
-        layers = self._layers
-        embedding = self._embedding(ids, branches)
-        hidden, dtype = self._rows(ids, branches, embedding)
+        layers, op = self._layers, self._op()
+        embedding = self._embedding(ids, branches) if isinstance(op, InTriton) else None
+        hidden, dtype = self._rows(ids, branches, embedding, isinstance(op, InTriton))
         cos, sin = None, None
         if layers.rotary is not None:
             like = hidden.new_empty(0, dtype=torch.float32)  # of the type that is wanted
             cos, sin = (x.contiguous() for x in layers.rotary(like, branches.positions()))
-        self._op(
+        op(
             hidden,
             self._current_weights(),
             branches.k,
@@ -127,23 +126,24 @@ class FusedLayers:
         return hidden if layers.project is None else product(layers.project, hidden)
 
     def _rows(
-        self, ids: Tensor, branches: Branches, embedding: Embedding | None
+        self, ids: Tensor, branches: Branches, embedding: Embedding | None, own_type: bool
     ) -> tuple[Tensor, torch.dtype]:
-        """The rows before the first layer as the op takes them, and the type that they have in the
-        modules. With an embedding there is nothing in them yet."""
+        """The rows before the first layer as the op takes them, in their own type or in float32,
+        and the type that they have in the modules. With an embedding there is nothing in them yet.
+        """
         if embedding is not None:
             tokens = embedding[1]
             return tokens.new_empty(*ids.shape, tokens.shape[1]), tokens.dtype
         hidden = self._layers.embed(ids, branches.positions())
-        own = isinstance(self._op, InTriton)  # which takes them as they are
-        rows = hidden if own else hidden.to(torch.float32)
+        # Triton's kernels take them as they are.
+        rows = hidden if own_type else hidden.to(torch.float32)
         return rows.contiguous(), hidden.dtype
 
     def _embedding(self, ids: Tensor, branches: Branches) -> Embedding | None:
-        """What the op makes the rows before the first layer of; None where modules make them: for
-        an op that does not, and where a hook waits for the call of one of them."""
+        """What the op makes the rows before the first layer of; None where modules make them, as
+        where a hook waits for the call of one of them."""
         tables = self._layers.tables
-        if tables is None or not isinstance(self._op, InTriton) or any(map(_waiting, self._called)):
+        if tables is None or any(map(_waiting, self._called)):
             return None
         tokens, places, offset = tables
         if places is None:

@@ -7,6 +7,7 @@ baseline.
 
 import ctypes
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -21,9 +22,12 @@ LIBRARY = Path(os.environ.get("ARGS_FAST_CPU_LIBRARY") or _BUILT)
 _library = torch.library.Library("args_fast_cpp", "DEF")
 
 
+_exists = lru_cache(Path.exists)  # asked for in every step
+
+
 def status() -> str:
     """ "built", or why there are no C++ ops and how to get them."""
-    if LIBRARY.exists():
+    if _exists(LIBRARY):
         return "built"
     return (
         "not built: the CPU runs plain torch, which is slower. Reinstall with torch and a C++ "

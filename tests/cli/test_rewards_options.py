@@ -55,13 +55,15 @@ def test_what_the_options_say(values, specs):
     assert (json.loads(text) if isinstance(specs, dict) else text) == specs
 
 
-def test_a_function_may_lie_in_this_folder(cli, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lm", [["--lm", LM], []], ids=["given", "embedded"])
+def test_a_function_may_lie_in_this_folder(cli, tmp_path, monkeypatch, lm):
     (tmp_path / "nearby.py").write_text(EXAMPLE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    options = ["--lm", LM, "--reward-function", "nearby:shortness", "--max-new-tokens", "2"]
+    options = [*lm, "--reward-function", "nearby:shortness", "--max-new-tokens", "2"]
     result = cli("generate", "Hi", *options)
     assert result.exit_code == 0, result.stderr
+    assert ("no --lm given: using the embedded one" in result.stderr) == (not lm)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ CASES = [
         for key in (("opt", 10), ("llama", 10), ("llama", 1))
     )
 ]
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,9 @@ def test_engine_gives_the_published_tokens(case):
 
 def test_engine_equals_the_oracle_in_a_ragged_batch(tiny):
     prompts = [[5, 9, 40, 22, 13, 8, 30, 7, 11, 52, 3, 17, 26, 33, 44, 15, 6, 19], [7], [12, 4, 4]]
-    config = DecodingConfig(k=7, w=1.5, temperature=0.7, seed=1, max_new_tokens=3, eos_token_ids=[])
+    config = DecodingConfig(
+        k=7, w=1.5, temperature=0.7, seed=1, max_new_tokens=STEPS, eos_token_ids=[]
+    )
     results = tiny.generate(prompts, config)
     for prompt, result in zip(prompts, results, strict=True):
         wanted = reference.decode(tiny.language_model, tiny.reward_model, prompt, config)
