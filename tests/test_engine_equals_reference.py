@@ -242,12 +242,15 @@ def test_a_broken_engine_is_caught(monkeypatch, op, mutant, name):
     assert any(wrong)  # not only the numbers: what somebody reads is another text
 
 
+# The fused layers read prompts as tails too, and where all positions are shifted, rotary ones are as
+# far apart as before: there it takes a model whose positions are embeddings.
+@pytest.mark.parametrize(("name", "fused"), [("llama", False), ("opt", True)])
 @pytest.mark.parametrize("shift", [-1, 1])
-def test_a_shifted_position_is_caught(monkeypatch, shift):
-    case = Case(prompts=(17, 8, 30))
+def test_a_shifted_position_is_caught(monkeypatch, shift, name, fused):
+    case = Case(lm=name, rm=name, fused=fused, prompts=(17, 8, 30))
     expected, _ = case.expected()
     positions = Branches.positions
-    monkeypatch.setattr(Branches, "positions", lambda tail: positions(tail) + shift)
+    monkeypatch.setattr(Branches, "positions", lambda tail, *dtype: positions(tail, *dtype) + shift)
     results = case.decodes()
     assert differs(results, expected)
 
