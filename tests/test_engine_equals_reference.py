@@ -242,8 +242,8 @@ def test_a_broken_engine_is_caught(monkeypatch, op, mutant, name):
     assert any(wrong)  # not only the numbers: what somebody reads is another text
 
 
-# The fused layers read prompts as tails too, and where all positions are shifted, rotary ones are as
-# far apart as before: there it takes a model whose positions are embeddings.
+# The fused layers read prompts as tails too, and where all positions are shifted, rotary ones are
+# as far apart as before: there it takes a model whose positions are embeddings.
 @pytest.mark.parametrize(("name", "fused"), [("llama", False), ("opt", True)])
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_shifted_position_is_caught(monkeypatch, shift, name, fused):
