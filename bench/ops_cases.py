@@ -18,9 +18,10 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from args_fast.bench import models
 from args_fast.machine import available_memory
 from args_fast.models.linear import ARRIVALS
+from args_fast.ops import cpp, plain
 from args_fast.ops import linear as ops_linear
-from args_fast.ops import plain
 from args_fast.ops.backends import TABLE
+from args_fast.ops.triton import interpreted
 
 PAGE_SIZE = 16
 # Largest difference that rounding explains, absolute and relative. Peers keep their weights in 16
@@ -399,17 +400,19 @@ def _commit(
 
 # ---- linear --------------------------------------------------------------------------------------
 
-COPIES, SPREAD = 256, 4  # of the weights at most; times the L2 cache that they fill together
+COPIES, SPREAD = 256, 4  # of the weights at most; times the last cache that they fill together
+CPU_CACHE = 2**25  # bytes: what a CPU has in its last cache, about
 
 
 def _linear(
     device: torch.device, dtype: torch.dtype, *, M: int, N: int, K: int, bias: int
 ) -> Prepared:
     """The product of M rows with weights [N, K]. A call makes it with one copy of the weights after
-    the other, as many as the L2 cache cannot hold, so that each of them comes from memory."""
-    copies = 1
+    the other, as many as the last cache cannot hold, so that each of them comes from memory."""
+    copies, cache = 1, CPU_CACHE
     if device.type == "cuda":
         cache = torch.cuda.get_device_properties(device).L2_cache_size
+    if not interpreted():
         copies = max(2, min(COPIES, -(-SPREAD * cache // (N * K * dtype.itemsize))))
     x = _randn(M, K, device=device, dtype=dtype)
     weights = [_randn(N, K, device=device, dtype=dtype) / K**0.5 for _ in range(copies)]
@@ -425,7 +428,11 @@ def _linear(
 
     floor = dtype.itemsize * (N * K + M * K + M * N + bias * N)
     prepared = Prepared(floor, through(exact), per_call=copies)
-    prepared.ours.add("triton")
-    prepared.calls["triton"] = through(lambda *tensors: ops_linear.linear(*tensors, arrivals))
+    if device.type == "cuda" or interpreted():
+        prepared.ours.add("triton")
+        prepared.calls["triton"] = through(lambda *tensors: ops_linear.linear(*tensors, arrivals))
+    if device.type == "cpu" and cpp.status() == "built":
+        prepared.ours.add("cpp")
+        prepared.calls["cpp"] = through(torch.ops.args_fast_cpp.linear.default)
     prepared.peer("torch", lambda: (through(linear), None))
     return prepared

@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from lora import adapted
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 from typer.testing import CliRunner
+from vocabularies import unigram
 
 from args_fast.cli import app
 from args_fast.tiny_pair import HELDOUT, LM, RM
@@ -134,21 +143,30 @@ def test_pipe_is_not_an_input_for_actors(tmp_path):
 
 
 def test_actors_guide_by_several_kinds_of_reward(source, tmp_path):
-    """A classifier, the same with closing ids, an encoder and a function, mixed by each line."""
-    tokenizer = AutoTokenizer.from_pretrained(LM)
+    """All that a folder or a function can be: a classifier, the same with closing ids, an adapter,
+    an encoder, a decoder with another tokenizer and a function, mixed by each line."""
+    own, other = AutoTokenizer.from_pretrained(LM), unigram()
     torch.manual_seed(3)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    shape = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_labels": 1}
-    encoder = BertForSequenceClassification(BertConfig(**size, **shape))
-    folder = tmp_path / "encoder"
-    for part in (encoder, tokenizer):
-        part.save_pretrained(folder)
-    kinds = [
-        *("--lm", str(LM), "--rm", f"plain={RM}"),
-        *("--rm", f"closed={RM}", "--rm-closing", "closed=5,6", "--rm", f"encoder={folder}"),
-        *("--reward-function", "short=text_rewards:short"),
-    ]
+    shape = size | {"num_hidden_layers": 2, "num_labels": 1}
+    encoder = BertForSequenceClassification(BertConfig(**shape, vocab_size=len(own)))
+    second = LlamaConfig(**shape, vocab_size=len(other), pad_token_id=0)
+    adapter = adapted(AutoModelForCausalLM.from_pretrained(LM))
+    adapter.peft_config["default"].base_model_name_or_path = str(LM)
+    saved = {
+        "encoder": (encoder, own),
+        "second": (LlamaForSequenceClassification(second), other),
+        "adapter": (adapter,),
+    }
+    for name, parts in saved.items():
+        for part in parts:
+            part.save_pretrained(tmp_path / name)
+    folders = {"plain": RM, "closed": RM} | {name: tmp_path / name for name in saved}
+    rewards = [option for name in folders for option in ("--rm", f"{name}={folders[name]}")]
+    rewards += ["--rm-closing", "closed=5,6", "--reward-function", "short=text_rewards:short"]
+    kinds = ["--lm", str(LM), *rewards]
     mixtures = [{"plain": 1}, {"closed": 0.5, "short": 0.2}, {"encoder": 2}, {"short": 0.1}, None]
+    mixtures += [{"adapter": 0.3}, {"second": 1, "plain": 0.5}]
     lines = [json.loads(line) for line in source.read_text().splitlines() if line.startswith("{")]
     mixed = tmp_path / "mixed.jsonl"
     with open(mixed, "w") as file:

@@ -1,6 +1,7 @@
 """Results are continued by the code that made them, and never half written."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,20 @@ def test_document_is_continued_by_the_same_code_on_the_same_device(tmp_path, fac
         facts.update(before)
     monkeypatch.setattr(results, "sources", lambda: "others")
     assert results.begin(tmp_path, "ops", CPU, cases=[])[1]["cases"] == []
+
+
+def test_what_was_measured_is_not_among_the_sources(tmp_path, monkeypatch):
+    package = SimpleNamespace(__path__=[tmp_path])
+    monkeypatch.setattr(results, "import_module", lambda name: package)
+    monkeypatch.setattr(results, "root", lambda: tmp_path / "results")
+    code, kept = tmp_path / "code.py", tmp_path / "results" / "device" / "ops.json"
+    code.write_text("1")
+    before = results.sources()
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    assert results.sources() == before
+    code.write_text("2")
+    assert results.sources() != before
 
 
 def test_results_go_where_OUT_says_too(tmp_path, monkeypatch):
