@@ -11,7 +11,8 @@ MAX_DRAFT = 8  # tokens
 MAX_ROWS = 512  # of one pass of a reward model, over all requests of a batch
 
 # Cost of a further row of a pass, where its first costs 1. SmolLM2-135M-Instruct, float32, fused
-# layers, two cores: a pass of one row takes 7.5 ms, of ten rows 13.1 ms, so 0.08.
+# layers, two cores: a pass of one row takes 7.5 ms, of ten rows 13.1 ms. That is 0.083, rounded up
+# because drafts that do not pay cost time.
 # ``examples/smollm2/draft_worth.py`` measures it on another machine.
 ROW = 0.09
 
