@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = ("datasets", "httpx", "openai", "peft", "sentence_transformers", "sklearn", "trl")
+OPTIONAL = ("chitchat_dataset", "datasets", "httpx", "openai", "peft", "sentence_transformers")
+OPTIONAL += ("sklearn", "trl", "vaderSentiment")
 
 
 def programs():
