@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sizes import examples
 from tiny_models import REWARD_CONFIGS, decoder, language_model, tokens
-from traffic import REWARD, Traffic, alone, assert_as_alone, run, scheduler, sequence
+from traffic import ADAPTED, REWARD, Traffic, alone, assert_as_alone, run, scheduler, sequence
 
 from args_fast import ArgsDecoder
 from args_fast.engine import verify
@@ -179,14 +179,7 @@ class DraftedTraffic(Traffic):
     """Guided by a model of its own, by adapters, by a head, by several of these, and by none."""
 
     figures = FIGURES
-    kinds = (
-        {"adapter": 1.0},
-        REWARD,
-        {"adapter": 1.0, "reward": -1.0},
-        {"head": 1.0},
-        {"other": 1.0},
-        {"adapter": 0.5, "other": 1.0, "head": 1.0},
-    )
+    kinds = (*ADAPTED, {"adapter": 0.5, "other": 1.0, "head": 1.0})
     running = None  # the machine at work
 
     def __init__(self):

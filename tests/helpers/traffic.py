@@ -23,6 +23,9 @@ PAGES = 8  # two of the longest requests fit
 
 
 REWARD = {"reward": 1.0}  # the classifier's name, and its weight
+# Of a decoder that has an adapter, a head and another adapter too: each, and two on one model.
+ADAPTED = ({"adapter": 1.0}, REWARD, {"adapter": 1.0, "reward": -1.0}, {"head": 1.0})
+ADAPTED += ({"other": 1.0},)
 
 
 def scheduler(pair=None, rewards=None, **options):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import Phase, settings
 from made_up_rewards import OnHost
 from sizes import examples
-from traffic import NAIVE, REWARD, Traffic
+from traffic import ADAPTED, NAIVE, Traffic
 
 
 @pytest.fixture
@@ -18,14 +18,7 @@ def rewards(monkeypatch):
 
 
 class MixedAdapters(Traffic):
-    kinds = (
-        {"adapter": 1.0},
-        REWARD,
-        {"adapter": 1.0, "reward": -1.0},
-        {"head": 1.0},
-        {"other": 1.0},
-        {"adapter": 0.5, "other": 1.0, "host": 1.0},
-    )
+    kinds = (*ADAPTED, {"adapter": 0.5, "other": 1.0, "host": 1.0})
     figures = dict.fromkeys(Traffic.figures, 0)
 
 
