@@ -3,6 +3,7 @@
     python -m args_fast.bench.ops_bench [--device cuda] [--seconds 600]
     python -m args_fast.bench.ops_bench --op linear     # products of few rows, for
                                                         # scripts/linear_table.py
+
 The most telling cases come first, and what the time does not reach is listed. Results are written
 after every case, to bench/results/<device>/ops-<date>-<commit>.json and .md; a later run of the
 same sources continues there. An implementation is timed only after its output has been compared

@@ -89,7 +89,7 @@ class Drafting:
             if new:
                 right = _agreeing(state.guess, new)
                 state.acceptance.observe(right, min(len(state.guess), right + 1))
-            # Where a value was not finite there is no token: a plain step shows whose fault.
+            # A value that was not finite gave no token: a plain step tells which request failed.
             state.held = bool(draft) and not new
             state.guess = []
         return accepted

@@ -94,8 +94,9 @@ class FusedLayers:
         """ids [B, N] -> the last hidden state [B, N, H]; the rows' keys and values are in
         ``branches`` afterwards."""
         layers, op = self._layers, self._op()
-        embedding = self._embedding(ids, branches) if isinstance(op, InTriton) else None
-        hidden, dtype = self._rows(ids, branches, embedding, isinstance(op, InTriton))
+        in_triton = isinstance(op, InTriton)
+        embedding = self._embedding(ids, branches) if in_triton else None
+        hidden, dtype = self._rows(ids, branches, embedding, in_triton)
         cos, sin = None, None
         if layers.rotary is not None:
             like = hidden.new_empty(0, dtype=torch.float32)  # of the type that is wanted

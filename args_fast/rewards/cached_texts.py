@@ -110,8 +110,8 @@ class CachedTexts:
             self._free += stored.pages
 
     def _prepare(self, key: Hashable, texts: list[Ids], room: int = 0) -> Unread:
-        """Store what the texts have in common, but one id of the shortest; where that is no more
-        than ``room`` ids, leave it to the tail."""
+        """Store what the texts have in common, but one id of the shortest; up to ``room`` ids are
+        left to the tail."""
         stored = self._stored[key]
         common = min(map(len, texts)) - 1
         for text in texts[1:]:

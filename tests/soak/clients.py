@@ -150,7 +150,7 @@ class Clients:
         """Ask for what must be refused, with an error in OpenAI's shape."""
         path, body, status = self._rng.choice(REFUSED)
         response = await self._client.post(path, json=body)
-        if response.status_code == 429:  # there is no place to find out what is wrong with it
+        if response.status_code == 429:  # the server is full, and has not looked at the request
             await self._wait(response)
             return
         error = response.json().get("error", {})
