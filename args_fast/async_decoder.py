@@ -4,66 +4,18 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
+from args_fast.async_calls import Call, Delivery, Mail
 from args_fast.config import DecodingConfig
 from args_fast.decoder import ArgsDecoder
-from args_fast.engine.request import Request
 from args_fast.errors import ConfigError, DecoderClosedError
 from args_fast.generation import Generation, Token
 from args_fast.prompts import Prompt
 
 CLOSED = "the decoder has been closed; open another AsyncArgsDecoder"
-
-Delivery = list[Token] | list[Generation] | list[list[float]] | BaseException
-
-
-class _Call:
-    """What a task asked for. ``requests`` are the thread's; ``deliver`` reaches the task.
-
-    Attributes:
-        delivered, taken: tokens that the thread has sent, and that the task has taken; each is
-            written by one of the two only.
-        paused: whether the thread has stopped decoding for a reader that does not read.
-    """
-
-    def __init__(
-        self,
-        prompt: Prompt,
-        config: DecodingConfig,
-        slots: asyncio.Semaphore,
-        *,
-        streamed: bool,
-    ) -> None:
-        self.prompt = prompt
-        self.config = config
-        self.streamed = streamed
-        self.requests: list[Request] = []
-        self.arrived: asyncio.Queue[Delivery] = asyncio.Queue()
-        self.delivered = self.taken = 0
-        self.paused = False
-        self._slots: asyncio.Semaphore | None = slots
-        self._loop = asyncio.get_running_loop()
-
-    @property
-    def unread(self) -> int:
-        return self.delivered - self.taken
-
-    def free_slot(self) -> None:
-        """Let another call begin; from the task."""
-        if self._slots is not None:
-            self._slots.release()
-            self._slots = None
-
-    def free_slot_from_thread(self) -> None:
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.free_slot)
-
-    def deliver(self, delivery: Delivery) -> None:
-        with suppress(RuntimeError):  # on a loop that has been closed no task waits
-            self._loop.call_soon_threadsafe(self.arrived.put_nowait, delivery)
 
 
 class AsyncArgsDecoder:
@@ -98,10 +50,11 @@ class AsyncArgsDecoder:
         self._decoder = decoder
         self._engine = decoder.engine
         self._slots = asyncio.Semaphore(decoder.max_batch_size + max_waiting)
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
         # What the thread is to do between two bursts, and the bell that wakes it.
         self._orders: deque[Callable[[], None]] = deque()
         self._bell = threading.Condition()
+        self._mail = Mail()
         self._closed = False  # the thread takes no more calls
         self._ended = False  # nor any other order
         # The thread sees the context of its maker: a forced backend, say.
@@ -137,23 +90,42 @@ class AsyncArgsDecoder:
     ) -> AsyncIterator[Token]:
         """As ``ArgsDecoder.stream``. Closing the iterator, or cancelling the task, frees the pages
         before the next burst."""
-        call = await self._ask(prompt, config, streamed=True)
-        try:
+        arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        async with self._ask(prompt, config, arrived.put_nowait, streamed=True) as call:
             while True:
-                delivery = await call.arrived.get()
-                if isinstance(delivery, BaseException):
-                    raise delivery
-                for token in delivery:
-                    assert isinstance(token, Token)
+                for token in _tokens(await arrived.get()):
                     yield token
                     call.taken += 1
                     if token.finish_reason is not None:
                         return
                 if call.paused:
                     self._order(lambda: self._resume(call))
-        finally:
-            call.free_slot()
-            self._order(lambda: self._drop(call))
+
+    async def decode(
+        self, prompt: Prompt, config: DecodingConfig, receive: Callable[[list[Token]], None]
+    ) -> None:
+        """As ``stream``, for many streams at little cost: ``receive`` is called in the event loop
+        with the tokens of each step, and this returns after the last. Nothing is paused for it.
+        Cancelling the task frees the pages before the next burst."""
+        ended = asyncio.get_running_loop().create_future()
+
+        def take(delivery: Delivery) -> None:
+            if ended.done():
+                return
+            try:
+                tokens = _tokens(delivery)
+                call.taken += len(tokens)
+                receive(tokens)
+            except BaseException as error:  # it is the task's, whatever it is
+                ended.set_exception(error)
+                return
+            if tokens[-1].finish_reason is not None:
+                ended.set_result(None)
+            elif call.paused:
+                self._order(lambda: self._resume(call))
+
+        async with self._ask(prompt, config, take, streamed=True) as call:
+            await ended
 
     async def generate(
         self,
@@ -195,12 +167,9 @@ class AsyncArgsDecoder:
     # ---- in the tasks --------------------------------------------------------------------------
 
     async def _generate_one(self, prompt: Prompt, config: DecodingConfig) -> list[Generation]:
-        call = await self._ask(prompt, config, streamed=False)
-        try:
-            delivery = await call.arrived.get()
-        finally:
-            call.free_slot()
-            self._order(lambda: self._drop(call))
+        arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        async with self._ask(prompt, config, arrived.put_nowait, streamed=False):
+            delivery = await arrived.get()
         if isinstance(delivery, BaseException):
             raise delivery
         return [result for result in delivery if isinstance(result, Generation)]
@@ -229,13 +198,24 @@ class AsyncArgsDecoder:
             raise DecoderClosedError(CLOSED)
         return await future
 
-    async def _ask(self, prompt: Prompt, config: DecodingConfig | None, *, streamed: bool) -> _Call:
+    @asynccontextmanager
+    async def _ask(
+        self,
+        prompt: Prompt,
+        config: DecodingConfig | None,
+        receive: Callable[[Delivery], None],
+        *,
+        streamed: bool,
+    ) -> AsyncGenerator[Call, None]:
         await self._slots.acquire()
-        call = _Call(prompt, config or DecodingConfig(), self._slots, streamed=streamed)
-        if not self._order(lambda: self._begin(call)):
+        call = Call(prompt, config or DecodingConfig(), self._slots, receive, streamed=streamed)
+        try:
+            if not self._order(lambda: self._begin(call)):
+                raise DecoderClosedError(CLOSED)
+            yield call
+        finally:
             call.free_slot()
-            raise DecoderClosedError(CLOSED)
-        return call
+            self._order(lambda: self._drop(call))
 
     def _order(self, work: Callable[[], None]) -> bool:
         """Have the thread do something before its next burst; False where it has ended."""
@@ -255,7 +235,8 @@ class AsyncArgsDecoder:
                 self._ended = True
                 self._orders.clear()
             for call in self._calls:
-                call.deliver(DecoderClosedError(CLOSED))
+                self._mail.deliver(call, DecoderClosedError(CLOSED))
+            self._mail.send()
             self._engine.hold_prefixes = False
             self._engine.ownership.owner = None
 
@@ -271,16 +252,18 @@ class AsyncArgsDecoder:
                     return
             for order in orders:
                 order()
+            self._mail.send()
             if not self._engine.busy:
                 continue
             with suppress(Exception):  # every request has it as its error
                 self._engine.step()
             for call in list(self._calls):
                 self._report(call)
+            self._mail.send()
 
-    def _begin(self, call: _Call) -> None:
+    def _begin(self, call: Call) -> None:
         if self._closed:
-            call.deliver(DecoderClosedError(CLOSED))
+            self._mail.deliver(call, DecoderClosedError(CLOSED))
             return
         try:
             if call.streamed:
@@ -290,41 +273,41 @@ class AsyncArgsDecoder:
             for request in call.requests:
                 self._engine.submit(request)
         except Exception as error:  # it is the task's, whatever it is
-            call.deliver(error)
+            self._mail.deliver(call, error)
             return
         self._calls.append(call)
 
-    def _report(self, call: _Call) -> None:
+    def _report(self, call: Call) -> None:
         """Send a task what there is to send."""
         error = next((r.error for r in call.requests if r.error is not None), None)
         if call.streamed and (new := call.requests[0].take()):
             call.delivered += len(new)
-            call.deliver(new)
+            self._mail.deliver(call, new)
         if error is not None:
-            call.deliver(error)
+            self._mail.deliver(call, error)
         elif not all(r.finished for r in call.requests):
             if call.streamed and call.unread > self._max_unread and not call.paused:
                 self._pause(call)
             return
         elif not call.streamed:
-            call.deliver([r.generation() for r in call.requests])
-        call.free_slot_from_thread()
+            self._mail.deliver(call, [r.generation() for r in call.requests])
+        self._mail.free_slot(call)
         self._drop(call)
 
-    def _pause(self, call: _Call) -> None:
+    def _pause(self, call: Call) -> None:
         """Nothing reads this stream: its pages and its turn are for others."""
         self._engine.pause(call.requests[0])
         call.paused = True
-        call.free_slot_from_thread()
+        self._mail.free_slot(call)
         if call.unread <= self._max_unread:  # the task caught up before it could see the pause
             self._resume(call)
 
-    def _resume(self, call: _Call) -> None:
+    def _resume(self, call: Call) -> None:
         if call in self._calls and call.paused:
             call.paused = False
             self._engine.submit(call.requests[0])
 
-    def _drop(self, call: _Call) -> None:
+    def _drop(self, call: Call) -> None:
         if call in self._calls:
             self._calls.remove(call)
             for request in call.requests:
@@ -334,5 +317,12 @@ class AsyncArgsDecoder:
         self._closed = True
         for call in list(self._calls):
             self._drop(call)
-            call.deliver(DecoderClosedError(CLOSED))
+            self._mail.deliver(call, DecoderClosedError(CLOSED))
         self._engine.scheduler.evict_all()
+
+
+def _tokens(delivery: Delivery) -> list[Token]:
+    """The tokens that came for a stream. Raises the error that came in their place."""
+    if isinstance(delivery, BaseException):
+        raise delivery
+    return cast(list[Token], delivery)

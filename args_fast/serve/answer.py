@@ -9,10 +9,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from args_fast.serve.decoding import Decoding
 from args_fast.serve.errors import as_api_error
+from args_fast.serve.formats import as_json
 from args_fast.serve.logs import note
 from args_fast.serve.protocol import DecodingRequest
 from args_fast.serve.service import Prepared, Service
-from args_fast.serve.streaming import ClientGoneError, as_json, collect, send_events, until_gone
+from args_fast.serve.streaming import ClientGoneError, collect, send_events, until_gone
 from args_fast.serve.unsupported import refuse_unsupported
 
 

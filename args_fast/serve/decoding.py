@@ -4,8 +4,8 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from args_fast.config import DecodingConfig
@@ -101,6 +101,9 @@ def samples(
     return made
 
 
+Arrival = tuple[Sample, Token]
+
+
 class Decoding:
     """The samples of one request, under way.
 
@@ -125,6 +128,11 @@ class Decoding:
         self._metrics = metrics
         self._began = began
         self._cached: dict[int, int] = {}  # tokens in the cache, by id() of the prompt
+        self._arrived: list[Arrival] = []  # and not taken by ``steps`` yet
+        self._news = asyncio.Event()
+        self._whole = False
+        self._unfinished = sum(part.config is not None for part in parts)
+        self._error: ApiError | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -142,58 +150,63 @@ class Decoding:
             "prompt_tokens_details": {"cached_tokens": sum(self._cached.values())},
         }
 
-    async def tokens(self) -> AsyncGenerator[tuple[Sample, Token], None]:
-        """The tokens of all samples as they come. Closing the generator, or an error of one sample,
-        cancels them all.
+    async def steps(self, *, whole: bool = False) -> AsyncGenerator[list[Arrival], None]:
+        """The tokens of all samples, as many at a time as have come; or all of them at the end.
+        Closing the generator, or an error of one sample, cancels them all.
 
         Raises:
-            ApiError: whatever went wrong.
+            ApiError: whatever went wrong, after the tokens that came before it.
         """
+        self._whole = whole
         self._metrics.prompt_tokens.inc(self.prompt_tokens)
-        arrived: asyncio.Queue[tuple[Sample, Token] | ApiError] = asyncio.Queue()
-        tasks = [
-            asyncio.ensure_future(self._decode(part, arrived)) for part in self.parts if part.config
-        ]
+        tasks = [asyncio.ensure_future(self._decode(part)) for part in self.parts if part.config]
         try:
-            open_samples = len(tasks)
-            while open_samples:
-                item = await arrived.get()
-                if isinstance(item, ApiError):
-                    raise item
-                open_samples -= item[1].finish_reason is not None
-                yield item
+            while self._unfinished or self._arrived:
+                if self._arrived:
+                    arrived, self._arrived = self._arrived, []
+                    yield arrived
+                elif self._error is not None:
+                    raise self._error
+                else:
+                    self._news.clear()
+                    await self._news.wait()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _decode(
-        self, part: Sample, arrived: asyncio.Queue[tuple[Sample, Token] | ApiError]
-    ) -> None:
+    async def _decode(self, part: Sample) -> None:
         assert part.config is not None
         watch = Stopwatch(self._metrics, self._began)
+        receive = partial(self._receive, part, watch)
         try:
-            async with aclosing(self._engine.stream(part.prompt.source, part.config)) as stream:  # type: ignore[type-var]
-                async for token in stream:
-                    watch.token()
-                    self._count(part, token)
-                    arrived.put_nowait((part, token))
+            await self._engine.decode(part.prompt.source, part.config, receive)
         except Exception as error:
-            arrived.put_nowait(as_api_error(error))
+            self._error = as_api_error(error)
+            self._news.set()
         else:
             watch.end()
 
-    def _count(self, part: Sample, token: Token) -> None:
-        config, prompt = part.config, id(part.prompt)
-        assert config is not None
-        if token.cached_tokens is not None:
-            fewest = self._cached.get(prompt, token.cached_tokens)
-            self._cached[prompt] = min(fewest, token.cached_tokens)
+    def _receive(self, part: Sample, watch: Stopwatch, tokens: list[Token]) -> None:
+        """Take the tokens of one step of a sample."""
         if self.first_token is None:
             self.first_token = time.perf_counter() - self._began
-        self.new_tokens += 1
-        self._metrics.generation_tokens.inc()
+        for token in tokens:
+            watch.token()
+            self._arrived.append((part, token))
+        self._count(part, tokens)
+        self._unfinished -= tokens[-1].finish_reason is not None
+        if not (self._whole and self._unfinished):
+            self._news.set()
+
+    def _count(self, part: Sample, tokens: list[Token]) -> None:
+        config, prompt = part.config, id(part.prompt)
+        assert config is not None
+        if (cached := tokens[0].cached_tokens) is not None:
+            self._cached[prompt] = min(self._cached.get(prompt, cached), cached)
+        self.new_tokens += len(tokens)
+        self._metrics.generation_tokens.inc(len(tokens))
         if config.consults_reward:
-            self._metrics.reward_rows.inc(config.k)
-        if token.finish_reason is not None:
-            self._metrics.count_finished(token.finish_reason)
+            self._metrics.reward_rows.inc(config.k * len(tokens))
+        if (reason := tokens[-1].finish_reason) is not None:
+            self._metrics.count_finished(reason)

@@ -1,8 +1,8 @@
 """All that the server knows of the engine. Everything else in this folder goes through here."""
 
 import copy
-from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -68,15 +68,16 @@ class EngineView:
         self._decoder = decoder
         self._engine = AsyncArgsDecoder(decoder, max_waiting=max_waiting)
 
-    async def stream(self, prompt: Plain, config: DecodingConfig) -> AsyncIterator[Token]:
-        """The tokens of one sample as they are chosen. Closing the iterator frees its pages.
+    async def decode(
+        self, prompt: Plain, config: DecodingConfig, receive: Callable[[list[Token]], None]
+    ) -> None:
+        """Decode one sample; ``receive`` gets the tokens of each step. Cancelling the task frees its
+        pages.
 
         Raises:
-            ArgsError: as ``AsyncArgsDecoder.stream``.
+            ArgsError: as ``AsyncArgsDecoder.decode``.
         """
-        async with aclosing(self._engine.stream(prompt, config)) as tokens:  # type: ignore[type-var]
-            async for token in tokens:
-                yield token
+        await self._engine.decode(prompt, config, receive)
 
     async def score(self, prompt: list[int], candidates: int) -> ScoredPrompt:
         """The language model's view of a prompt, with its likeliest tokens at each place.

@@ -1,5 +1,6 @@
 """The shape of an answer, which chat and text completions fill in differently."""
 
+import json
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -10,6 +11,14 @@ from args_fast.serve.decoding import Sample
 from args_fast.serve.vocabulary import Vocabulary, args_fields
 
 FINISH_REASONS = {"eos": "stop", "stop": "stop", "length": "length"}  # ours -> OpenAI's
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def as_json(value: Any) -> bytes:
+    """Compact JSON. NaN is a mistake here, not a value."""
+    return _ENCODER.encode(value).encode()
 
 
 class AnswerFormat(ABC):
@@ -29,14 +38,16 @@ class AnswerFormat(ABC):
         self._created = int(time.time())
         self._model = model
         self._vocabulary = vocabulary
+        self._head = as_json(self._envelope(self.chunk_kind))[:-1] + b","
 
     def whole(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
         """A complete answer."""
-        return self._envelope(self.kind, choices) | {"usage": usage}
+        return self._envelope(self.kind) | {"choices": choices, "usage": usage}
 
-    def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """One chunk of a stream."""
-        return self._envelope(self.chunk_kind, choices)
+    def event(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
+        """One chunk of a stream as a server-sent event; ``more`` joins it."""
+        # What all chunks begin with is written once.
+        return b"data: " + self._head + as_json({"choices": choices} | more)[1:] + b"\n\n"
 
     @abstractmethod
     def opening(self, sample: Sample) -> dict[str, Any] | None:
@@ -68,14 +79,8 @@ class AnswerFormat(ABC):
         closing = self.closing_args(sample, tokens[-1].finish_reason if tokens else None)
         return args_fields(self._vocabulary, tokens) | closing
 
-    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._model,
-            "choices": choices,
-        }
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
 
 def finish_reason(reason: str | None) -> str:

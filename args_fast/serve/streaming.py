@@ -1,7 +1,6 @@
 """How answers reach a client: one JSON body, or events as the tokens come; and its leaving."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -9,13 +8,13 @@ from typing import Any, TypeVar
 from starlette.types import Receive, Send
 
 from args_fast.generation import Token
-from args_fast.serve.decoding import Decoding, Sample
+from args_fast.serve.decoding import Arrival, Decoding
 from args_fast.serve.errors import as_api_error
-from args_fast.serve.formats import AnswerFormat
+from args_fast.serve.formats import AnswerFormat, as_json
 from args_fast.serve.protocol import StreamOptions
 
 T = TypeVar("T")
-Tokens = AsyncGenerator[tuple[Sample, Token], None]
+Steps = AsyncGenerator[list[Arrival], None]
 
 DONE = b"data: [DONE]\n\n"
 # A stream begins with its first token, so that a failure before it has a status of its own; but no
@@ -52,22 +51,13 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, gone, return_exceptions=True)
 
 
-def as_json(value: Any) -> bytes:
-    """Compact JSON. NaN is a mistake here, not a value."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def event(value: Any) -> bytes:
-    """One server-sent event."""
-    return b"data: " + as_json(value) + b"\n\n"
-
-
 async def collect(decoding: Decoding) -> list[list[Token]]:
     """All tokens of every sample."""
     tokens: list[list[Token]] = [[] for _ in decoding.parts]
-    async with aclosing(decoding.tokens()) as arriving:
-        async for sample, token in arriving:
-            tokens[sample.index].append(token)
+    async with aclosing(decoding.steps(whole=True)) as steps:
+        async for step in steps:
+            for sample, token in step:
+                tokens[sample.index].append(token)
     return tokens
 
 
@@ -75,14 +65,14 @@ async def send_events(
     send: Send, shape: AnswerFormat, decoding: Decoding, options: StreamOptions | None
 ) -> None:
     """Stream an answer. Failures before the first token are raised; later ones are events."""
-    async with aclosing(decoding.tokens()) as tokens:
-        ahead = asyncio.ensure_future(_next(tokens))
+    async with aclosing(decoding.steps()) as steps:
+        ahead = asyncio.ensure_future(_next(steps))
         try:
             await asyncio.wait({ahead}, timeout=PATIENCE)
             if ahead.done():
                 ahead.result()
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            async with aclosing(_events(shape, decoding, ahead, tokens, options)) as events:
+            async with aclosing(_events(shape, decoding, ahead, steps, options)) as events:
                 async for data in events:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
@@ -91,23 +81,24 @@ async def send_events(
             await asyncio.gather(ahead, return_exceptions=True)
 
 
-async def _next(tokens: Tokens) -> tuple[Sample, Token] | None:
-    return await anext(tokens, None)
+async def _next(steps: Steps) -> list[Arrival] | None:
+    return await anext(steps, None)
 
 
 async def _events(
     shape: AnswerFormat,
     decoding: Decoding,
-    ahead: Awaitable[tuple[Sample, Token] | None],
-    tokens: Tokens,
+    ahead: Awaitable[list[Arrival] | None],
+    steps: Steps,
     options: StreamOptions | None,
 ) -> AsyncGenerator[bytes, None]:
+    """The events of a stream, those of a step together."""
     include_usage = options is not None and bool(options.include_usage)
     continuous = include_usage and options is not None and bool(options.continuous_usage_stats)
 
     def chunk(choice: dict[str, Any]) -> bytes:
         usage = {"usage": decoding.usage if continuous else None} if include_usage else {}
-        return event(shape.chunk([choice]) | usage)
+        return shape.event([choice], usage)
 
     try:
         for sample in decoding.parts:
@@ -115,16 +106,15 @@ async def _events(
                 yield chunk(opening)
             if sample.config is None:
                 yield chunk(shape.closing(sample, None))
-        item = await ahead
-        while item is not None:
-            sample, token = item
-            data = chunk(shape.piece(sample, token))
-            if token.finish_reason is not None:
-                data += chunk(shape.closing(sample, token.finish_reason))
+        step = await ahead
+        while step is not None:
+            data = b""
+            for sample, token in step:
+                data += chunk(shape.piece(sample, token))
+                if token.finish_reason is not None:
+                    data += chunk(shape.closing(sample, token.finish_reason))
             yield data
-            item = await _next(tokens)
-        if include_usage:
-            yield event(shape.chunk([]) | {"usage": decoding.usage})
-        yield DONE
+            step = await anext(steps, None)
+        yield (shape.event([], {"usage": decoding.usage}) if include_usage else b"") + DONE
     except Exception as error:
-        yield event(as_api_error(error).body)
+        yield b"data: " + as_json(as_api_error(error).body) + b"\n\n"

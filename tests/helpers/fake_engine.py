@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import aclosing
 from functools import cache
 from types import SimpleNamespace
 
@@ -55,6 +56,11 @@ class FakeEngine:
         self.alive = True
         self.requests = []  # prompts and configs, as they came
         self.streams = 0  # open ones
+
+    async def decode(self, prompt, config, receive):
+        async with aclosing(self.stream(prompt, config)) as tokens:
+            async for token in tokens:
+                receive([token])
 
     async def stream(self, prompt, config):
         self.requests.append((self._own_encoder.ids(prompt), config))

@@ -265,13 +265,13 @@ def test_template_that_refuses_says_why():
 def test_rewards_read_what_was_sent(service, client, monkeypatch):
     """Rewards with a template or a tokenizer of their own need the text, not its ids."""
     sources = []
-    stream = service.engine.stream
+    decode = service.engine.decode
 
-    def record(prompt, config):
+    def record(prompt, config, receive):
         sources.append(prompt)
-        return stream(prompt, config)
+        return decode(prompt, config, receive)
 
-    monkeypatch.setattr(service.engine, "stream", record)
+    monkeypatch.setattr(service.engine, "decode", record)
     post(client, "/v1/completions", {"prompt": [PROMPTS[0], "a"], "max_tokens": 1})
     post(client, "/v1/completions", {"prompt": [5, 6], "max_tokens": 1})
     post(client, "/v1/chat/completions", {"messages": QUESTION, "max_tokens": 1})
