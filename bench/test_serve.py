@@ -2,16 +2,21 @@
 
 `pytest bench/test_serve.py --benchmark-only`. Clients ask at once, for a whole answer or a stream,
 and the engine gets as many prompts in a list; server and clients share the machine. The table at
-the end (bench/conftest.py) has tokens per second. Nothing is asserted about time.
+the end (bench/conftest.py) has tokens per second, in which what the clients take is a cost too. So
+each test also reports the CPU time per token of the server's event loop, and that of the clients;
+the engine decodes in a thread of its own, which is in neither. Nothing is asserted about time.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -52,7 +57,8 @@ def engine(folders):
 
 
 @pytest.fixture(scope="module")
-def url(folders):
+def server(folders):
+    """The address of a server in a process of its own, and the number of that process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "args_fast", "serve", "--port", port]
@@ -66,13 +72,15 @@ def url(folders):
                     httpx.get(f"{url}/health", timeout=600).raise_for_status()
                     break
                 time.sleep(0.1)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
 
 
 async def answers(url, prompts, stream):
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits()) as client:
+    # Without ``verify=False`` every round would read the certificates of the system.
+    options = {"timeout": 600, "limits": httpx.Limits(), "verify": False}
+    async with httpx.AsyncClient(base_url=url, **options) as client:
 
         async def ask(prompt):
             body = {"prompt": prompt, "max_tokens": NEW_TOKENS, "ignore_eos": True}
@@ -90,15 +98,29 @@ def fresh_prompts(clients, rng=random.Random(0)):  # noqa: B008  # one for all r
     return [[rng.randrange(2, 1000) for _ in range(PROMPT)] for _ in range(clients)]
 
 
+def loop_seconds(process):
+    """CPU time of a process's first thread, which is the server's event loop; NaN where the system
+    does not say."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{process}/task/{process}/schedstat").read_text().split()[0]) / 1e9
+    return math.nan
+
+
 @pytest.mark.parametrize("way", ["engine", "whole", "stream"])  # one after the other
 @pytest.mark.parametrize("clients", [1, 4, 16, 64])
-def test_clients(benchmark, url, engine, clients, way):
+def test_clients(benchmark, server, engine, clients, way, request):
+    url, process = server
     config = DecodingConfig(max_new_tokens=NEW_TOKENS, eos_token_ids=[])
+    rounds = []
 
     def decode(prompts):
         if way == "engine":
             return engine.generate(prompts, config)
-        return asyncio.run(answers(url, prompts, stream=way == "stream"))
+        before = loop_seconds(process), time.thread_time()
+        results = asyncio.run(answers(url, prompts, stream=way == "stream"))
+        after = loop_seconds(process), time.thread_time()
+        rounds.append([(b - a) / clients / NEW_TOKENS for a, b in zip(before, after, strict=True)])
+        return results
 
     benchmark.extra_info.update(
         throughput=f"{clients} clients", way=way, tokens=clients * NEW_TOKENS
@@ -107,3 +129,10 @@ def test_clients(benchmark, url, engine, clients, way):
         decode, setup=lambda: ((fresh_prompts(clients),), {}), rounds=ROUNDS, warmup_rounds=1
     )
     assert len(results) == clients
+    if rounds:
+        cpu = [median(values) * 1e6 for values in zip(*rounds, strict=True)]
+        benchmark.extra_info.update(loop_microseconds=cpu[0], client_microseconds=cpu[1])
+        request.config.pluginmanager.getplugin("terminalreporter").write_line(
+            f"\n{clients} clients, {way}: CPU time per token {cpu[0]:.0f} microseconds of the "
+            f"server's event loop, {cpu[1]:.0f} of the clients"
+        )

@@ -71,8 +71,8 @@ class EngineView:
     async def decode(
         self, prompt: Plain, config: DecodingConfig, receive: Callable[[list[Token]], None]
     ) -> None:
-        """Decode one sample; ``receive`` gets the tokens of each step. Cancelling the task frees its
-        pages.
+        """Decode one sample; ``receive`` gets the tokens of each step. Cancelling the task frees
+        its pages.
 
         Raises:
             ArgsError: as ``AsyncArgsDecoder.decode``.

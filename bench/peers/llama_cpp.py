@@ -17,14 +17,15 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     batch = {"n_ctx": room, "n_batch": room, "n_threads": threads, "n_threads_batch": threads}
     llama = Llama(str(file), **batch, verbose=False)
 
-    def greedy(prompt: list[int], new_tokens: int) -> list[int]:
+    def greedy(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+        (prompt,) = prompts
         llama.reset()
         llama.eval(prompt)
         token_ids = [llama.sample(temp=0.0)]
         while len(token_ids) < new_tokens:
             llama.eval(token_ids[-1:])
             token_ids.append(llama.sample(temp=0.0))
-        return token_ids
+        return [token_ids]
 
     return {"llama.cpp greedy": greedy}
 

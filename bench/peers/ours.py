@@ -42,9 +42,9 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     if find_spec("peft"):
         decoders[baselines.ADAPTER] = ArgsDecoder(lm, lora(deepcopy(rm)))
 
-    def decode(method: str, prompt: list[int], new_tokens: int) -> list[int]:
+    def decode(method: str, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         own = method in (baselines.HEAD, baselines.ADAPTER)
         way = baselines.args if own else baselines.METHODS[method]
-        return way(decoders[method], [prompt], new_tokens, K, W)[0]
+        return way(decoders[method], prompts, new_tokens, K, W)
 
     return {name: partial(decode, name) for name in decoders}

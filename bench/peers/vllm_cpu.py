@@ -1,4 +1,4 @@
-"""vLLM on the CPU: greedy decoding, one prompt at a time."""
+"""vLLM on the CPU: greedy decoding."""
 
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     # The cache of prefixes would leave nothing of a prompt's time from the second round on.
     llm = LLM(model=model, dtype=dtype, max_model_len=room, enable_prefix_caching=False)
 
-    def greedy(prompt: list[int], new_tokens: int) -> list[int]:
+    def greedy(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         options = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True)
-        inputs = [TokensPrompt(prompt_token_ids=prompt)]
-        (result,) = llm.generate(inputs, options, use_tqdm=False)
-        return list(result.outputs[0].token_ids)
+        inputs = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        results = llm.generate(inputs, options, use_tqdm=False)
+        return [list(result.outputs[0].token_ids) for result in results]
 
     return {"vLLM greedy": greedy}

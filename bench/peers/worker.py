@@ -1,9 +1,9 @@
 """A process that decodes when it is asked to, and both ends of its pipe.
 
-One line of JSON asks for a decode, {"method", "prompt" (ids), "new_tokens"}, and one answers it,
-{"seconds", "token_ids"} or {"error"}. The first line, unasked, names the methods. The clock is the
-worker's own, so the pipe is in no figure. Only the standard library is used here: a worker runs in
-an environment that has a peer and nothing of ours.
+One line of JSON asks for a decode, {"method", "prompts" (ids of each), "new_tokens"}, and one
+answers it, {"seconds", "token_ids" (of each)} or {"error"}. The first line, unasked, names the
+methods. The clock is the worker's own, so the pipe is in no figure. Only the standard library is
+used here: a worker runs in an environment that has a peer and nothing of ours.
 """
 
 import importlib
@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-Decode = Callable[[list[int], int], list[int]]  # prompt, new tokens -> the new ids
+# Prompts of one length, new tokens -> the new ids of each prompt, which are decoded together.
+Decode = Callable[[list[list[int]], int], list[list[int]]]
 # The folder of bench/ comes last in the path, so that no module of it hides a peer's.
 START = "import sys; sys.path.append(sys.argv.pop(1)); from peers.worker import main; main()"
 
@@ -36,9 +37,9 @@ def main() -> None:
         request = json.loads(line)
         try:
             began = time.perf_counter()
-            token_ids = methods[request["method"]](request["prompt"], request["new_tokens"])
+            token_ids = methods[request["method"]](request["prompts"], request["new_tokens"])
             answer: dict[str, Any] = {"seconds": time.perf_counter() - began}
-            answer["token_ids"] = [int(token) for token in token_ids]
+            answer["token_ids"] = [list(map(int, own)) for own in token_ids]
         except Exception as error:
             answer = {"error": _words(error)}
         print(json.dumps(answer), file=answers, flush=True)
@@ -94,10 +95,10 @@ class Worker:
         self.methods = self._answer()["methods"]
 
     def decode(
-        self, method: str, prompt: Sequence[int], new_tokens: int
-    ) -> tuple[float, list[int]]:
-        """The seconds of a decode, prompt included, and the new ids."""
-        request = {"method": method, "prompt": list(prompt), "new_tokens": new_tokens}
+        self, method: str, prompts: Sequence[Sequence[int]], new_tokens: int
+    ) -> tuple[float, list[list[int]]]:
+        """The seconds of a decode, prompts included, and the new ids of each prompt."""
+        request = {"method": method, "prompts": list(prompts), "new_tokens": new_tokens}
         try:
             print(json.dumps(request), file=self._requests, flush=True)
         except BrokenPipeError as error:

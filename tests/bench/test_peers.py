@@ -36,16 +36,16 @@ def worker(tmp_path, monkeypatch):
 
 def test_worker_decodes_when_it_is_asked_to(worker, tmp_path):
     assert worker.methods == ["transformers greedy", "stub greedy", "other greedy"]
-    seconds, token_ids = worker.decode("stub greedy", [3, 5], 4)
-    assert token_ids == [6, 7, 8, 9]
+    seconds, token_ids = worker.decode("stub greedy", [[3, 5], [4, 1]], 4)
+    assert token_ids == [[6, 7, 8, 9], [2, 3, 4, 5]]
     assert seconds >= 0.04
     assert "must not reach the pipe" in (tmp_path / "stub.log").read_text()
 
 
 def test_decode_that_fails_is_told_and_the_worker_continues(worker):
     with pytest.raises(WorkerError, match="ValueError: room for 40 tokens"):
-        worker.decode("stub greedy", [3], 100)
-    assert worker.decode("stub greedy", [3], 1)[1] == [4]
+        worker.decode("stub greedy", [[3]], 100)
+    assert worker.decode("stub greedy", [[3]], 1)[1] == [[4]]
 
 
 def test_peer_that_cannot_be_loaded_says_why(tmp_path):
@@ -56,40 +56,46 @@ def test_peer_that_cannot_be_loaded_says_why(tmp_path):
 def test_process_that_ends_is_told_with_its_log(worker):
     worker._process.kill()
     with pytest.raises(WorkerError, match=r"the process ended; see .*stub\.log"):
-        worker.decode("stub greedy", [3], 1)
+        worker.decode("stub greedy", [[3]], 1)
 
 
 # ---- the comparison ------------------------------------------------------------------------------
 
 
-def test_methods_take_turns_and_their_tokens_are_compared(worker):
+@pytest.mark.parametrize("prompts", [[[3, 5]], [[3, 5], [4, 1], [2, 2]]])
+def test_methods_take_turns_and_their_tokens_are_compared(worker, prompts):
     told = []
     found = compare.compare(
-        [worker], [3, 5], new_tokens=8, rounds=2, model_bytes=10**6, report=told.append
+        [worker], prompts, new_tokens=8, rounds=2, model_bytes=10**6, report=told.append
     )
     assert told[3:5] == ["round 1 of 2: transformers greedy", "round 1 of 2: stub greedy"]
-    assert found["stub greedy"]["equal_tokens"] == [8, 8]
-    assert found["other greedy"]["equal_tokens"] == [1, 8]
+    batch = len(prompts)
+    assert found["stub greedy"]["equal_tokens"] == [8 * batch, 8 * batch]
+    assert found["other greedy"]["equal_tokens"] == [batch, 8 * batch]
     step = found["stub greedy"]["step"]["median"]
+    assert found["stub greedy"]["tokens_per_second"] == pytest.approx(batch / step)
     assert found["stub greedy"]["bytes_per_second"] == pytest.approx(10**6 / step)
 
 
 def test_method_that_fails_leaves_the_others(worker):
-    found = compare.compare([worker], [3] * 33, new_tokens=8, rounds=2, model_bytes=1)
+    found = compare.compare([worker], [[3] * 33], new_tokens=8, rounds=2, model_bytes=1)
     assert "room for 40 tokens" in found["stub greedy"]["error"]
 
 
-def test_page_has_the_equal_tokens_of_every_method():
+@pytest.mark.parametrize("batch", [1, 4])
+def test_page_has_the_equal_tokens_of_every_method(batch):
     figures = slowdown.figures([(2.0, 1.0)], 11) | {"equal_tokens": [7, 10]}
     methods = {baselines.TRANSFORMERS: figures, "vLLM greedy": {"error": "WorkerError: no"}}
     facts = {"device": "A CPU", "threads": 2, "versions": {}, "cuda": None, "commit": "c"}
     document = {"environment": facts | {"date": "2030"}, "bandwidth": 2e10, "prompt": 128}
-    document |= {"new_tokens": 33, "rounds": 5, "types": {"float32": methods}}
+    document |= {"batch": batch, "new_tokens": 33, "rounds": 5, "types": {"float32": methods}}
     text = compare.page(document)
     assert text.count("| equal tokens |") == 1
     assert "| 1.00 | | | 7/10 |" in " ".join(text.split())
     assert "- vLLM greedy: WorkerError: no" in text
     assert "## float32" in text
+    assert ("4 prompts, decoded together" in text) == (batch > 1)
+    assert ("llama.cpp is left out" in text) == (batch > 1)
 
 
 # ---- the workers ---------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ def workers(monkeypatch, tmp_path):
 
 def test_every_peer_has_the_same_threads_and_room(workers, tmp_path):
     with ExitStack() as stack:
-        found = compare.load("bfloat16", tmp_path, 200, 1, stack)
+        found = compare.load(compare.PEERS, "bfloat16", tmp_path, 200, 1, stack)
     assert [worker.module for worker in found] == [
         "peers.llama_cpp",
         "peers.vllm_cpu",
@@ -146,7 +152,7 @@ def test_every_peer_has_the_same_threads_and_room(workers, tmp_path):
 def test_peer_that_is_absent_is_left_out_and_ended(workers, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(workers, "absent", ("peers.vllm_cpu",))
     with ExitStack() as stack:
-        found = compare.load("float32", tmp_path, 200, 1, stack)
+        found = compare.load(compare.PEERS, "float32", tmp_path, 200, 1, stack)
     assert [worker.module for worker in found] == ["peers.llama_cpp", "peers.ours"]
     assert "vllm_cpu is left out: no" in capsys.readouterr().err
     assert sorted(workers.ended) == ["peers.llama_cpp", "peers.ours", "peers.vllm_cpu"]
@@ -154,9 +160,8 @@ def test_peer_that_is_absent_is_left_out_and_ended(workers, tmp_path, monkeypatc
 
 def test_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare.smollm2, "lm", lambda: tmp_path / "hf")
-    monkeypatch.setattr(compare, "PEERS", ("llama_cpp",))
     with ExitStack() as stack:
-        assert compare.load("float32", tmp_path, 200, 1, stack) == []
+        assert compare.load(["llama_cpp"], "float32", tmp_path, 200, 1, stack) == []
     assert "llama_cpp is left out: [Errno 2] No such file" in capsys.readouterr().err
 
 
@@ -167,8 +172,12 @@ def test_every_peer_has_its_requirements():
         assert (folder / f"{name}.txt").exists() == (name != "ours")
 
 
-def test_command_writes_its_table(tmp_path, monkeypatch, capsys):
-    def load(dtype, folder, room, threads, stack):
+@pytest.mark.parametrize(
+    ("batch", "asked"), [("1", ["llama_cpp", "vllm_cpu", "ours"]), ("4", ["vllm_cpu", "ours"])]
+)
+def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
+    def load(peers, dtype, folder, room, threads, stack):
+        assert list(peers) == asked
         worker = stack.enter_context(stub(tmp_path))
         worker.wait_until_loaded()
         return [worker]
@@ -181,7 +190,16 @@ def test_command_writes_its_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare.smollm2, "check_installed", lambda: None)
     monkeypatch.setattr(compare.smollm2, "gguf", lambda: tmp_path / "q4.gguf")
     arguments = ["--types", "float32", "--prompt", "8", "--new-tokens", "8", "--rounds", "2"]
-    arguments += ["--threads", "1", "--folder", str(tmp_path), "--results", str(tmp_path / "r")]
+    arguments += [
+        "--batch",
+        batch,
+        "--threads",
+        "1",
+        "--folder",
+        str(tmp_path),
+        "--results",
+        str(tmp_path / "r"),
+    ]
     assert compare.main(arguments) == 0
     (file,) = (tmp_path / "r").glob("*/peers-*.json")
     document = json.loads(file.read_text())
@@ -198,5 +216,6 @@ def test_ways_on_the_language_models_weights_give_the_pairs_tokens(tmp_path):
     pytest.importorskip("peft")
     language_model().save_pretrained(tmp_path)
     methods = ours.load(str(tmp_path), "float32", torch.get_num_threads(), 40)
-    decoded = {name: methods[name](tokens(9), 6) for name in (*compare.GUIDED,)}
+    prompts = [tokens(9), tokens(9, seed=1)]
+    decoded = {name: methods[name](prompts, 6) for name in (*compare.GUIDED,)}
     assert all(ids == decoded[baselines.ARGS] for ids in decoded.values())
