@@ -108,7 +108,7 @@ def loop_seconds(process):
 
 @pytest.mark.parametrize("way", ["engine", "whole", "stream"])  # one after the other
 @pytest.mark.parametrize("clients", [1, 4, 16, 64])
-def test_clients(benchmark, server, engine, clients, way, request):
+def test_clients(benchmark, server, engine, clients, way, capsys):
     url, process = server
     config = DecodingConfig(max_new_tokens=NEW_TOKENS, eos_token_ids=[])
     rounds = []
@@ -132,7 +132,8 @@ def test_clients(benchmark, server, engine, clients, way, request):
     if rounds:
         cpu = [median(values) * 1e6 for values in zip(*rounds, strict=True)]
         benchmark.extra_info.update(loop_microseconds=cpu[0], client_microseconds=cpu[1])
-        request.config.pluginmanager.getplugin("terminalreporter").write_line(
-            f"\n{clients} clients, {way}: CPU time per token {cpu[0]:.0f} microseconds of the "
-            f"server's event loop, {cpu[1]:.0f} of the clients"
-        )
+        with capsys.disabled():
+            print(
+                f"\n{clients} clients, {way}: CPU time per token {cpu[0]:.0f} microseconds of the "
+                f"server's event loop, {cpu[1]:.0f} of the clients"
+            )
