@@ -124,6 +124,7 @@ def test_the_engine_names_no_kind_of_reward():
 LINES_OF_FILE = {"engine": 220, "": 320}
 LINES_OF_FUNCTION = 45
 LONG_FILES: dict[str, int] = {
+    "async_decoder.py": 330,  # one class, half of it in the tasks and half in the thread
     "decoder.py": 475,  # the public page: two thirds are documentation
     "cli/batch.py": 420,
     "ops/plain.py": 420,  # what every op means, one after the other

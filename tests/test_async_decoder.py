@@ -311,6 +311,66 @@ def test_no_room_for_those_who_wait():
     assert not [t for t in threading.enumerate() if t.name == "args-fast" and not t.daemon]
 
 
+def test_decode_hands_over_the_tokens_of_a_stream():
+    expected = [decoder().generate(*request)[0] for request in REQUESTS]
+
+    async def work():
+        async with AsyncArgsDecoder(own(), max_unread=1) as engine:
+            received = [[] for _ in REQUESTS]
+            calls = zip(REQUESTS, received, strict=True)
+            await asyncio.gather(*(engine.decode(*request, own.extend) for request, own in calls))
+            return received
+
+    for tokens_of_one, wanted in zip(run(work()), expected, strict=True):
+        assert [token.token_id for token in tokens_of_one] == wanted.token_ids
+        assert tokens_of_one[-1].finish_reason == wanted.finish_reason
+
+
+@pytest.mark.parametrize("how", ["cancelled", "receiver", "engine"])
+def test_decode_that_ends_early_frees_its_pages(how):
+    def refuse(new):
+        raise MemoryError("made up")
+
+    async def work():
+        pair = own()
+        async with AsyncArgsDecoder(pair) as engine:
+            if how == "receiver":
+                with pytest.raises(MemoryError, match="made up"):
+                    await engine.decode(tokens(30), LONG, refuse)
+            elif how == "engine":
+                with refuses(PromptError, "0 were given"):
+                    await engine.decode([], LONG, refuse)
+            else:
+                begun = asyncio.Event()
+                work = engine.decode(tokens(30), LONG, lambda new: begun.set())
+                task = asyncio.ensure_future(work)
+                await begun.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            await idle(pair)
+            return await engine.generate(*REQUESTS[0])
+
+    assert len(run(work())) == 1
+
+
+def test_a_step_wakes_the_loop_once_for_all(monkeypatch):
+    async def work():
+        pair = own()
+        async with AsyncArgsDecoder(pair) as engine:
+            loop, woken, steps = asyncio.get_running_loop(), [], []
+            wake, step = loop.call_soon_threadsafe, pair.engine.step
+            monkeypatch.setattr(
+                loop, "call_soon_threadsafe", lambda *args: (woken.append(1), wake(*args))
+            )
+            monkeypatch.setattr(pair.engine, "step", lambda: (steps.append(1), step()))
+            await asyncio.gather(*(engine.decode(*r, lambda new: None) for r in REQUESTS))
+            return len(woken), len(steps)
+
+    woken, steps = run(work())
+    assert 0 < woken <= steps
+
+
 # ---- streams that are not read -------------------------------------------------------------------
 
 

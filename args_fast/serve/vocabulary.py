@@ -96,6 +96,6 @@ def args_fields(vocabulary: Vocabulary, tokens: list[Token]) -> dict[str, Any]:
         fields["rewards_by_name"] = {
             name: list(map(number, values)) for name, values in by_name.items()
         }
-    if any(token.candidates is not None for token in tokens):
+    if tokens and tokens[0].candidates is not None:  # all of them have theirs, or none
         fields["candidates"] = [vocabulary.candidates(t.candidates or ()) for t in tokens]
     return fields
