@@ -79,7 +79,7 @@ def server(folders):
 
 async def answers(url, prompts, stream):
     # Without ``verify=False`` every round would read the certificates of the system.
-    options = {"timeout": 600, "limits": httpx.Limits(), "verify": False}
+    options: dict[str, Any] = {"timeout": 600, "limits": httpx.Limits(), "verify": False}
     async with httpx.AsyncClient(base_url=url, **options) as client:
 
         async def ask(prompt):
