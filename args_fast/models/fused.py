@@ -33,6 +33,9 @@ from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 Fused = bool | Literal["auto"]  # the engine's option
 CPU = torch.device("cpu")  # whatever torch's default device is
 
+OF_LAYER = len(LAYER_WEIGHTS)
+TERMS_OF_LAYER = len(MATRICES) * len(TERM)
+
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
 # often, and more of the attention is over the rows themselves, which is slower than over pages.
 PROMPT_ROWS = 64
@@ -52,11 +55,15 @@ class FusedLayers:
         model: in eval mode.
         layers: what ``args_fast.models.families.layers_of`` found in it.
         low_rank: an adapter's terms, as the op takes them.
+
+    Attributes:
+        first_adapted: the first layer that an adapter adds terms to.
     """
 
     def __init__(
         self, model: PreTrainedModel, layers: Layers, low_rank: Sequence[Tensor] = ()
     ) -> None:
+        self.first_adapted = _first_adapted(low_rank)
         self._model = model
         self._layers = layers
         self._low_rank = list(low_rank)
@@ -93,38 +100,85 @@ class FusedLayers:
     def hidden(self, ids: Tensor, branches: Branches) -> Tensor:
         """ids [B, N] -> the last hidden state [B, N, H]; the rows' keys and values are in
         ``branches`` afterwards."""
-        layers, op = self._layers, self._op()
-        in_triton = isinstance(op, InTriton)
+        in_triton = isinstance(self._op(), InTriton)
         embedding = self._embedding(ids, branches) if in_triton else None
         hidden, dtype = self._rows(ids, branches, embedding, in_triton)
-        cos, sin = None, None
-        if layers.rotary is not None:
-            like = hidden.new_empty(0, dtype=torch.float32)  # of the type that is wanted
-            cos, sin = (x.contiguous() for x in layers.rotary(like, branches.positions()))
-        op(
+        more = {} if embedding is None else {"embedding": embedding}
+        self._run(hidden, branches, self._turns(branches), slice(0, self._count), **more)
+        return self._projected(hidden, dtype)
+
+    @torch.no_grad()
+    def hidden_with(
+        self, ids: Tensor, lm: Branches, adapted: Branches
+    ) -> tuple[Tensor, Tensor]:
+        """ids [B, N] -> the last hidden states [B, N, H] without the adapter's terms and with
+        them, in one pass; their keys and values are in ``lm`` and in ``adapted`` afterwards. Both
+        have the same prefixes, whose pages have the same numbers in both caches.
+
+        Below ``first_adapted`` both are the same, and so are their keys and values: the rows go
+        through these layers once, over the language model's cache."""
+        hidden, dtype = self._rows(ids, lm, None, own_type=False)
+        first, turns = self.first_adapted, self._turns(lm)
+        if first:
+            self._run(hidden, lm, turns, slice(0, first))
+            adapted.k[:first].copy_(lm.k[:first])
+            adapted.v[:first].copy_(lm.v[:first])
+        hidden = torch.cat([hidden, hidden])
+        self._run(hidden, lm, turns, slice(first, self._count), adapted)
+        states = self._projected(hidden, dtype)
+        return states[: len(ids)], states[len(ids) :]
+
+    @property
+    def _count(self) -> int:
+        return len(self._layers.scales)
+
+    def _run(
+        self,
+        hidden: Tensor,
+        branches: Branches,
+        turns: tuple[Tensor | None, Tensor | None],
+        part: slice,
+        adapted: Branches | None = None,
+        **more: Any,
+    ) -> None:
+        """A part of the layers over hidden [B, N, H], or over as many rows again ([2 B, N, H]), of
+        which the second half alone gets the terms, then; in place."""
+        layers = self._layers
+        at_end = part.stop == self._count
+        terms = slice(part.start * TERMS_OF_LAYER, part.stop * TERMS_OF_LAYER)
+        self._op()(
             hidden,
-            self._current_weights(),
-            branches.k,
-            branches.v,
-            branches.cache.k_pages,
-            branches.cache.v_pages,
+            self._current_weights()[part.start * OF_LAYER : part.stop * OF_LAYER],
+            *_keys_and_values(branches, part),
             branches.page_table,
             branches.lengths,
             branches.mask,
-            cos,
-            sin,
-            layers.scales,
-            layers.windows,
+            *turns,
+            layers.scales[part],
+            layers.windows[part],
             layers.norm,
             layers.eps,
             layers.activation,
             layers.pre_norm,
-            *_final_norm(layers.final_norm),
-            self._low_rank,
-            **({} if embedding is None else {"embedding": embedding}),
+            *(_final_norm(layers.final_norm) if at_end else (None, None)),
+            self._low_rank[terms] if part.stop > self.first_adapted else [],
+            [] if adapted is None else _keys_and_values(adapted, part),
+            **more,
         )
+
+    def _turns(self, branches: Branches) -> tuple[Tensor | None, Tensor | None]:
+        """Cosines and sines of the rows' positions."""
+        rotary = self._layers.rotary
+        if rotary is None:
+            return None, None
+        like = torch.empty(0, dtype=torch.float32, device=self._device)  # of the type that is wanted
+        cos, sin = rotary(like, branches.positions())
+        return cos.contiguous(), sin.contiguous()
+
+    def _projected(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         hidden = hidden.to(dtype)
-        return hidden if layers.project is None else product(layers.project, hidden)
+        project = self._layers.project
+        return hidden if project is None else product(project, hidden)
 
     def _rows(
         self, ids: Tensor, branches: Branches, embedding: Embedding | None, own_type: bool
@@ -160,26 +214,35 @@ class FusedLayers:
         return self._current_weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
 
     @torch.no_grad()
-    def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int) -> None:
-        """Store the keys and values of ids after the ``start`` that are stored."""
+    def prefill(
+        self,
+        cache: PagedCache,
+        ids: list[int],
+        pages: list[int],
+        start: int,
+        adapted: PagedCache | None = None,
+    ) -> None:
+        """Store the keys and values of ids after the ``start`` that are stored. With a cache for
+        those with the adapter's terms, those without them go to the other."""
+        caches = [cache] if adapted is None else [cache, adapted]
         table = torch.tensor([pages], dtype=torch.int32, device=CPU)
         stop = start + len(ids)
         for first in range(start, stop, PROMPT_ROWS):
             index = torch.arange(first, min(stop, first + PROMPT_ROWS), device=CPU)
             rows = len(index)
-            branches = Branches(
-                cache,
-                table,
-                torch.tensor([first], dtype=torch.int32, device=CPU),
-                *_rows_of(cache, rows),
-                torch.ones(rows, rows, dtype=torch.bool, device=CPU).tril(),
-            )
+            length = torch.tensor([first], dtype=torch.int32, device=CPU)
+            mask = torch.ones(rows, rows, dtype=torch.bool, device=CPU).tril()
+            readers = [Branches(c, table, length, *_rows_of(c, rows), mask) for c in caches]
             piece = torch.tensor([ids[first - start :][:rows]], device=CPU)
-            self.hidden(piece, branches)
+            if adapted is None:
+                self.hidden(piece, *readers)
+            else:
+                self.hidden_with(piece, *readers)
             slots = table[0].long()[index // cache.page_size] * cache.page_size
             slots += index % cache.page_size
-            cache.k_pages.flatten(1, 2).index_copy_(1, slots, branches.k[:, 0])
-            cache.v_pages.flatten(1, 2).index_copy_(1, slots, branches.v[:, 0])
+            for reader in readers:
+                reader.cache.k_pages.flatten(1, 2).index_copy_(1, slots, reader.k[:, 0])
+                reader.cache.v_pages.flatten(1, 2).index_copy_(1, slots, reader.v[:, 0])
 
     def _current_weights(self) -> list[Tensor]:
         """The op's weights, found again where a module has another parameter, or where one that is
@@ -244,6 +307,18 @@ def _low_rank(layers: Layers, terms: LowRankTerms) -> list[Tensor] | None:
             bias = empty if term.bias is None else term.bias[rows].float().contiguous()
             tensors += [term.a.contiguous(), term.b[rows].float().T.contiguous(), bias]
     return tensors if len(used) == len(terms.by_layer) else None
+
+
+def _first_adapted(low_rank: Sequence[Tensor]) -> int:
+    """The layer of the first term; the last one where there is none."""
+    places = (i // TERMS_OF_LAYER for i, tensor in enumerate(low_rank) if tensor.numel())
+    return next(places, max(0, len(low_rank) // TERMS_OF_LAYER - 1))
+
+
+def _keys_and_values(branches: Branches, part: slice) -> list[Tensor]:
+    """Tail and pages of some layers."""
+    cache = branches.cache
+    return [x[part] for x in (branches.k, branches.v, cache.k_pages, cache.v_pages)]
 
 
 def _rows_of(cache: PagedCache, rows: int) -> tuple[Tensor, Tensor]:

@@ -72,29 +72,32 @@ void tile_of_rows(
   }
 }
 
-// R weight rows times all rows of x: sums [rows of x, WIDTH], the first R columns of it.
-template <typename P, int64_t R>
+// R weight rows times the rows of x from a tile on: sums [rows of x, WIDTH], the first R columns of it.
+template <typename P, int64_t R, typename X>
 void weight_rows_times(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, Vector* sums) {
+    const X& x, int64_t first_tile, const typename P::Weight* weight, int64_t stride,
+    Vector* sums) {
   constexpr int64_t STEP = P::STEP;
   const int64_t whole = x.K / STEP;
   // The tiles share the fetching, so that memory is never waited for, and never idle. A single row
   // of x with a single weight row is read in one stream, which the processor fetches by itself.
-  const int64_t share = R == 1 ? 0 : (R + x.tiles - 1) / x.tiles;
+  const int64_t tiles = x.tiles - first_tile;
+  const int64_t share = R == 1 ? 0 : (R + tiles - 1) / tiles;
   const auto* next = weight + FETCH_AHEAD / int64_t(sizeof(typename P::Weight)) * R * stride;
-  const int64_t chunks = x.tiles == 1 ? 1 : (whole + TILE_STEPS - 1) / TILE_STEPS;
+  const int64_t chunks = tiles == 1 ? 1 : (whole + TILE_STEPS - 1) / TILE_STEPS;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t step = whole * chunk / chunks, steps = whole * (chunk + 1) / chunks - step;
-    for (int64_t t = 0; t < x.tiles; ++t) {
+    for (int64_t t = first_tile; t < x.tiles; ++t) {
       const int64_t rows = x.tile_rows(t);
       const auto* from = x.tile(t) + step * rows * STEP;
       const auto* w = weight + step * STEP;
       Vector* to = sums + x.first_row(t) * WIDTH;
-      const auto* later = next + t * share * stride + step * STEP;
+      const int64_t fetched_before = (t - first_tile) * share;
+      const auto* later = next + fetched_before * stride + step * STEP;
       const auto run = [&](auto fetched) {
         tile_of_rows<P, R, fetched()>(rows, from, w, later, stride, steps, chunk == 0, to);
       };
-      if (t * share >= R || share == 0)
+      if (fetched_before >= R || share == 0)
         run(std::integral_constant<int64_t, 0>{});
       else if (share == R)
         run(std::integral_constant<int64_t, R>{});
@@ -109,7 +112,7 @@ void weight_rows_times(
   typename P::Weight part[R * STEP] = {};
   for (int64_t r = 0; r < R; ++r)
     std::copy_n(weight + r * stride + whole * STEP, x.K - whole * STEP, part + r * STEP);
-  for (int64_t t = 0; t < x.tiles; ++t) {
+  for (int64_t t = first_tile; t < x.tiles; ++t) {
     const int64_t rows = x.tile_rows(t);
     const auto* from = x.tile(t) + whole * rows * STEP;
     Vector* to = sums + x.first_row(t) * WIDTH;
@@ -117,29 +120,30 @@ void weight_rows_times(
   }
 }
 
-// Weight rows [begin, end) times the rows of a block, as Packed::times.
-template <typename P, typename Emit>
+// Weight rows [begin, end) times the rows of a block from first_row on, as Packed::times. The tile of
+// first_row begins before it, perhaps.
+template <typename P, typename X, typename Emit>
 void product(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t begin,
+    const X& x, int64_t first_row, const typename P::Weight* weight, int64_t stride, int64_t begin,
     int64_t end, const Emit& emit) {
-  const int64_t R = weight_rows<P>(x.tile_rows(0));
+  const int64_t R = weight_rows<P>(x.tile_rows(0)), tile = x.tile_of(first_row);
   Vector sums[BLOCK_ROWS * WIDTH];
   for (int64_t n = begin; n < end; n += WIDTH) {
     const int64_t count = std::min(WIDTH, end - n);
     for (int64_t r = 0; r < count;) {
       const auto* from = weight + (n + r) * stride;
       if (R == MOST_WEIGHT_ROWS && r + R <= count) {
-        weight_rows_times<P, MOST_WEIGHT_ROWS>(x, from, stride, sums + r);
+        weight_rows_times<P, MOST_WEIGHT_ROWS>(x, tile, from, stride, sums + r);
         r += R;
       } else if (R == 2 && r + R <= count) {
-        weight_rows_times<P, 2>(x, from, stride, sums + r);
+        weight_rows_times<P, 2>(x, tile, from, stride, sums + r);
         r += R;
       } else {
-        weight_rows_times<P, 1>(x, from, stride, sums + r);
+        weight_rows_times<P, 1>(x, tile, from, stride, sums + r);
         r += 1;
       }
     }
-    for (int64_t m = 0; m < x.rows; ++m) {
+    for (int64_t m = first_row; m < x.rows; ++m) {
       for (int64_t r = count; r < WIDTH; ++r) sums[m * WIDTH + r] = Vector{};
       float totals[WIDTH];
       store(totals, sums_of(sums + m * WIDTH));
@@ -165,15 +169,16 @@ class Packed {
     blocks_[m / BLOCK_ROWS].pack(m % BLOCK_ROWS, from);
   }
 
-  // Weight rows [begin, end) times x: emit(m, n, sums, count) for rows n to n + count.
-  template <typename Emit>
+  // Weight rows [begin, end) times x: emit(m, n, sums, count) for rows n to n + count. The weights may
+  // be of another kind, Q, that is multiplied with the same x; rows of x before first_row are left out.
+  template <typename Q = P, typename Emit>
   void times(
-      const typename P::Weight* weight, int64_t stride, int64_t begin, int64_t end,
-      const Emit& emit) const {
-    for (size_t block = 0; block < blocks_.size(); ++block)
-      product(
-          blocks_[block], weight, stride, begin, end,
-          [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+      const typename Q::Weight* weight, int64_t stride, int64_t begin, int64_t end,
+      const Emit& emit, int64_t first_row = 0) const {
+    for (int64_t block = first_row / BLOCK_ROWS; block < int64_t(blocks_.size()); ++block)
+      product<Q>(
+          blocks_[block], std::max<int64_t>(first_row - block * BLOCK_ROWS, 0), weight, stride,
+          begin, end, [&](int64_t m, int64_t n, const float* sums, int64_t count) {
             emit(block * BLOCK_ROWS + m, n, sums, count);
           });
   }
