@@ -17,6 +17,8 @@ from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache
 from args_fast.models.backbone import Backbone
 from args_fast.models.branches import Branches
+from args_fast.ops import cpp
+from args_fast.ops.decoder_layers import backend
 from args_fast.rewards.base import LM_GROUP, Candidates, Judge
 
 # Rows at which a matrix product's arithmetic takes as long as reading its weights, which is
@@ -27,24 +29,47 @@ RIDGE = {(8, 0): {2: 153, 4: 19}, (9, 0): {2: 206, 4: 28}}
 # Up to this part of the ridge k rows cost about what one costs, on one bus with the other model.
 SHARED = 0.25
 
+# Rows more, per byte of a weight, that take the fused layers of the CPU as long as a reading of the
+# weights, by the kernels that run: measured on two cores of an AMD EPYC (Zen 5) from passes of 1,
+# 10 and 20 rows of SmolLM2-135M. Products of bfloat16 pairs are twice as fast.
+CPU_ROWS = {"avx512bf16": 3.0, "avx512": 3.0, "avx2": 1.7}
 
-def lookahead_rows(
-    lm: Backbone, devices: set[torch.device], lookahead: bool | str, *, joined: bool = False
-) -> float:
+
+def lookahead_rows(lm: Backbone, devices: set[torch.device], lookahead: bool | str) -> float:
     """The largest B * k with which the language model looks ahead. "auto" is computed, not
     measured: never on the CPU, where a row more is a row more of work; up to the ridge where the
-    rewards have devices of their own (``devices``); up to a part of it where they share one, and up
-    to half of it where they share the pass (``joined``), which then has 2k rows."""
+    rewards have devices of their own (``devices``); up to a part of it where they share one."""
     if lookahead != "auto":
         return math.inf if lookahead else 0
-    if lm.device.type != "cuda":
+    ridge = _ridge(lm) if lm.device.type == "cuda" else 0
+    return SHARED * ridge if lm.device in devices else ridge
+
+
+def joined_rows(lm: Backbone, lookahead: bool | str) -> float:
+    """The same where a reward shares the pass, which then has 2 B k rows in place of B and B k, in
+    the part of the layers in which the reward has rows of its own (``Reward.joined_share``): what
+    is returned is divided by that part.
+
+    "auto": on CUDA up to half the ridge. On the CPU one reading of the weights is saved, and B (k
+    share - 1) rows are more: as many as take no longer than the reading; where the layers are not
+    fused, none."""
+    if lookahead != "auto":
+        return math.inf if lookahead else 0
+    if lm.device.type == "cuda":
+        return _ridge(lm) / 2
+    layers = lm.fused_layers()
+    if layers is None or backend("cpu") != "cpp":
         return 0
+    kernels, kind = cpp.kernels(), layers.weight_type
+    pairs = kernels == "avx512bf16" and kind == torch.bfloat16
+    rows = CPU_ROWS.get(kernels, 0) * kind.itemsize * (2 if pairs else 1)
+    return 1 + rows if rows else 0
+
+
+def _ridge(lm: Backbone) -> float:
     capability = torch.cuda.get_device_capability(lm.device)
     known = [machine for machine in RIDGE if machine <= capability]
-    ridge = RIDGE[max(known)].get(lm.layout.dtype.itemsize, 0) if known else 0
-    if joined:
-        return ridge / 2
-    return SHARED * ridge if lm.device in devices else ridge
+    return RIDGE[max(known)].get(lm.layout.dtype.itemsize, 0) if known else 0
 
 
 class LastToken:

@@ -209,9 +209,17 @@ class FusedLayers:
     def reads_prompts(self) -> bool:
         """Whether prompts go through the op too: in C++, but not in bfloat16, of which torch's
         products of many rows are faster than the op's."""
-        if backend(self._device.type) != "cpp":
-            return False
-        return self._current_weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
+        return backend(self._device.type) == "cpp" and self.weight_type != torch.bfloat16
+
+    @property
+    def weight_type(self) -> torch.dtype:
+        """Of the matrices."""
+        return self._current_weights()[LAYER_WEIGHTS.index("q")].dtype
+
+    @property
+    def adapted_share(self) -> float:
+        """The part of the layers from the first one on that an adapter adds terms to."""
+        return 1 - self.first_adapted / self._count
 
     @torch.no_grad()
     def prefill(

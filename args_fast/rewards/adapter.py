@@ -178,6 +178,11 @@ class Adapter(Classifier):
     def joins(self) -> bool:
         return self._joins and not self.own_ids and not self.closings
 
+    @property
+    def joined_share(self) -> float:
+        layers = self.backbone.fused_layers() if self.shares_weights else None
+        return 1.0 if layers is None else layers.adapted_share
+
     def fill_with(
         self, lm: PagedCache, store: GroupCache, text: PagedText, start: int, end: int
     ) -> bool:
