@@ -17,7 +17,7 @@ from args_fast.encoding import Encoder, check_tokenizer
 from args_fast.engine.agreement import choices_along
 from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
-from args_fast.engine.lookahead import lookahead_rows
+from args_fast.engine.lookahead import joined_rows, lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, DecoderBusyError, PromptError
 from args_fast.generation import Generation, Token
@@ -90,11 +90,13 @@ class ArgsDecoder:
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)
         devices = {reward.device for reward in self._rewards.values()}
-        joined = all(reward.joins for reward in self._rewards.values())
         drafts = load_drafts(self.options.draft, backbone, tokenizer, self._rewards)
-        ahead = lookahead_rows(backbone, devices, self.options.lookahead, joined=joined)
-        ahead = 0 if drafts else ahead
-        prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
+        ahead = lookahead_rows(backbone, devices, self.options.lookahead)
+        joins = any(reward.joins for reward in self._rewards.values())
+        joined = joined_rows(backbone, self.options.lookahead) if joins else 0
+        ahead, joined = (0, 0) if drafts else (ahead, joined)
+        looks_ahead = max(ahead, joined) > 0
+        prove_language_model(backbone, self.options.compile_mode, looks_ahead=looks_ahead)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
                 reward.compile(self.options.compile_mode)
@@ -108,6 +110,7 @@ class ArgsDecoder:
             rows=rows,
             graphs=self.options.cuda_graphs,
             lookahead=ahead,
+            joined=joined,
             eager=bool(logits_processor),
             drafts=drafts,
         )

@@ -181,7 +181,8 @@ def layers_cases(draw):
         gated=draw(st.booleans()),
         biases=draw(st.booleans()),
         norms=draw(st.booleans()),
-        head_norms=draw(st.booleans()),
+        # A layer norm of two elements is their order: the smallest difference turns it around.
+        head_norms=draw(st.booleans()) and (norm == "rms" or D > 2),
         **draw(st.sampled_from([{}, {"columns": True}, {"int8": True}])),
         joined=draw(st.booleans()),
         ranks=draw(st.none() | st.lists(st.sampled_from([None, 0, 1, 5, 16, 40]), min_size=1)),
