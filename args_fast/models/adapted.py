@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from args_fast.errors import UnsupportedModelError
 from args_fast.kvcache.storage import PagedCache
 from args_fast.kvcache.transfer import send
+from args_fast.models import fused_prefill
 from args_fast.models.attention import AttentionContext, AttentionOptions, driven
 from args_fast.models.backbone import Backbone, hidden_states
 from args_fast.models.branches import Branches
@@ -66,9 +67,9 @@ class AdaptedBackbone(Backbone):
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the language model's last hidden state of these rows and this
         model's [B, N, H], in one pass; their keys and values go to contexts of their own."""
-        if isinstance(lm, Branches) and isinstance(own, Branches):
-            if layers := self.fused_layers():
-                return layers.hidden_with(ids, lm, own)
+        tails = isinstance(lm, Branches) and isinstance(own, Branches)
+        if tails and (layers := self.fused_layers()):
+            return layers.hidden_with(ids, lm, own)
         ids, positions = (x.expand(2, -1, -1).flatten(0, 1) for x in (ids, positions))
         with self.terms.added(second_half=True), driven(self.model), self._linear:
             states = hidden_states(self.model, ids, positions, Halves(lm, own))
@@ -79,7 +80,7 @@ class AdaptedBackbone(Backbone):
     ) -> None:
         """Store the K/V of ids after the ``start`` that are stored, of both models."""
         if (layers := self.fused_layers()) and layers.reads_prompts:
-            return layers.prefill(lm, ids, pages, start, own)
+            return fused_prefill.prefill(layers, [lm, own], ids, pages, start)
         for offset, piece in self.pieces(ids, start):
             rows = send([piece], torch.int64, self.device)
             contexts = [
@@ -112,7 +113,8 @@ def one_pass_agrees(lm: Backbone, adapted: AdaptedBackbone) -> bool:
         return False
     asked = adapted.fused
     try:
-        for adapted.fused in (asked, False) if adapted.fused_layers() else (asked,):
+        for way in (asked, False) if adapted.fused_layers() else (asked,):
+            adapted.fused = way
             if not _agree(lm, adapted):
                 return False
     except UnsupportedModelError:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers import PreTrainedModel
 
-from args_fast.kvcache.storage import PagedCache
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
@@ -32,13 +31,8 @@ from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 Fused = bool | Literal["auto"]  # the engine's option
 CPU = torch.device("cpu")  # whatever torch's default device is
-
 OF_LAYER = len(LAYER_WEIGHTS)
 TERMS_OF_LAYER = len(MATRICES) * len(TERM)
-
-# Rows of a prompt that go through the layers together: with more of them the weights are read less
-# often, and more of the attention is over the rows themselves, which is slower than over pages.
-PROMPT_ROWS = 64
 
 # transformers leaves hooks of this module in a model that was asked for its hidden states; they do
 # nothing but within such a call.
@@ -108,9 +102,7 @@ class FusedLayers:
         return self._projected(hidden, dtype)
 
     @torch.no_grad()
-    def hidden_with(
-        self, ids: Tensor, lm: Branches, adapted: Branches
-    ) -> tuple[Tensor, Tensor]:
+    def hidden_with(self, ids: Tensor, lm: Branches, adapted: Branches) -> tuple[Tensor, Tensor]:
         """ids [B, N] -> the last hidden states [B, N, H] without the adapter's terms and with
         them, in one pass; their keys and values are in ``lm`` and in ``adapted`` afterwards. Both
         have the same prefixes, whose pages have the same numbers in both caches.
@@ -171,7 +163,9 @@ class FusedLayers:
         rotary = self._layers.rotary
         if rotary is None:
             return None, None
-        like = torch.empty(0, dtype=torch.float32, device=self._device)  # of the type that is wanted
+        like = torch.empty(
+            0, dtype=torch.float32, device=self._device
+        )  # of the type that is wanted
         cos, sin = rotary(like, branches.positions())
         return cos.contiguous(), sin.contiguous()
 
@@ -220,37 +214,6 @@ class FusedLayers:
     def adapted_share(self) -> float:
         """The part of the layers from the first one on that an adapter adds terms to."""
         return 1 - self.first_adapted / self._count
-
-    @torch.no_grad()
-    def prefill(
-        self,
-        cache: PagedCache,
-        ids: list[int],
-        pages: list[int],
-        start: int,
-        adapted: PagedCache | None = None,
-    ) -> None:
-        """Store the keys and values of ids after the ``start`` that are stored. With a cache for
-        those with the adapter's terms, those without them go to the other."""
-        caches = [cache] if adapted is None else [cache, adapted]
-        table = torch.tensor([pages], dtype=torch.int32, device=CPU)
-        stop = start + len(ids)
-        for first in range(start, stop, PROMPT_ROWS):
-            index = torch.arange(first, min(stop, first + PROMPT_ROWS), device=CPU)
-            rows = len(index)
-            length = torch.tensor([first], dtype=torch.int32, device=CPU)
-            mask = torch.ones(rows, rows, dtype=torch.bool, device=CPU).tril()
-            readers = [Branches(c, table, length, *_rows_of(c, rows), mask) for c in caches]
-            piece = torch.tensor([ids[first - start :][:rows]], device=CPU)
-            if adapted is None:
-                self.hidden(piece, *readers)
-            else:
-                self.hidden_with(piece, *readers)
-            slots = table[0].long()[index // cache.page_size] * cache.page_size
-            slots += index % cache.page_size
-            for reader in readers:
-                reader.cache.k_pages.flatten(1, 2).index_copy_(1, slots, reader.k[:, 0])
-                reader.cache.v_pages.flatten(1, 2).index_copy_(1, slots, reader.v[:, 0])
 
     def _current_weights(self) -> list[Tensor]:
         """The op's weights, found again where a module has another parameter, or where one that is
@@ -327,14 +290,6 @@ def _keys_and_values(branches: Branches, part: slice) -> list[Tensor]:
     """Tail and pages of some layers."""
     cache = branches.cache
     return [x[part] for x in (branches.k, branches.v, cache.k_pages, cache.v_pages)]
-
-
-def _rows_of(cache: PagedCache, rows: int) -> tuple[Tensor, Tensor]:
-    """Room for keys and values of the rows of one text, [L, 1, rows, Hkv, D] each."""
-    layout = cache.layout
-    shape = layout.layers, 1, rows, layout.kv_heads, layout.head_size
-    k, v = (torch.empty(shape, dtype=layout.dtype, device=CPU) for _ in range(2))
-    return k, v
 
 
 def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:

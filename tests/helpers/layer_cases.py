@@ -112,7 +112,9 @@ def layers_case(
     if joined:
         adapted = [torch.zeros(L, B, N, Hkv, D, dtype=dtype) for _ in range(2)]
         # In memory of other strides; what no sequence owns stays NaN.
-        adapted += [torch.stack([c[i].flip(3) for c in per_layer], 1).transpose(0, 1) for i in (4, 3)]
+        adapted += [
+            torch.stack([c[i].flip(3) for c in per_layer], 1).transpose(0, 1) for i in (4, 3)
+        ]
     return [
         random((1 + joined) * B, N, H, seed=seed + 5),
         weights,

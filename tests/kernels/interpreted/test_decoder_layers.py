@@ -20,7 +20,7 @@ HIDDEN, WEIGHTS, TAIL_K, TAIL_V = range(4)
 
 def layers_in_triton(hidden, weights, *others, embedding=None):
     *others, low_rank, adapted = others
-    assert not low_rank and not adapted  # adapters are left to the C++ op
+    assert low_rank == adapted == []  # adapters are left to the C++ op
     counters = torch.zeros(module.COUNTERS, dtype=torch.int32)
     assert module.unsupported(by_name(weights), others[0].shape[-1]) is None
     weights = by_name(weights)
