@@ -111,16 +111,16 @@ def one_pass_agrees(lm: Backbone, adapted: AdaptedBackbone) -> bool:
     the modules, and for the fused layers where these run."""
     if not lm.has_plain_head:
         return False
-    asked = adapted.fused
+    asked = lm.fused, adapted.fused
     try:
-        for way in (asked, False) if adapted.fused_layers() else (asked,):
-            adapted.fused = way
+        for way in (asked, (False, False)) if adapted.fused_layers() else (asked,):
+            lm.fused, adapted.fused = way
             if not _agree(lm, adapted):
                 return False
     except UnsupportedModelError:
         return False
     finally:
-        adapted.fused = asked
+        lm.fused, adapted.fused = asked
     return True
 
 
