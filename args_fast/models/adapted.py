@@ -67,8 +67,8 @@ class AdaptedBackbone(Backbone):
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the language model's last hidden state of these rows and this
         model's [B, N, H], in one pass; their keys and values go to contexts of their own."""
-        tails = isinstance(lm, Branches) and isinstance(own, Branches)
-        if tails and (layers := self.fused_layers()):
+        layers = self.fused_layers()
+        if layers is not None and isinstance(lm, Branches) and isinstance(own, Branches):
             return layers.hidden_with(ids, lm, own)
         ids, positions = (x.expand(2, -1, -1).flatten(0, 1) for x in (ids, positions))
         with self.terms.added(second_half=True), driven(self.model), self._linear:

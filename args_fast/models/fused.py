@@ -97,8 +97,8 @@ class FusedLayers:
         in_triton = isinstance(self._op(), InTriton)
         embedding = self._embedding(ids, branches) if in_triton else None
         hidden, dtype = self._rows(ids, branches, embedding, in_triton)
-        more = {} if embedding is None else {"embedding": embedding}
-        self._run(hidden, branches, self._turns(branches), slice(0, self._count), **more)
+        every = slice(0, self._count)
+        self._run(hidden, branches, self._turns(branches), every, embedding=embedding)
         return self._projected(hidden, dtype)
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class FusedLayers:
         turns: tuple[Tensor | None, Tensor | None],
         part: slice,
         adapted: Branches | None = None,
-        **more: Any,
+        embedding: Embedding | None = None,
     ) -> None:
         """A part of the layers over hidden [B, N, H], or over as many rows again ([2 B, N, H]), of
         which the second half alone gets the terms, then; in place."""
@@ -155,7 +155,7 @@ class FusedLayers:
             *(_final_norm(layers.final_norm) if at_end else (None, None)),
             self._low_rank[terms] if part.stop > self.first_adapted else [],
             [] if adapted is None else _keys_and_values(adapted, part),
-            **more,
+            **({} if embedding is None else {"embedding": embedding}),
         )
 
     def _turns(self, branches: Branches) -> tuple[Tensor | None, Tensor | None]:

@@ -67,7 +67,7 @@ def decoder_layers(
     normed = partial(_normed, norm, eps)
     act = ACTIVATIONS[activation]
     count = len(LAYER_WEIGHTS)
-    readers = [(tail_k, tail_v, k_pages, v_pages), *([tuple(adapted)] if adapted else [])]
+    readers = [[tail_k, tail_v, k_pages, v_pages], *([adapted] if adapted else [])]
     cos, sin = (None if x is None else x.repeat(len(readers), 1, 1) for x in (cos, sin))
     linear = partial(_linear, len(hidden) - tail_k.shape[1])
     D = tail_k.shape[-1]
@@ -82,12 +82,22 @@ def decoder_layers(
         q, k, v = (linear(layer, name, x).unflatten(-1, (-1, D)) for name in "qkv")
         q, k = (_placed(layer, name, x, normed, cos, sin) for name, x in (("q", q), ("k", k)))
         mixed = []
-        for reader, *own in zip(readers, *(x.chunk(len(readers)) for x in (q, k, v)), strict=True):
-            reader[0][index], reader[1][index] = own[1], own[2]
-            where = page_table, prefix_lengths, tail_mask
-            mixed.append(
-                branch_attention(own[0], *(x[index] for x in reader), *where, scale, window)
+        parts = (x.chunk(len(readers)) for x in (q, k, v))
+        for (own_k, own_v, stored_k, stored_v), *heads in zip(readers, *parts, strict=True):
+            own_k[index], own_v[index] = heads[1:]
+            attended = branch_attention(
+                heads[0],
+                own_k[index],
+                own_v[index],
+                stored_k[index],
+                stored_v[index],
+                page_table,
+                prefix_lengths,
+                tail_mask,
+                scale,
+                window,
             )
+            mixed.append(attended)
         hidden += linear(layer, "o", torch.cat(mixed).flatten(2))
         if not pre_norm:
             hidden.copy_(normed(hidden, layer["norm1"], layer["norm1_bias"]))
