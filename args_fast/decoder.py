@@ -89,14 +89,11 @@ class ArgsDecoder:
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)
-        devices = {reward.device for reward in self._rewards.values()}
         drafts = load_drafts(self.options.draft, backbone, tokenizer, self._rewards)
-        ahead = lookahead_rows(backbone, devices, self.options.lookahead)
-        joins = any(reward.joins for reward in self._rewards.values())
-        joined = joined_rows(backbone, self.options.lookahead) if joins else 0
-        ahead, joined = (0, 0) if drafts else (ahead, joined)
-        looks_ahead = max(ahead, joined) > 0
-        prove_language_model(backbone, self.options.compile_mode, looks_ahead=looks_ahead)
+        lookahead = False if drafts else self.options.lookahead
+        ahead = lookahead_rows(backbone, {r.device for r in self._rewards.values()}, lookahead)
+        joined = joined_rows(backbone, self._rewards.values(), lookahead)
+        prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead + joined > 0)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
                 reward.compile(self.options.compile_mode)

@@ -6,7 +6,7 @@ one of k rows of logits that are there already (design, section 3).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from args_fast.models.backbone import Backbone
 from args_fast.models.branches import Branches
 from args_fast.ops import cpp
 from args_fast.ops.decoder_layers import backend
-from args_fast.rewards.base import LM_GROUP, Candidates, Judge
+from args_fast.rewards.base import LM_GROUP, Candidates, Judge, Reward
 
 # Rows at which a matrix product's arithmetic takes as long as reading its weights, which is
 # peak / bandwidth * bytes per weight / 2, by data sheet: compute capability -> bytes per weight.
@@ -45,14 +45,16 @@ def lookahead_rows(lm: Backbone, devices: set[torch.device], lookahead: bool | s
     return SHARED * ridge if lm.device in devices else ridge
 
 
-def joined_rows(lm: Backbone, lookahead: bool | str) -> float:
-    """The same where a reward shares the pass, which then has 2 B k rows in place of B and B k, in
+def joined_rows(lm: Backbone, rewards: Iterable[Reward], lookahead: bool | str) -> float:
+    """The same where one of the rewards shares the pass, which then has 2 B k rows in place of B and B k, in
     the part of the layers in which the reward has rows of its own (``Reward.joined_share``): what
     is returned is divided by that part.
 
     "auto": on CUDA up to half the ridge. On the CPU one reading of the weights is saved, and B (k
     share - 1) rows are more: as many as take no longer than the reading; where the layers are not
     fused, none."""
+    if not any(reward.joins for reward in rewards):
+        return 0
     if lookahead != "auto":
         return math.inf if lookahead else 0
     if lm.device.type == "cuda":

@@ -81,23 +81,9 @@ def decoder_layers(
         x = normed(hidden, layer["norm1"], layer["norm1_bias"]) if pre_norm else hidden
         q, k, v = (linear(layer, name, x).unflatten(-1, (-1, D)) for name in "qkv")
         q, k = (_placed(layer, name, x, normed, cos, sin) for name, x in (("q", q), ("k", k)))
-        mixed = []
-        parts = (x.chunk(len(readers)) for x in (q, k, v))
-        for (own_k, own_v, stored_k, stored_v), *heads in zip(readers, *parts, strict=True):
-            own_k[index], own_v[index] = heads[1:]
-            attended = branch_attention(
-                heads[0],
-                own_k[index],
-                own_v[index],
-                stored_k[index],
-                stored_v[index],
-                page_table,
-                prefix_lengths,
-                tail_mask,
-                scale,
-                window,
-            )
-            mixed.append(attended)
+        places = page_table, prefix_lengths, tail_mask
+        parts = zip(readers, *(x.chunk(len(readers)) for x in (q, k, v)), strict=True)
+        mixed = [_attended(index, *part, *places, scale, window) for part in parts]
         hidden += linear(layer, "o", torch.cat(mixed).flatten(2))
         if not pre_norm:
             hidden.copy_(normed(hidden, layer["norm1"], layer["norm1_bias"]))
@@ -143,6 +129,16 @@ def _linear(first_adapted: int, layer: Layer, name: str, x: Tensor) -> Tensor:
     if bias is not None:
         out[first_adapted:] += bias
     return out
+
+
+def _attended(
+    index: int, reader: Sequence[Tensor], q: Tensor, k: Tensor, v: Tensor, *others: Any
+) -> Tensor:
+    """The attention of a reader's rows in layer ``index``, with their keys and values stored."""
+    tail_k, tail_v, k_pages, v_pages = (tensor[index] for tensor in reader)
+    tail_k.copy_(k)
+    tail_v.copy_(v)
+    return branch_attention(q, tail_k, tail_v, k_pages, v_pages, *others)
 
 
 def _placed(
