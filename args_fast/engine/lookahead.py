@@ -46,13 +46,13 @@ def lookahead_rows(lm: Backbone, devices: set[torch.device], lookahead: bool | s
 
 
 def joined_rows(lm: Backbone, rewards: Iterable[Reward], lookahead: bool | str) -> float:
-    """The same where one of the rewards shares the pass, which then has 2 B k rows in place of B and B k, in
-    the part of the layers in which the reward has rows of its own (``Reward.joined_share``): what
-    is returned is divided by that part.
+    """The same where one of the rewards shares the pass, which then has 2 B k rows in place of B
+    and B k, in the part of the layers in which the reward has rows of its own, by which what is
+    returned is divided (``Reward.joined_share``).
 
-    "auto": on CUDA up to half the ridge. On the CPU one reading of the weights is saved, and B (k
-    share - 1) rows are more: as many as take no longer than the reading; where the layers are not
-    fused, none."""
+    "auto": on CUDA up to half the ridge. On the CPU one reading of the weights is saved, and
+    B (k share - 1) rows are more: as many as take no longer than the reading; where the layers are
+    not fused, none."""
     if not any(reward.joins for reward in rewards):
         return 0
     if lookahead != "auto":
