@@ -67,6 +67,7 @@ class FusedLayers:
         self._tensors: list[Tensor] = []  # kept, as ids are those of living objects
         self._weights: list[Tensor] = []
         self._has_views = True
+        self._asked = self._looking = self._seen = 0  # see look_once
         self._device = next(model.parameters()).device
         self._ops: dict[str, DecoderLayers] = {}  # of each backend that was asked for
         called = set(_within(layers.called))
@@ -79,8 +80,21 @@ class FusedLayers:
     def applies(self) -> bool:
         """Whether the op can run and does what the modules would: no hook waits for the call of a
         module that is not called, and dropout is off."""
+        if self._unchanged:
+            return True
+        self._looking = self._asked
         idle = not self._model.training and not any(map(_waiting, filter(None, self._hooks)))
         return idle and backend(self._device.type) is not None
+
+    def look_once(self) -> None:
+        """Look for changes of the model in the next pass, and not in those that follow. Whoever
+        calls this calls it again whenever the model may have changed; where it was never called,
+        every pass looks, at hundreds of modules."""
+        self._asked += 1
+
+    @property
+    def _unchanged(self) -> bool:
+        return self._asked > 0 and self._seen == self._asked
 
     def _op(self) -> DecoderLayers:
         """The op in the backend that runs here: one for this model alone, whatever else runs."""
@@ -141,7 +155,7 @@ class FusedLayers:
         self._op()(
             hidden,
             self._current_weights()[part.start * OF_LAYER : part.stop * OF_LAYER],
-            *_keys_and_values(branches, part),
+            *branches.keys_and_values(part),
             branches.page_table,
             branches.lengths,
             branches.mask,
@@ -154,18 +168,18 @@ class FusedLayers:
             layers.pre_norm,
             *(_final_norm(layers.final_norm) if at_end else (None, None)),
             self._low_rank[terms] if part.stop > self.first_adapted else [],
-            [] if adapted is None else _keys_and_values(adapted, part),
+            [] if adapted is None else adapted.keys_and_values(part),
             **({} if embedding is None else {"embedding": embedding}),
         )
+        self._seen = self._looking
 
     def _turns(self, branches: Branches) -> tuple[Tensor | None, Tensor | None]:
         """Cosines and sines of the rows' positions."""
         rotary = self._layers.rotary
         if rotary is None:
             return None, None
-        like = torch.empty(
-            0, dtype=torch.float32, device=self._device
-        )  # of the type that is wanted
+        # Of the type that is wanted.
+        like = torch.empty(0, dtype=torch.float32, device=self._device)
         cos, sin = rotary(like, branches.positions())
         return cos.contiguous(), sin.contiguous()
 
@@ -218,6 +232,8 @@ class FusedLayers:
     def _current_weights(self) -> list[Tensor]:
         """The op's weights, found again where a module has another parameter, or where one that is
         viewed lies elsewhere. The parameters themselves may move: the op asks where they are."""
+        if self._unchanged:
+            return self._weights
         tensors = [t for slots in self._slots for t in slots.values() if t is not None]
         state = list(map(id, tensors))
         if self._has_views:
@@ -284,12 +300,6 @@ def _first_adapted(low_rank: Sequence[Tensor]) -> int:
     """The layer of the first term; the last one where there is none."""
     places = (i // TERMS_OF_LAYER for i, tensor in enumerate(low_rank) if tensor.numel())
     return next(places, max(0, len(low_rank) // TERMS_OF_LAYER - 1))
-
-
-def _keys_and_values(branches: Branches, part: slice) -> list[Tensor]:
-    """Tail and pages of some layers."""
-    cache = branches.cache
-    return [x[part] for x in (branches.k, branches.v, cache.k_pages, cache.v_pages)]
 
 
 def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:

@@ -130,11 +130,11 @@ class LayersOf {
       low = low_;
       reduced = true;
       const int64_t part = (ranks + threads_ - 1) / threads_;
-      team.phase((ranks + part - 1) / part, [&](int64_t unit) {
+      team.own_phase((ranks + part - 1) / part, [&](int64_t unit) {
         reduce(packed(), matrices, unit * part, std::min(ranks, (unit + 1) * part), low);
       });
     }
-    team.phase((N + most - 1) / most, [&](int64_t unit) {
+    team.own_phase((N + most - 1) / most, [&](int64_t unit) {
       if (!reduced) reduce(packed(), matrices, 0, ranks, low);
       reduced = true;
       use(packed(), low, unit * most, std::min(N, (unit + 1) * most));
@@ -213,8 +213,8 @@ class LayersOf {
     }
   }
 
-  // put(place of (m, n), sum) for weight rows [begin, end) of a matrix, whose results are [M, width];
-  // then its term, of which low has the sums.
+  // put(place of (m, n), results from n on, count) for weight rows [begin, end) of a matrix, whose
+  // results are [M, width]; then its term, of which low has the sums.
   template <typename Put>
   void times(
       const Packed<P>& x, const Matrix& matrix, const float* low, int64_t begin, int64_t end,
@@ -222,9 +222,14 @@ class LayersOf {
     const T* bias = static_cast<const T*>(matrix.bias);
     const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
       float* place = to + m * width + n;
-      for (int64_t i = 0; i < count; ++i) {
-        const float product = INTEGERS ? sums[i] * matrix.scale[n + i] : sums[i];
-        put(place[i], bias == nullptr ? product : product + to_float(bias[n + i]));
+      for (int64_t i = 0; i < count; i += WIDTH) {
+        Vector v = load(sums + i);
+        const Vector more = bias == nullptr ? Vector{} : load_part(bias + n + i, count - i);
+        if constexpr (INTEGERS)
+          v = multiply_add(v, load_part(matrix.scale + n + i, count - i), more);
+        else
+          v += more;
+        put(place + i, v, count - i);
       }
     };
     const Weight* weight = static_cast<const Weight*>(matrix.weight);
@@ -235,8 +240,10 @@ class LayersOf {
     add_term(matrix, low, begin, end, to, width);
   }
 
-  static constexpr auto set = [](float& place, float value) { place = value; };
-  static constexpr auto increase = [](float& place, float value) { place += value; };
+  static void set(float* place, Vector v, int64_t count) { store_part(place, v, count); }
+  static void increase(float* place, Vector v, int64_t count) {
+    store_part(place, load_part(place, count) + v, count);
+  }
 
   // Queries, keys and values of all rows.
   void project(Team::Member& team, Own& own, const DecoderLayer& layer) const {
@@ -280,12 +287,12 @@ class LayersOf {
   void attend(Team::Member& team, Own& own, const DecoderLayer& layer, int64_t l) const {
     const std::array<Attention, 2> at = attention_of(layer, l);
     const int64_t splits = plans_[0].splits(), merges = plans_[0].merges();
-    team.phase(M_, [&](int64_t m) { place_row(at[m / rows_], own, layer, m); });
+    team.shares(M_, [&](int64_t m) { place_row(at[m / rows_], own, layer, m); });
     team.phase(a_.reader_count * splits, [&](int64_t unit) {
       const int64_t i = unit / splits;
       plans_[i].template attend<T, float>(at[i], unit % splits, own.buffers);
     });
-    team.phase(a_.reader_count * merges, [&](int64_t unit) {
+    team.shares(a_.reader_count * merges, [&](int64_t unit) {
       const int64_t i = unit / merges;
       plans_[i].template finish<T, float>(at[i], unit % merges, own.buffers);
     });
@@ -310,9 +317,10 @@ class LayersOf {
     T* v = static_cast<T*>(const_cast<void*>(at.tail_v)) + b * at.tail_v_stride[0] +
            n * at.tail_v_stride[1];
     for (int64_t h = 0; h < at.Hkv; ++h)
-      for (int64_t d = 0; d < D; ++d) {
-        from_float(k_[m * key_ + h * D + d], k[h * at.tail_k_stride[2] + d]);
-        from_float(v_[m * key_ + h * D + d], v[h * at.tail_v_stride[2] + d]);
+      for (int64_t d = 0; d < D; d += WIDTH) {
+        const int64_t from = m * key_ + h * D + d, count = D - d;
+        store_part(k + h * at.tail_k_stride[2] + d, load_part(k_ + from, count), count);
+        store_part(v + h * at.tail_v_stride[2] + d, load_part(v_ + from, count), count);
       }
   }
 
@@ -344,7 +352,7 @@ class LayersOf {
 
   void normalize_rows(Team::Member& team, Own& own, const Norm& norm) const {
     const Normalizer normalizer(a_, own, norm, H_);
-    team.phase(M_, [&](int64_t m) { normalizer(a_.hidden + m * H_, a_.hidden + m * H_); });
+    team.shares(M_, [&](int64_t m) { normalizer(a_.hidden + m * H_, a_.hidden + m * H_); });
   }
 
   // Of the time of a phase's products at most this part may be spent on sums of an adapter's terms by

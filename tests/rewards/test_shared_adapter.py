@@ -10,6 +10,7 @@ import oracle
 import peft
 import pytest
 import torch
+from cpp_ops import needs_cpp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_rewards import OnHost, liking
@@ -143,6 +144,7 @@ def test_architectures(name, fused, order):
     check(Case(name=name, fused=fused, order=order, ranks=True, rslora=True, bias="lora_only"))
 
 
+@needs_cpp
 @pytest.mark.parametrize("layers", [(1,), (0, 2)])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_layers_below_the_first_term_are_run_once(name, layers):
@@ -165,6 +167,35 @@ def test_layers_below_the_first_term_are_run_once(name, layers):
         shared = slice(0, layers[0])
         assert torch.equal(ours[shared], adapted[shared])
         assert not torch.equal(ours, adapted)
+
+
+@needs_cpp
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "rows"),
+    [
+        ("avx512bf16", torch.float32, 13),
+        ("avx512bf16", torch.bfloat16, 13),
+        ("avx512bf16", torch.float16, 7),
+        ("avx512", torch.bfloat16, 7),
+        ("avx2", torch.float32, 7.8),
+        ("baseline", torch.float32, 0),
+    ],
+)
+def test_by_itself_it_is_one_pass_of_few_rows(monkeypatch, kernels, dtype, rows):
+    monkeypatch.setattr(cpp, "kernels", lambda: kernels)
+    lm = copy.deepcopy(language_model("llama", 4)).to(dtype)
+
+    def most(rewards, key, **options):
+        return ArgsDecoder(lm, rewards, **options).engine.bursts.runner(key).lookahead
+
+    everywhere, above = lora.adapted(lm), lora.adapted(lm, layers_to_transform=[3])
+    assert most({"a": Adapter(everywhere)}, "a") == pytest.approx(rows)
+    assert most({"a": Adapter(above)}, "a") == pytest.approx(4 * rows)
+    assert most({"a": Adapter(above)}, "a", lookahead=False) == 0
+    assert most({"a": Adapter(above)}, "a", fused_layers=False) == 0
+    several = {"a": Adapter(everywhere), "c": Classifier(copy.deepcopy(reward_model()).to(dtype))}
+    assert most(several, "a") == pytest.approx(rows)
+    assert most(several, "c") == most(several, ("a", "c")) == 0
 
 
 def test_closing_ids_take_the_plain_order():
@@ -230,6 +261,7 @@ def test_each_weight_is_read_once_per_token(order, reads):
     assert counts["lm_head"] == (1, 1)
 
 
+@needs_cpp
 @pytest.mark.parametrize("layers", [None, (1,)])
 @pytest.mark.parametrize(("order", "reads"), [("ahead", 1), ("cpu", 2)])
 def test_fused_layers_are_given_each_weight_once_per_token(order, reads, layers):
@@ -419,7 +451,7 @@ def test_a_broken_adapter_is_refused_as_a_broken_model_is(part, options):
         ArgsDecoder(lm, Adapter(model))
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [pytest.param(True, marks=needs_cpp), False])
 def test_one_pass_that_is_wrong_is_not_used(monkeypatch, fused):
     """Terms that reach the language model's rows too: noticed at load, and two passes are made."""
     if fused:
