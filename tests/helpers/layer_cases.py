@@ -157,7 +157,7 @@ def low_rank(weights, ranks, dtype, seed):
 
 
 @st.composite
-def layers_cases(draw):
+def layers_cases(draw, joined=True):
     N, Hkv, D = (
         draw(st.sampled_from([1, 2, 5, 11])),
         draw(st.integers(1, 3)),
@@ -186,7 +186,7 @@ def layers_cases(draw):
         # A layer norm of two elements is their order: the smallest difference turns it around.
         head_norms=draw(st.booleans()) and (norm == "rms" or D > 2),
         **draw(st.sampled_from([{}, {"columns": True}, {"int8": True}])),
-        joined=draw(st.booleans()),
+        joined=joined and draw(st.booleans()),
         ranks=draw(st.none() | st.lists(st.sampled_from([None, 0, 1, 5, 16, 40]), min_size=1)),
         mask=draw(st.sampled_from([siblings(N), chain(N), tree(N, seed)])),
         page_size=draw(st.sampled_from([1, 16, 33])),
