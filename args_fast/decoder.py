@@ -17,7 +17,7 @@ from args_fast.encoding import Encoder, check_tokenizer
 from args_fast.engine.agreement import choices_along
 from args_fast.engine.capacity import CacheUse, pages_within
 from args_fast.engine.engine import Engine
-from args_fast.engine.lookahead import lookahead_rows
+from args_fast.engine.lookahead import joined_rows, lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, DecoderBusyError, PromptError
 from args_fast.generation import Generation, Token
@@ -89,12 +89,11 @@ class ArgsDecoder:
         for reward in self._rewards.values():
             reward.attach(backbone, tokenizer)
         logits_processor = processors.check(lm, logits_processor)
-        devices = {reward.device for reward in self._rewards.values()}
-        joined = all(reward.joins for reward in self._rewards.values())
         drafts = load_drafts(self.options.draft, backbone, tokenizer, self._rewards)
-        ahead = lookahead_rows(backbone, devices, self.options.lookahead, joined=joined)
-        ahead = 0 if drafts else ahead
-        prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead > 0)
+        lookahead = False if drafts else self.options.lookahead
+        ahead = lookahead_rows(backbone, {r.device for r in self._rewards.values()}, lookahead)
+        joined = joined_rows(backbone, self._rewards.values(), lookahead)
+        prove_language_model(backbone, self.options.compile_mode, looks_ahead=ahead + joined > 0)
         if self.options.compile_mode is not None:
             for reward in self._rewards.values():
                 reward.compile(self.options.compile_mode)
@@ -108,6 +107,7 @@ class ArgsDecoder:
             rows=rows,
             graphs=self.options.cuda_graphs,
             lookahead=ahead,
+            joined=joined,
             eager=bool(logits_processor),
             drafts=drafts,
         )

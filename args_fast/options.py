@@ -56,7 +56,7 @@ class EngineOptions:
         "auto",
         "Let the language model read all k candidates while the reward model judges them, so that "
         "its next logits are there when the choice is made; pays where more rows cost little. "
-        "'auto': by the number of rows and the device, never on the CPU.",
+        "'auto': by the number of rows and the device; on the CPU only together with an Adapter.",
     )
     draft: str | object | None = _option(
         None,

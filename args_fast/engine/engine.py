@@ -45,7 +45,7 @@ class Engine:
         pages: of each cache.
         rows: requests decoded together at most.
         graphs: replay captured CUDA graphs (on one CUDA device only).
-        lookahead, padded: as for Runner; padded None where graphs want it.
+        lookahead, joined, padded: as for Runner; padded None where graphs want it.
         eager: one step at a time, without graphs or lookahead: requests have ``process_logits``.
         drafts: whose drafts are verified, one step at a time; with it there is no lookahead.
         steps, in_flight: in place of the tables of ``bursts.py``; fill: of ``fill.py``.
@@ -60,6 +60,7 @@ class Engine:
         rows: int,
         graphs: bool = True,
         lookahead: float = 0,
+        joined: float | None = None,
         padded: bool | None = None,
         eager: bool = False,
         drafts: Drafts | None = None,
@@ -68,8 +69,7 @@ class Engine:
         fill: int | None = None,
     ) -> None:
         device = lm.device.type
-        self.lm = lm
-        self.panel = Panel(rewards)
+        self.lm, self.panel = lm, Panel(rewards)
         self.cache = PagedCache(lm.layout, pages)
         self.panel.allocate(pages, lm.device)
         self.ownership = Ownership()
@@ -79,9 +79,9 @@ class Engine:
         self._side = SideStream(lm.device, devices)
         graphs = graphs and device == "cuda" and set(devices) <= {lm.device}
         if drafts is not None:  # the host drafts after every token
-            graphs, padded, steps, in_flight, lookahead = False, False, 1, 0, 0
+            graphs, padded, steps, in_flight, lookahead, joined = False, False, 1, 0, 0, 0
         steps = steps or STEPS_PER_BURST[device]
-        ways: dict[str, Any] = {"steps": steps, "lookahead": lookahead, "rows": rows}
+        ways: Any = {"rows": rows, "steps": steps, "lookahead": lookahead, "joined": joined}
         ways |= {"padded": graphs if padded is None else padded, "graphs": graphs, "eager": eager}
         pools = [PagePool(pages) for _ in range(self.panel.group_count)]
         self.scheduler = Scheduler(pools, rows=rows, steps=steps, root_of=self.panel.root)

@@ -41,6 +41,8 @@ class Runner:
         padded: round the batch and its page tables up to powers of two, so that few shapes occur.
         graphs: replay captured CUDA graphs.
         lookahead: the largest B * k with which the language model looks ahead.
+        joined: the same in one pass with a reward that has rows of its own in every layer; None for
+            that of ``lookahead``.
         eager: whether the host takes part in every step, as for a reward on the host.
     """
 
@@ -58,11 +60,14 @@ class Runner:
         graphs: bool,
         lookahead: float,
         eager: bool,
+        joined: float | None = None,
     ) -> None:
         self.key = key
         self._names = panel.reported(key)
         self.on_host = eager or panel.asks_host(key)
         self.steps = 1 if self.on_host else steps
+        if panel.joins(key):
+            lookahead = (lookahead if joined is None else joined) / panel.joined_share(key)
         self.lookahead = lookahead if key and not eager else 0
         self.newest: Any = None  # the event at the end of everything that was launched, on CUDA
         self._lm = lm

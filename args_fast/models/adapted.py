@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from args_fast.errors import UnsupportedModelError
 from args_fast.kvcache.storage import PagedCache
 from args_fast.kvcache.transfer import send
+from args_fast.models import fused_prefill
 from args_fast.models.attention import AttentionContext, AttentionOptions, driven
 from args_fast.models.backbone import Backbone, hidden_states
 from args_fast.models.branches import Branches
@@ -66,6 +67,9 @@ class AdaptedBackbone(Backbone):
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the language model's last hidden state of these rows and this
         model's [B, N, H], in one pass; their keys and values go to contexts of their own."""
+        layers = self.fused_layers()
+        if layers is not None and isinstance(lm, Branches) and isinstance(own, Branches):
+            return layers.hidden_with(ids, lm, own)
         ids, positions = (x.expand(2, -1, -1).flatten(0, 1) for x in (ids, positions))
         with self.terms.added(second_half=True), driven(self.model), self._linear:
             states = hidden_states(self.model, ids, positions, Halves(lm, own))
@@ -75,6 +79,8 @@ class AdaptedBackbone(Backbone):
         self, lm: PagedCache, own: PagedCache, ids: list[int], pages: list[int], start: int
     ) -> None:
         """Store the K/V of ids after the ``start`` that are stored, of both models."""
+        if (layers := self.fused_layers()) and layers.reads_prompts:
+            return fused_prefill.prefill(layers, [lm, own], ids, pages, start)
         for offset, piece in self.pieces(ids, start):
             rows = send([piece], torch.int64, self.device)
             contexts = [
@@ -101,16 +107,27 @@ class Halves:
 @torch.inference_mode()
 def one_pass_agrees(lm: Backbone, adapted: AdaptedBackbone) -> bool:
     """Whether one pass for the language model and an adapted one gives what two passes give: not
-    where a layer mixes the rows of a batch. The logits must be the output layer's alone."""
+    where a layer mixes the rows of a batch. The logits must be the output layer's alone. Shown for
+    the modules, and for the fused layers where these run."""
     if not lm.has_plain_head:
         return False
+    asked = lm.fused, adapted.fused
     try:
-        joined = _tail_after_prompt(lm, adapted, joined=True)
+        for way in (asked, (False, False)) if adapted.fused_layers() else (asked,):
+            lm.fused, adapted.fused = way
+            if not _agree(lm, adapted):
+                return False
     except UnsupportedModelError:
         return False
-    pairs = zip(joined, _tail_after_prompt(lm, adapted, joined=False), strict=True)
+    finally:
+        lm.fused, adapted.fused = asked
+    return True
+
+
+def _agree(lm: Backbone, adapted: AdaptedBackbone) -> bool:
+    one, two = (_tail_after_prompt(lm, adapted, joined=joined) for joined in (True, False))
     allowed = TOLERANCE[lm.layout.dtype]
-    return all((a - b).norm() <= allowed * b.norm() for a, b in pairs)
+    return all((a - b).norm() <= allowed * b.norm() for a, b in zip(one, two, strict=True))
 
 
 def _tail_after_prompt(lm: Backbone, adapted: AdaptedBackbone, joined: bool) -> list[Tensor]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from args_fast.errors import ConfigError, LengthError
 from args_fast.kvcache.storage import PagedCache
 from args_fast.kvcache.transfer import send
+from args_fast.models import fused_prefill
 from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
 from args_fast.models.compiled import Compiled
@@ -175,7 +176,7 @@ class Backbone:
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids after the ``start`` that are stored: once, whatever k is."""
         if (layers := self.fused_layers()) and layers.reads_prompts:
-            return layers.prefill(cache, ids, pages, start)
+            return fused_prefill.prefill(layers, [cache], ids, pages, start)
         for offset, piece in self.pieces(ids, start):
             rows = send([piece], torch.int64, self.device)
             context = Prefill(cache, pages, start + offset, len(piece), self._flash)

@@ -77,6 +77,11 @@ class Branches:
             lengths = memory.tensor(f"{name} lengths", torch.int32, B, device=layout.device)
         return cls(cache, memory.table(group, layout.device), lengths, k, v, mask)
 
+    def keys_and_values(self, layers: slice) -> list[Tensor]:
+        """Those of the rows and of the pages, of some layers."""
+        cache = self.cache
+        return [x[layers] for x in (self.k, self.v, cache.k_pages, cache.v_pages)]
+
     def positions(self, dtype: torch.dtype = torch.int64) -> Tensor:
         """[B, N]: a row's position is the prefix length plus its number of ancestors. Of siblings,
         int32 positions are a view of the lengths."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers import PreTrainedModel
 
-from args_fast.kvcache.storage import PagedCache
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
@@ -32,10 +31,8 @@ from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 Fused = bool | Literal["auto"]  # the engine's option
 CPU = torch.device("cpu")  # whatever torch's default device is
-
-# Rows of a prompt that go through the layers together: with more of them the weights are read less
-# often, and more of the attention is over the rows themselves, which is slower than over pages.
-PROMPT_ROWS = 64
+OF_LAYER = len(LAYER_WEIGHTS)
+TERMS_OF_LAYER = len(MATRICES) * len(TERM)
 
 # transformers leaves hooks of this module in a model that was asked for its hidden states; they do
 # nothing but within such a call.
@@ -52,11 +49,15 @@ class FusedLayers:
         model: in eval mode.
         layers: what ``args_fast.models.families.layers_of`` found in it.
         low_rank: an adapter's terms, as the op takes them.
+
+    Attributes:
+        first_adapted: the first layer that an adapter adds terms to.
     """
 
     def __init__(
         self, model: PreTrainedModel, layers: Layers, low_rank: Sequence[Tensor] = ()
     ) -> None:
+        self.first_adapted = _first_adapted(low_rank)
         self._model = model
         self._layers = layers
         self._low_rank = list(low_rank)
@@ -107,39 +108,85 @@ class FusedLayers:
     def hidden(self, ids: Tensor, branches: Branches) -> Tensor:
         """ids [B, N] -> the last hidden state [B, N, H]; the rows' keys and values are in
         ``branches`` afterwards."""
-        layers, op = self._layers, self._op()
-        in_triton = isinstance(op, InTriton)
+        in_triton = isinstance(self._op(), InTriton)
         embedding = self._embedding(ids, branches) if in_triton else None
         hidden, dtype = self._rows(ids, branches, embedding, in_triton)
-        cos, sin = None, None
-        if layers.rotary is not None:
-            like = hidden.new_empty(0, dtype=torch.float32)  # of the type that is wanted
-            cos, sin = (x.contiguous() for x in layers.rotary(like, branches.positions()))
-        op(
+        every = slice(0, self._count)
+        self._run(hidden, branches, self._turns(branches), every, embedding=embedding)
+        return self._projected(hidden, dtype)
+
+    @torch.no_grad()
+    def hidden_with(self, ids: Tensor, lm: Branches, adapted: Branches) -> tuple[Tensor, Tensor]:
+        """ids [B, N] -> the last hidden states [B, N, H] without the adapter's terms and with
+        them, in one pass; their keys and values are in ``lm`` and in ``adapted`` afterwards. Both
+        have the same prefixes, whose pages have the same numbers in both caches.
+
+        Below ``first_adapted`` both are the same, and so are their keys and values: the rows go
+        through these layers once, over the language model's cache."""
+        hidden, dtype = self._rows(ids, lm, None, own_type=False)
+        first, turns = self.first_adapted, self._turns(lm)
+        if first:
+            self._run(hidden, lm, turns, slice(0, first))
+            adapted.k[:first].copy_(lm.k[:first])
+            adapted.v[:first].copy_(lm.v[:first])
+        hidden = torch.cat([hidden, hidden])
+        self._run(hidden, lm, turns, slice(first, self._count), adapted)
+        states = self._projected(hidden, dtype)
+        return states[: len(ids)], states[len(ids) :]
+
+    @property
+    def _count(self) -> int:
+        return len(self._layers.scales)
+
+    def _run(
+        self,
+        hidden: Tensor,
+        branches: Branches,
+        turns: tuple[Tensor | None, Tensor | None],
+        part: slice,
+        adapted: Branches | None = None,
+        embedding: Embedding | None = None,
+    ) -> None:
+        """A part of the layers over hidden [B, N, H], or over as many rows again ([2 B, N, H]), of
+        which the second half alone gets the terms, then; in place."""
+        layers = self._layers
+        at_end = part.stop == self._count
+        terms = slice(part.start * TERMS_OF_LAYER, part.stop * TERMS_OF_LAYER)
+        self._op()(
             hidden,
-            self._current_weights(),
-            branches.k,
-            branches.v,
-            branches.cache.k_pages,
-            branches.cache.v_pages,
+            self._current_weights()[part.start * OF_LAYER : part.stop * OF_LAYER],
+            *branches.keys_and_values(part),
             branches.page_table,
             branches.lengths,
             branches.mask,
-            cos,
-            sin,
-            layers.scales,
-            layers.windows,
+            *turns,
+            layers.scales[part],
+            layers.windows[part],
             layers.norm,
             layers.eps,
             layers.activation,
             layers.pre_norm,
-            *_final_norm(layers.final_norm),
-            self._low_rank,
+            *(_final_norm(layers.final_norm) if at_end else (None, None)),
+            self._low_rank[terms] if part.stop > self.first_adapted else [],
+            [] if adapted is None else adapted.keys_and_values(part),
             **({} if embedding is None else {"embedding": embedding}),
         )
         self._seen = self._looking
+
+    def _turns(self, branches: Branches) -> tuple[Tensor | None, Tensor | None]:
+        """Cosines and sines of the rows' positions."""
+        rotary = self._layers.rotary
+        if rotary is None:
+            return None, None
+        # Of the type that is wanted.
+        like = torch.empty(0, dtype=torch.float32, device=self._device)
+        cos, sin = rotary(like, branches.positions())
+        return cos.contiguous(), sin.contiguous()
+
+    def _projected(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         hidden = hidden.to(dtype)
-        return hidden if layers.project is None else product(layers.project, hidden)
+        project = self._layers.project
+        return hidden if project is None else product(project, hidden)
 
     def _rows(
         self, ids: Tensor, branches: Branches, embedding: Embedding | None, own_type: bool
@@ -170,31 +217,17 @@ class FusedLayers:
     def reads_prompts(self) -> bool:
         """Whether prompts go through the op too: in C++, but not in bfloat16, of which torch's
         products of many rows are faster than the op's."""
-        if backend(self._device.type) != "cpp":
-            return False
-        return self._current_weights()[LAYER_WEIGHTS.index("q")].dtype != torch.bfloat16
+        return backend(self._device.type) == "cpp" and self.weight_type != torch.bfloat16
 
-    @torch.no_grad()
-    def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int) -> None:
-        """Store the keys and values of ids after the ``start`` that are stored."""
-        table = torch.tensor([pages], dtype=torch.int32, device=CPU)
-        stop = start + len(ids)
-        for first in range(start, stop, PROMPT_ROWS):
-            index = torch.arange(first, min(stop, first + PROMPT_ROWS), device=CPU)
-            rows = len(index)
-            branches = Branches(
-                cache,
-                table,
-                torch.tensor([first], dtype=torch.int32, device=CPU),
-                *_rows_of(cache, rows),
-                torch.ones(rows, rows, dtype=torch.bool, device=CPU).tril(),
-            )
-            piece = torch.tensor([ids[first - start :][:rows]], device=CPU)
-            self.hidden(piece, branches)
-            slots = table[0].long()[index // cache.page_size] * cache.page_size
-            slots += index % cache.page_size
-            cache.k_pages.flatten(1, 2).index_copy_(1, slots, branches.k[:, 0])
-            cache.v_pages.flatten(1, 2).index_copy_(1, slots, branches.v[:, 0])
+    @property
+    def weight_type(self) -> torch.dtype:
+        """Of the matrices."""
+        return self._current_weights()[LAYER_WEIGHTS.index("q")].dtype
+
+    @property
+    def adapted_share(self) -> float:
+        """The part of the layers from the first one on that an adapter adds terms to."""
+        return 1 - self.first_adapted / self._count
 
     def _current_weights(self) -> list[Tensor]:
         """The op's weights, found again where a module has another parameter, or where one that is
@@ -263,12 +296,10 @@ def _low_rank(layers: Layers, terms: LowRankTerms) -> list[Tensor] | None:
     return tensors if len(used) == len(terms.by_layer) else None
 
 
-def _rows_of(cache: PagedCache, rows: int) -> tuple[Tensor, Tensor]:
-    """Room for keys and values of the rows of one text, [L, 1, rows, Hkv, D] each."""
-    layout = cache.layout
-    shape = layout.layers, 1, rows, layout.kv_heads, layout.head_size
-    k, v = (torch.empty(shape, dtype=layout.dtype, device=CPU) for _ in range(2))
-    return k, v
+def _first_adapted(low_rank: Sequence[Tensor]) -> int:
+    """The layer of the first term; the last one where there is none."""
+    places = (i // TERMS_OF_LAYER for i, tensor in enumerate(low_rank) if tensor.numel())
+    return next(places, max(0, len(low_rank) // TERMS_OF_LAYER - 1))
 
 
 def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:

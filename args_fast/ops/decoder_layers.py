@@ -103,8 +103,8 @@ class InTriton:
         *others: Any,
         embedding: Embedding | None = None,
     ) -> None:
-        *options, low_rank = others
-        assert not low_rank  # args_fast.models.fused leaves adapters to the C++ op
+        *options, low_rank, adapted = others
+        assert not [*low_rank, *adapted]  # args_fast.models.fused leaves adapters to the C++ op
         layers = by_name(weights)
         texts = max(1, ROWS // max(1, hidden.shape[1]))
         with torch.cuda.device_of(hidden):  # kernels go to the current one; not on the CPU

@@ -44,6 +44,7 @@ def decoder_layers(
     final_norm: Tensor | None = None,
     final_norm_bias: Tensor | None = None,
     low_rank: Sequence[Tensor] = (),
+    adapted: Sequence[Tensor] = (),
 ) -> None:
     """All decoder layers over the rows of a tail, in place.
 
@@ -58,12 +59,18 @@ def decoder_layers(
     "layer"; activation: a key of ACTIVATIONS. pre_norm: norms stand before the attention and the
     MLP, else after their residual sums. A layer without a gate has an MLP of ``up`` and
     ``down`` alone. low_rank: for each layer and each of MATRICES the tensors of TERM, or nothing.
+    adapted: nothing; or tail_k, tail_v, k_pages and v_pages of an adapted model's rows, which
+    follow the others in hidden [2 B, N, H], stand at the same positions, and alone get the terms.
 
     Everything but the stored keys and values is computed in float32.
     """
     normed = partial(_normed, norm, eps)
     act = ACTIVATIONS[activation]
     count = len(LAYER_WEIGHTS)
+    readers = [[tail_k, tail_v, k_pages, v_pages], *([adapted] if adapted else [])]
+    cos, sin = (None if x is None else x.repeat(len(readers), 1, 1) for x in (cos, sin))
+    linear = partial(_linear, len(hidden) - tail_k.shape[1])
+    D = tail_k.shape[-1]
     for index, (scale, window) in enumerate(zip(scales, windows, strict=True)):
         tensors = weights[index * count : (index + 1) * count]
         layer = {
@@ -72,28 +79,18 @@ def decoder_layers(
         }
         layer |= _terms_of_layer(low_rank, index)
         x = normed(hidden, layer["norm1"], layer["norm1_bias"]) if pre_norm else hidden
-        q, k, v = (_heads(layer, name, x, tail_k.shape[-1], normed) for name in "qkv")
-        tail_k[index] = _rotated(k, cos, sin)
-        tail_v[index] = v
-        mixed = branch_attention(
-            _rotated(q, cos, sin),
-            tail_k[index],
-            tail_v[index],
-            k_pages[index],
-            v_pages[index],
-            page_table,
-            prefix_lengths,
-            tail_mask,
-            scale,
-            window,
-        )
-        hidden += _linear(layer, "o", mixed.flatten(2))
+        q, k, v = (linear(layer, name, x).unflatten(-1, (-1, D)) for name in "qkv")
+        q, k = (_placed(layer, name, x, normed, cos, sin) for name, x in (("q", q), ("k", k)))
+        places = page_table, prefix_lengths, tail_mask
+        parts = zip(readers, *(x.chunk(len(readers)) for x in (q, k, v)), strict=True)
+        mixed = [_attended(index, *part, *places, scale, window) for part in parts]
+        hidden += linear(layer, "o", torch.cat(mixed).flatten(2))
         if not pre_norm:
             hidden.copy_(normed(hidden, layer["norm1"], layer["norm1_bias"]))
         x = normed(hidden, layer["norm2"], layer["norm2_bias"]) if pre_norm else hidden
-        up = _linear(layer, "up", x)
-        inner = act(up) if layer["gate"] is None else act(_linear(layer, "gate", x)) * up
-        hidden += _linear(layer, "down", inner)
+        up = linear(layer, "up", x)
+        inner = act(up) if layer["gate"] is None else act(linear(layer, "gate", x)) * up
+        hidden += linear(layer, "down", inner)
         if not pre_norm:
             hidden.copy_(normed(hidden, layer["norm2"], layer["norm2_bias"]))
     if final_norm is not None:
@@ -119,7 +116,8 @@ def _terms_of_layer(low_rank: Sequence[Tensor], index: int) -> "Layer":
     return {name: x.float() if x.numel() else None for name, x in zip(names, tensors, strict=False)}
 
 
-def _linear(layer: Layer, name: str, x: Tensor) -> Tensor:
+def _linear(first_adapted: int, layer: Layer, name: str, x: Tensor) -> Tensor:
+    """The rows from ``first_adapted`` on get the layer's terms."""
     weight, scale = layer[name], layer[f"{name}_scale"]
     assert weight is not None
     if scale is not None:
@@ -127,20 +125,33 @@ def _linear(layer: Layer, name: str, x: Tensor) -> Tensor:
     out = F.linear(x, weight, layer[f"{name}_bias"])
     a, b, bias = (layer.get(f"{name}_{part}") for part in TERM_NAMES)
     if a is not None and b is not None:
-        out = out + F.linear(x, a) @ b
-    return out if bias is None else out + bias
+        out[first_adapted:] += F.linear(x[first_adapted:], a) @ b
+    if bias is not None:
+        out[first_adapted:] += bias
+    return out
 
 
-def _heads(
-    layer: Layer, name: str, x: Tensor, D: int, normed: Callable[[Tensor, Any, Any], Tensor]
+def _attended(
+    index: int, reader: Sequence[Tensor], q: Tensor, k: Tensor, v: Tensor, *others: Any
 ) -> Tensor:
-    """[B, N, heads, D], each head with its own norm where the layer has one."""
-    heads = _linear(layer, name, x).unflatten(-1, (-1, D))
+    """The attention of a reader's rows in layer ``index``, with their keys and values stored."""
+    tail_k, tail_v, k_pages, v_pages = (tensor[index] for tensor in reader)
+    tail_k.copy_(k)
+    tail_v.copy_(v)
+    return branch_attention(q, tail_k, tail_v, k_pages, v_pages, *others)
+
+
+def _placed(
+    layer: Layer,
+    name: str,
+    heads: Tensor,
+    normed: Callable[[Tensor, Any, Any], Tensor],
+    cos: Tensor | None,
+    sin: Tensor | None,
+) -> Tensor:
+    """Heads [B, N, heads, D] with their norm, where the layer has one, and turned."""
     weight = layer.get(f"{name}_norm")
-    return heads if weight is None else normed(heads, weight, None)
-
-
-def _rotated(heads: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    heads = heads if weight is None else normed(heads, weight, None)
     if cos is None or sin is None:
         return heads
     turned, straight = heads.split([cos.shape[-1], heads.shape[-1] - cos.shape[-1]], dim=-1)

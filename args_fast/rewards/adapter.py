@@ -176,14 +176,17 @@ class Adapter(Classifier):
 
     @property
     def joins(self) -> bool:
-        siblings = not self.own_ids and not self.closings
-        return self._joins and siblings and not self.backbone.fused_layers()
+        return self._joins and not self.own_ids and not self.closings
+
+    @property
+    def joined_share(self) -> float:
+        layers = self.backbone.fused_layers() if self.shares_weights else None
+        return 1.0 if layers is None else layers.adapted_share
 
     def fill_with(
         self, lm: PagedCache, store: GroupCache, text: PagedText, start: int, end: int
     ) -> bool:
-        layers = self.backbone.fused_layers()
-        if not self._joins or (layers is not None and layers.reads_prompts):
+        if not self._joins:
             return False
         self.adapted.prefill_with(lm, store.cache, text.ids[start:end], text.pages, start)
         return True

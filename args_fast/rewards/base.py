@@ -198,6 +198,11 @@ class Reward(ABC):
         """Whether judges can read the candidates in the pass in which the language model does."""
         return False
 
+    @property
+    def joined_share(self) -> float:
+        """The part of the layers in which that pass has rows of this reward's own."""
+        return 1.0
+
     def attach(self, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:  # noqa: B027
         """Check that this reward can judge the language model's candidates. Raises ArgsError."""
 

@@ -134,7 +134,8 @@ DecoderLayer layer_of(
     Weights& weights, int64_t l, const DecoderLayers& a, double scale, int64_t window,
     const Tensor* terms) {
   const auto at = [&](Part part) -> const Tensor& { return weights.at(l, part); };
-  const int64_t D = a.attention.D, Hq = a.attention.Hq, Hkv = a.attention.Hkv;
+  const Attention& of_both = a.readers[0].attention;
+  const int64_t D = of_both.D, Hq = of_both.Hq, Hkv = of_both.Hkv;
   const auto matrix = [&](Part weight, Part scale, int64_t rows, int64_t columns) {
     const Tensor& bias = at(static_cast<Part>(weight + 1));
     Matrix matrix = weights.matrix(at(weight), at(scale), bias, rows, columns, a.storage);
@@ -173,7 +174,7 @@ void decoder_layers(
     std::optional<Tensor> sin, const std::vector<double>& scales,
     const std::vector<int64_t>& windows, Name norm, double eps, Name activation,
     bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
-    const std::vector<Tensor>& low_rank) {
+    const std::vector<Tensor>& low_rank, const std::vector<Tensor>& adapted) {
   const int64_t L = scales.size();
   STD_TORCH_CHECK(
       L > 0 && windows.size() == scales.size() && int64_t(tensors.size()) == L * PARTS,
@@ -181,11 +182,27 @@ void decoder_layers(
   STD_TORCH_CHECK(
       low_rank.empty() || int64_t(low_rank.size()) == L * MATRICES * TERM_PARTS,
       "args_fast: an adapter has no tensors, or ", MATRICES * TERM_PARTS, " for each layer");
+  STD_TORCH_CHECK(
+      adapted.empty() || adapted.size() == 4,
+      "args_fast: adapted rows have no tensors, or tail_k, tail_v, k_pages and v_pages");
   DecoderLayers a{};
-  a.attention =
-      over_prefixes(tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {L});
-  const int64_t B = a.attention.B, N = a.attention.N, D = a.attention.D;
-  check_shape(hidden, {B, N, ANY}, "hidden");
+  const auto read = [&](const Tensor& tail_k, const Tensor& tail_v, const Tensor& k_pages,
+                        const Tensor& v_pages) {
+    Reader& reader = a.readers[a.reader_count++];
+    reader.attention =
+        over_prefixes(tail_k, tail_v, k_pages, v_pages, page_table, prefix_lengths, tail_mask, {L});
+    reader.layer_stride = {
+        tail_k.stride(0), tail_v.stride(0), k_pages.stride(0), v_pages.stride(0)};
+  };
+  read(tail_k, tail_v, k_pages, v_pages);
+  Attention& attention = a.readers[0].attention;
+  const int64_t B = attention.B, N = attention.N, D = attention.D, Hkv = attention.Hkv;
+  if (!adapted.empty()) {
+    check_shape(adapted[0], {L, B, N, Hkv, D}, "the tail of the adapted rows");
+    check_type(adapted[0], tail_k.scalar_type(), "the tail of the adapted rows");
+    read(adapted[0], adapted[1], adapted[2], adapted[3]);
+  }
+  check_shape(hidden, {a.reader_count * B, N, ANY}, "hidden");
   check_type(hidden, ScalarType::Float, "hidden");
   STD_TORCH_CHECK(hidden.is_contiguous(), "args_fast: hidden must be contiguous");
   a.hidden = static_cast<float*>(hidden.data_ptr());
@@ -196,15 +213,14 @@ void decoder_layers(
   check_shape(q, {ANY, a.H}, "the weight of a layer");
   check_shape(up, {ANY, a.H}, "the weight of a layer");
   STD_TORCH_CHECK(
-      D > 0 && a.attention.Hkv > 0 && q.size(0) % (D * a.attention.Hkv) == 0,
+      D > 0 && Hkv > 0 && q.size(0) % (D * Hkv) == 0,
       "args_fast: query heads must be a multiple of kv heads");
-  a.attention.Hq = q.size(0) / D;
+  for (Reader& reader : a.readers) reader.attention.Hq = q.size(0) / D;
   a.F = up.size(0);
   if (q.scalar_type() == ScalarType::Char)
     a.storage = Storage::int8;
   else
     a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
-  a.layer_stride = {tail_k.stride(0), tail_v.stride(0), k_pages.stride(0), v_pages.stride(0)};
   STD_TORCH_CHECK(
       norm.text == "rms" || norm.text == "layer", "args_fast: there is no norm ", norm.text);
   a.rms = norm.text == "rms";

@@ -6,8 +6,10 @@
 // A layer is a few phases (team.h), in each of which the threads share the rows of the weights, or the
 // units of the attention. Whatever is small is computed by every thread for itself: the norm before a
 // product with the packing of its rows. Values between the products are float32; keys and values are
-// stored in the tail in their own type before the attention reads them. The terms of an adapter take a
-// phase more for each product: first the sums of x · aᵀ of all rows, then their products with b.
+// stored in the tail in their own type before the attention reads them. Rows of two readers go through
+// the products together, and attend each to its own cache. The terms of an adapter are added where a
+// thread has made its part of a product; the sums x · aᵀ that they take are made by every thread for
+// itself, or, where these are many, in a phase before.
 // Every part gives a row the same bits whatever rows are with it.
 // Floor: the bytes of the weights, once for each 64 rows, and those of the prefixes' keys and values.
 
@@ -27,16 +29,19 @@ struct RowsOf<BFloat16> {
 template <typename T, Storage STORAGE>
 class LayersOf {
   static constexpr bool COLUMNS = STORAGE == Storage::columns, INTEGERS = STORAGE == Storage::int8;
+  constexpr static bool ROWS_OF_T = STORAGE == Storage::rows;
   typedef std::conditional_t<INTEGERS, int8_t, T> Weight;
-  typedef typename RowsOf<T>::Product R;  // of the terms of an adapter
-  typedef std::conditional_t<STORAGE == Storage::rows, R, Widened<Weight>> P;
+  typedef std::conditional_t<ROWS_OF_T, typename RowsOf<T>::Product, Widened<Weight>> P;
+  typedef std::conditional_t<ROWS_OF_T, P, Widened<T>> A;  // of the terms of an adapter
 
  public:
   LayersOf(const DecoderLayers& a, int64_t threads)
-      : a_(a), threads_(threads), M_(a.attention.B * a.attention.N), H_(a.H), F_(a.F),
-        query_(a.attention.Hq * a.attention.D), key_(a.attention.Hkv * a.attention.D),
-        ranks_(most_ranks(a)), plan_(a.attention),
+      : a_(a), threads_(threads), rows_(a.readers[0].attention.B * a.readers[0].attention.N),
+        M_(a.reader_count * rows_), first_adapted_(M_ - rows_), H_(a.H), F_(a.F),
+        query_(a.readers[0].attention.Hq * a.readers[0].attention.D),
+        key_(a.readers[0].attention.Hkv * a.readers[0].attention.D), ranks_(most_ranks(a)),
         memory_(new float[M_ * (2 * query_ + 2 * key_ + 2 * F_ + ranks_)]) {
+    for (int64_t i = 0; i < a.reader_count; ++i) plans_.emplace_back(a.readers[i].attention);
     q_ = memory_.get();
     mixed_ = q_ + M_ * query_;
     k_ = mixed_ + M_ * query_;
@@ -47,7 +52,7 @@ class LayersOf {
   }
 
   void run(Team::Member& team) const {
-    Own own(a_);
+    Own own(a_, M_ * ranks_);
     for (int64_t l = 0; l < a_.L; ++l) {
       const DecoderLayer& layer = a_.layers[l];
       project(team, own, layer);
@@ -64,12 +69,12 @@ class LayersOf {
  private:
   // What a thread has for itself.
   struct Own {
-    explicit Own(const DecoderLayers& a)
-        : buffers(a.attention), row(padded(a.H)), weight(padded(std::max(a.H, a.attention.D))),
-          bias(weight.size()) {}
+    Own(const DecoderLayers& a, int64_t sums)
+        : buffers(a.readers[0].attention), row(padded(a.H)),
+          weight(padded(std::max(a.H, a.readers[0].attention.D))), bias(weight.size()), low(sums) {}
 
     Buffers buffers;
-    std::vector<float> row, weight, bias;
+    std::vector<float> row, weight, bias, low;
   };
 
   // A norm whose weights the thread has as floats.
@@ -102,17 +107,37 @@ class LayersOf {
     return threads_ == 1 ? N : std::max(LEAST, (N / threads_ + LEAST - 1) / LEAST * LEAST);
   }
 
-  // Call use(x, begin, end) for shares of N weight rows, where x are the rows [M, K] that `row` gives.
-  template <typename Q, typename Row, typename Use>
-  void products(Team::Member& team, int64_t K, int64_t N, const Row& rows, const Use& use) const {
-    const int64_t most = share(N);
-    std::optional<Packed<Q>> x;
-    team.own_phase((N + most - 1) / most, [&](int64_t unit) {
+  typedef std::initializer_list<const Matrix*> Matrices;
+
+  // Call use(x, low, begin, end) for shares of N weight rows of the matrices, where x are the rows
+  // [M, K] that `rows` gives, and low [M, ranks_] has the sums x · aᵀ of the matrices' terms.
+  template <typename Rows, typename Use>
+  void products(
+      Team::Member& team, Own& own, int64_t K, int64_t N, const Rows& rows, Matrices matrices,
+      const Use& use) const {
+    std::optional<Packed<P>> x;
+    const auto packed = [&]() -> const Packed<P>& {
       if (!x) {
         x.emplace(M_, K);
         rows([&](int64_t m, const float* row) { x->pack(m, row); });
       }
-      use(*x, unit * most, std::min(N, (unit + 1) * most));
+      return *x;
+    };
+    const int64_t ranks = ranks_of(matrices), most = share(N);
+    bool reduced = ranks == 0;
+    float* low = own.low.data();
+    if (ranks * threads_ > N / WORTH_A_PHASE) {
+      low = low_;
+      reduced = true;
+      const int64_t part = (ranks + threads_ - 1) / threads_;
+      team.own_phase((ranks + part - 1) / part, [&](int64_t unit) {
+        reduce(packed(), matrices, unit * part, std::min(ranks, (unit + 1) * part), low);
+      });
+    }
+    team.own_phase((N + most - 1) / most, [&](int64_t unit) {
+      if (!reduced) reduce(packed(), matrices, 0, ranks, low);
+      reduced = true;
+      use(packed(), low, unit * most, std::min(N, (unit + 1) * most));
     });
   }
 
@@ -136,60 +161,63 @@ class LayersOf {
     int64_t most = 0;
     for (int64_t l = 0; l < a.L; ++l) {
       const DecoderLayer& layer = a.layers[l];
-      const int64_t of_x = layer.q.added.rank + layer.k.added.rank + layer.v.added.rank;
-      const int64_t of_mlp = layer.gate.added.rank + layer.up.added.rank;
-      most = std::max({most, of_x, of_mlp, layer.o.added.rank, layer.down.added.rank});
+      most = std::max(
+          {most, ranks_of({&layer.q, &layer.k, &layer.v}), ranks_of({&layer.gate, &layer.up}),
+           layer.o.added.rank, layer.down.added.rank});
     }
     return most;
   }
 
-  // x · aᵀ of the terms of these matrices, one after the other in each row of low_.
-  template <typename Row>
-  void reduce(
-      Team::Member& team, int64_t K, const Row& rows,
-      std::initializer_list<const Matrix*> matrices) const {
+  static int64_t ranks_of(Matrices matrices) {
     int64_t ranks = 0;
     for (const Matrix* matrix : matrices) ranks += matrix->added.rank;
-    if (ranks == 0) return;
-    const auto use = [&](const Packed<R>& x, int64_t begin, int64_t end) {
-      int64_t before = 0;
-      for (const Matrix* matrix : matrices) {
-        const LowRank& term = matrix->added;
-        const int64_t first = std::max<int64_t>(begin - before, 0),
-                      last = std::min(end - before, term.rank);
-        float* to = low_ + before;
-        const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
-          std::copy_n(sums, count, to + m * ranks_ + n);
-        };
-        if (first < last) x.times(static_cast<const T*>(term.a), term.stride, first, last, emit);
-        before += term.rank;
-      }
-    };
-    products<R>(team, K, ranks, rows, use);
+    return ranks;
   }
 
-  // Add a matrix's term, whose sums begin at column `before` of low_, to results [begin, end).
+  // Columns [begin, end) of low: x · aᵀ of the terms of these matrices, one after the other.
+  void reduce(
+      const Packed<P>& x, Matrices matrices, int64_t begin, int64_t end, float* low) const {
+    for (const Matrix* matrix : matrices) {
+      const LowRank& term = matrix->added;
+      const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, term.rank);
+      const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+        std::copy_n(sums, count, low + m * ranks_ + n);
+      };
+      if (first < last)
+        x.template times<A>(
+            static_cast<const T*>(term.a), term.stride, first, last, emit, first_adapted_);
+      begin -= term.rank;
+      end -= term.rank;
+      low += term.rank;
+    }
+  }
+
+  // Add a matrix's term, of which low has the sums, to results [begin, end) of the adapted rows.
   void add_term(
-      const Matrix& matrix, int64_t before, int64_t begin, int64_t end, float* to,
+      const Matrix& matrix, const float* low, int64_t begin, int64_t end, float* to,
       int64_t width) const {
     const LowRank& term = matrix.added;
-    for (int64_t m = 0; m < M_; ++m) {
-      float* row = to + m * width;
-      for (int64_t r = 0; r < term.rank; ++r) {
-        const float sum = low_[m * ranks_ + before + r];
-        const float* b = term.b + r * matrix.rows;
-        for (int64_t n = begin; n < end; ++n) row[n] += sum * b[n];
+    if (term.rank == 0 && term.bias == nullptr) return;
+    for (int64_t n = begin; n < end; n += WIDTH) {
+      const int64_t count = end - n;
+      for (int64_t m = first_adapted_; m < M_; ++m) {
+        float* place = to + m * width + n;
+        Vector sum = load_part(place, count);
+        for (int64_t r = 0; r < term.rank; ++r) {
+          const Vector b = load_part(term.b + r * matrix.rows + n, count);
+          sum = multiply_add(splat(low[m * ranks_ + r]), b, sum);
+        }
+        if (term.bias != nullptr) sum += load_part(term.bias + n, count);
+        store_part(place, sum, count);
       }
-      if (term.bias != nullptr)
-        for (int64_t n = begin; n < end; ++n) row[n] += term.bias[n];
     }
   }
 
   // put(place of (m, n), results from n on, count) for weight rows [begin, end) of a matrix, whose
-  // results are [M, width]; then its term, whose sums begin at column `before` of low_.
+  // results are [M, width]; then its term, of which low has the sums.
   template <typename Put>
   void times(
-      const Packed<P>& x, const Matrix& matrix, int64_t before, int64_t begin, int64_t end,
+      const Packed<P>& x, const Matrix& matrix, const float* low, int64_t begin, int64_t end,
       float* to, int64_t width, const Put& put) const {
     const T* bias = static_cast<const T*>(matrix.bias);
     const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
@@ -209,7 +237,7 @@ class LayersOf {
       x.times_columns(weight, matrix.stride, begin, end, emit);
     else
       x.times(weight, matrix.stride, begin, end, emit);
-    add_term(matrix, before, begin, end, to, width);
+    add_term(matrix, low, begin, end, to, width);
   }
 
   static void set(float* place, Vector v, int64_t count) { store_part(place, v, count); }
@@ -219,54 +247,67 @@ class LayersOf {
 
   // Queries, keys and values of all rows.
   void project(Team::Member& team, Own& own, const DecoderLayer& layer) const {
-    const auto use = [&](const Packed<P>& x, int64_t begin, int64_t end) {
+    const auto use = [&](const Packed<P>& x, const float* low, int64_t begin, int64_t end) {
       const std::pair<const Matrix*, float*> parts[] = {
           {&layer.q, q_}, {&layer.k, k_}, {&layer.v, v_}};
-      int64_t before = 0, ranks = 0;
       for (const auto& [matrix, to] : parts) {
-        const int64_t rows = matrix->rows, first = std::max<int64_t>(begin - before, 0),
-                      last = std::min(end - before, rows);
-        if (first < last) times(x, *matrix, ranks, first, last, to, rows, set);
-        before += rows;
-        ranks += matrix->added.rank;
+        const int64_t rows = matrix->rows, first = std::max<int64_t>(begin, 0),
+                      last = std::min(end, rows);
+        if (first < last) times(x, *matrix, low, first, last, to, rows, set);
+        begin -= rows;
+        end -= rows;
+        low += matrix->added.rank;
       }
     };
-    const auto rows = normed(own, layer.norm1);
-    reduce(team, H_, rows, {&layer.q, &layer.k, &layer.v});
-    products<P>(team, H_, query_ + 2 * key_, rows, use);
+    products(
+        team, own, H_, query_ + 2 * key_, normed(own, layer.norm1),
+        {&layer.q, &layer.k, &layer.v}, use);
+  }
+
+  // The attention of each reader in layer l.
+  std::array<Attention, 2> attention_of(const DecoderLayer& layer, int64_t l) const {
+    std::array<Attention, 2> found;
+    for (int64_t i = 0; i < a_.reader_count; ++i) {
+      const auto& stride = a_.readers[i].layer_stride;
+      Attention& at = found[i] = a_.readers[i].attention;
+      const int64_t query_stride[] = {at.N * query_, query_, at.D};
+      std::copy_n(query_stride, 3, at.q_stride);
+      at.q = q_ + i * rows_ * query_;
+      at.out = mixed_ + i * rows_ * query_;
+      at.tail_k = static_cast<const T*>(at.tail_k) + l * stride.tail_k;
+      at.tail_v = static_cast<const T*>(at.tail_v) + l * stride.tail_v;
+      at.k_pages = static_cast<const T*>(at.k_pages) + l * stride.k_pages;
+      at.v_pages = static_cast<const T*>(at.v_pages) + l * stride.v_pages;
+      at.scale = layer.scale;
+      at.window = layer.window;
+    }
+    return found;
   }
 
   void attend(Team::Member& team, Own& own, const DecoderLayer& layer, int64_t l) const {
-    Attention at = a_.attention;
-    const int64_t query_stride[] = {at.N * query_, query_, at.D};
-    std::copy_n(query_stride, 3, at.q_stride);
-    at.q = q_;
-    at.out = mixed_;
-    at.tail_k = static_cast<const T*>(at.tail_k) + l * a_.layer_stride.tail_k;
-    at.tail_v = static_cast<const T*>(at.tail_v) + l * a_.layer_stride.tail_v;
-    at.k_pages = static_cast<const T*>(at.k_pages) + l * a_.layer_stride.k_pages;
-    at.v_pages = static_cast<const T*>(at.v_pages) + l * a_.layer_stride.v_pages;
-    at.scale = layer.scale;
-    at.window = layer.window;
-    team.shares(M_, [&](int64_t m) { place_row(at, own, layer, m); });
-    team.phase(plan_.splits(), [&](int64_t unit) {
-      plan_.template attend<T, float>(at, unit, own.buffers);
+    const std::array<Attention, 2> at = attention_of(layer, l);
+    const int64_t splits = plans_[0].splits(), merges = plans_[0].merges();
+    team.shares(M_, [&](int64_t m) { place_row(at[m / rows_], own, layer, m); });
+    team.phase(a_.reader_count * splits, [&](int64_t unit) {
+      const int64_t i = unit / splits;
+      plans_[i].template attend<T, float>(at[i], unit % splits, own.buffers);
     });
-    team.shares(plan_.merges(), [&](int64_t unit) {
-      plan_.template finish<T, float>(at, unit, own.buffers);
+    team.shares(a_.reader_count * merges, [&](int64_t unit) {
+      const int64_t i = unit / merges;
+      plans_[i].template finish<T, float>(at[i], unit % merges, own.buffers);
     });
   }
 
-  // Norm and turn the heads of row m, and store its keys and values in the tail.
+  // Norm and turn the heads of row m, and store its keys and values in the tail of its reader.
   void place_row(const Attention& at, Own& own, const DecoderLayer& layer, int64_t m) const {
-    const int64_t D = at.D, b = m / at.N, n = m % at.N;
+    const int64_t D = at.D, place = m % rows_, b = place / at.N, n = place % at.N;
     const auto prepare = [&](float* heads, int64_t count, const Norm& norm) {
       const Normalizer normalizer(a_, own, norm, D);
       for (int64_t h = 0; h < count; ++h) {
         float* x = heads + h * D;
         if (norm.weight != nullptr) normalizer(x, x);
         if (a_.cos != nullptr)
-          rotate(x, a_.cos + m * a_.rotary, a_.sin + m * a_.rotary, a_.rotary / 2);
+          rotate(x, a_.cos + place * a_.rotary, a_.sin + place * a_.rotary, a_.rotary / 2);
       }
     };
     prepare(q_ + m * query_, at.Hq, layer.q_norm);
@@ -289,25 +330,24 @@ class LayersOf {
     const auto rows = [&](const auto& pack) {
       for (int64_t m = 0; m < M_; ++m) pack(m, x + m * K);
     };
-    reduce(team, K, rows, {&matrix});
-    products<P>(team, K, H_, rows, [&](const Packed<P>& packed, int64_t begin, int64_t end) {
-      times(packed, matrix, 0, begin, end, a_.hidden, H_, increase);
-    });
+    const auto use = [&](const Packed<P>& packed, const float* low, int64_t begin, int64_t end) {
+      times(packed, matrix, low, begin, end, a_.hidden, H_, increase);
+    };
+    products(team, own, K, H_, rows, {&matrix}, use);
   }
 
   void feed_forward(Team::Member& team, Own& own, const DecoderLayer& layer) const {
     const bool gated = layer.gate.weight != nullptr;
-    const auto use = [&](const Packed<P>& x, int64_t begin, int64_t end) {
-      if (gated) times(x, layer.gate, 0, begin, end, inner_, F_, set);
-      times(x, layer.up, layer.gate.added.rank, begin, end, gated ? factor_ : inner_, F_, set);
+    const auto use = [&](const Packed<P>& x, const float* low, int64_t begin, int64_t end) {
+      if (gated) times(x, layer.gate, low, begin, end, inner_, F_, set);
+      float* up = gated ? factor_ : inner_;
+      times(x, layer.up, low + layer.gate.added.rank, begin, end, up, F_, set);
       for (int64_t m = 0; m < M_; ++m)
         activate(
             a_.activation, inner_ + m * F_ + begin, gated ? factor_ + m * F_ + begin : nullptr,
             end - begin);
     };
-    const auto rows = normed(own, layer.norm2);
-    reduce(team, H_, rows, {&layer.gate, &layer.up});
-    products<P>(team, H_, F_, rows, use);
+    products(team, own, H_, F_, normed(own, layer.norm2), {&layer.gate, &layer.up}, use);
   }
 
   void normalize_rows(Team::Member& team, Own& own, const Norm& norm) const {
@@ -315,9 +355,14 @@ class LayersOf {
     team.shares(M_, [&](int64_t m) { normalizer(a_.hidden + m * H_, a_.hidden + m * H_); });
   }
 
+  // Of the time of a phase's products at most this part may be spent on sums of an adapter's terms by
+  // every thread for itself; more of them are worth a phase of their own.
+  static constexpr int64_t WORTH_A_PHASE = 4;
+
   const DecoderLayers& a_;
-  const int64_t threads_, M_, H_, F_, query_, key_, ranks_;
-  const AttentionPlan plan_;
+  // Rows of a reader; all of them, and the first one that gets the terms of an adapter.
+  const int64_t threads_, rows_, M_, first_adapted_, H_, F_, query_, key_, ranks_;
+  std::vector<AttentionPlan> plans_;  // of each reader
   const std::unique_ptr<float[]> memory_;
   // [M, Hq * D] queries and their attention, [M, Hkv * D] keys and values, [M, F] twice, and
   // [M, ranks] sums of the terms of an adapter.
@@ -341,7 +386,7 @@ void layers_of_type(const DecoderLayers& a) {
 }
 
 void decoder_layers(const DecoderLayers& a) {
-  switch (a.attention.type) {
+  switch (a.readers[0].attention.type) {
     case Type::f32: return layers_of_type<float>(a);
     case Type::bf16: return layers_of_type<BFloat16>(a);
     case Type::f16: return layers_of_type<Half>(a);

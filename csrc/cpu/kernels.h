@@ -63,15 +63,22 @@ struct DecoderLayer {
   int64_t window;  // 0: none
 };
 
-struct DecoderLayers {
-  // Of the first layer; its query, result, scale and window are not used. Its tail is written. All
-  // weights but integers are of its type.
+// What a model's rows read and write, of the first layer; query, result, scale and window are not
+// used. The tail is written.
+struct Reader {
   Attention attention;
   struct {
     int64_t tail_k, tail_v, k_pages, v_pages;
   } layer_stride;
+};
+
+struct DecoderLayers {
+  // One, or two: then the terms of an adapter are those of the second one's rows alone. Both have the
+  // same sizes and prefixes, and caches of their own. All weights but integers are of their type.
+  Reader readers[2];
+  int64_t reader_count;
   const DecoderLayer* layers;  // [L]
-  float* hidden;               // [B, N, H], in and out
+  float* hidden;               // [readers, B, N, H], in and out
   const float* cos;            // [B, N, rotary], or null: no rotary positions
   const float* sin;
   int64_t L, H, F, rotary;

@@ -84,7 +84,8 @@ void tile_of_rows(
   }
 }
 
-// A part of the products of a block: R weight rows times all rows of x, `steps` steps along k.
+// A part of the products of a block: R weight rows times the rows of x from a tile on, `steps` steps
+// along k.
 template <typename P>
 struct Part {
   int64_t step, steps;              // along k
@@ -92,21 +93,21 @@ struct Part {
   const typename P::Weight* later;  // where the same part of weight rows that come later begins
 };
 
-template <typename P, int64_t R>
+template <typename P, int64_t R, typename X>
 void weight_rows_times(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, const Part<P>& part,
-    Vector* sums) {
+    const X& x, int64_t first_tile, const typename P::Weight* weight, int64_t stride,
+    const Part<P>& part, Vector* sums) {
   // The tiles share the fetching, so that memory is never waited for, and never idle. A single row
   // of x with a single weight row is read in one stream, which the processor fetches by itself.
-  const int64_t share = R == 1 ? 0 : (R + x.tiles - 1) / x.tiles;
-  for (int64_t t = 0; t < x.tiles; ++t) {
-    const int64_t rows = x.tile_rows(t);
+  const int64_t tiles = x.tiles - first_tile, share = R == 1 ? 0 : (R + tiles - 1) / tiles;
+  for (int64_t t = first_tile; t < x.tiles; ++t) {
+    const int64_t rows = x.tile_rows(t), fetched_before = (t - first_tile) * share;
     const auto run = [&](auto fetched) {
       tile_of_rows<P, R, fetched()>(
-          rows, x.tile(t) + part.step * rows * P::STEP, weight, part.later + t * share * stride,
+          rows, x.tile(t) + part.step * rows * P::STEP, weight, part.later + fetched_before * stride,
           stride, part.steps, part.fresh, part.last, sums + x.first_row(t) * WIDTH);
     };
-    if (part.later == nullptr || t * share >= R || share == 0)
+    if (part.later == nullptr || fetched_before >= R || share == 0)
       run(std::integral_constant<int64_t, 0>{});
     else if (share == R)
       run(std::integral_constant<int64_t, R>{});
@@ -118,22 +119,22 @@ void weight_rows_times(
 }
 
 // The same for `count` weight rows, R at most: one by one where they are fewer than R.
-template <typename P>
+template <typename P, typename X>
 void rows_times(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t R,
+    const X& x, int64_t tile, const typename P::Weight* weight, int64_t stride, int64_t R,
     int64_t count, const Part<P>& part, Vector* sums) {
   if (R == MOST_WEIGHT_ROWS && count >= R)
-    return weight_rows_times<P, MOST_WEIGHT_ROWS>(x, weight, stride, part, sums);
-  if (R == 2 && count >= R) return weight_rows_times<P, 2>(x, weight, stride, part, sums);
+    return weight_rows_times<P, MOST_WEIGHT_ROWS>(x, tile, weight, stride, part, sums);
+  if (R == 2 && count >= R) return weight_rows_times<P, 2>(x, tile, weight, stride, part, sums);
   for (int64_t r = 0; r < std::min(R, count); ++r)
-    weight_rows_times<P, 1>(x, weight + r * stride, stride, part, sums + r);
+    weight_rows_times<P, 1>(x, tile, weight + r * stride, stride, part, sums + r);
 }
 
-// Up to WIDTH weight rows times all rows of x: sums [rows of x, WIDTH], of which those of R = 4 weight
-// rows that were taken together are folded.
-template <typename P>
+// Up to WIDTH weight rows times the rows of x from a tile on: sums [rows of x, WIDTH], of which those
+// of R = 4 weight rows that were taken together are folded.
+template <typename P, typename X>
 void weight_block_times(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t R,
+    const X& x, int64_t tile, const typename P::Weight* weight, int64_t stride, int64_t R,
     int64_t count, Vector* sums) {
   constexpr int64_t STEP = P::STEP;
   const int64_t whole = x.K / STEP, groups = (count + R - 1) / R;
@@ -150,8 +151,8 @@ void weight_block_times(
           first_step(chunk), first_step(chunk + 1) - first_step(chunk), chunk == 0,
           chunk + 1 == chunks && whole == x.steps,
           weight + row * stride + first_step(next % chunks) * STEP};
-      rows_times(
-          x, weight + group * R * stride + part.step * STEP, stride, R, count - group * R, part,
+      rows_times<P>(
+          x, tile, weight + group * R * stride + part.step * STEP, stride, R, count - group * R, part,
           sums + group * R);
     }
   if (whole == x.steps) return;
@@ -161,20 +162,21 @@ void weight_block_times(
     std::copy_n(weight + r * stride + whole * STEP, x.K - whole * STEP, left + r * STEP);
   const Part<P> part = {whole, 1, whole == 0, true, nullptr};
   for (int64_t r = 0; r < count; r += R)
-    rows_times(x, left + r * STEP, STEP, R, count - r, part, sums + r);
+    rows_times<P>(x, tile, left + r * STEP, STEP, R, count - r, part, sums + r);
 }
 
-// Weight rows [begin, end) times the rows of a block, as Packed::times.
-template <typename P, typename Emit>
+// Weight rows [begin, end) times the rows of a block from first_row on, as Packed::times. The tile of
+// first_row begins before it, perhaps.
+template <typename P, typename X, typename Emit>
 void product(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t begin,
+    const X& x, int64_t first_row, const typename P::Weight* weight, int64_t stride, int64_t begin,
     int64_t end, const Emit& emit) {
-  const int64_t R = weight_rows<P>(x.tile_rows(0));
+  const int64_t R = weight_rows<P>(x.tile_rows(0)), tile = x.tile_of(first_row);
   Vector sums[BLOCK_ROWS * WIDTH];
   for (int64_t n = begin; n < end; n += WIDTH) {
     const int64_t count = std::min(WIDTH, end - n), folded_rows = R == 4 ? count / 4 * 4 : 0;
-    weight_block_times(x, weight + n * stride, stride, R, count, sums);
-    for (int64_t m = 0; m < x.rows; ++m) {
+    weight_block_times<P>(x, tile, weight + n * stride, stride, R, count, sums);
+    for (int64_t m = first_row; m < x.rows; ++m) {
       Vector* row = sums + m * WIDTH;
       for (int64_t r = count; r < WIDTH; ++r) row[r] = Vector{};
       for (int64_t r = folded_rows; r < WIDTH; r += 4)
@@ -203,15 +205,16 @@ class Packed {
     blocks_[m / BLOCK_ROWS].pack(m % BLOCK_ROWS, from);
   }
 
-  // Weight rows [begin, end) times x: emit(m, n, sums, count) for rows n to n + count.
-  template <typename Emit>
+  // Weight rows [begin, end) times x: emit(m, n, sums, count) for rows n to n + count. The weights may
+  // be of another kind, Q, that is multiplied with the same x; rows of x before first_row are left out.
+  template <typename Q = P, typename Emit>
   void times(
-      const typename P::Weight* weight, int64_t stride, int64_t begin, int64_t end,
-      const Emit& emit) const {
-    for (size_t block = 0; block < blocks_.size(); ++block)
-      product(
-          blocks_[block], weight, stride, begin, end,
-          [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+      const typename Q::Weight* weight, int64_t stride, int64_t begin, int64_t end,
+      const Emit& emit, int64_t first_row = 0) const {
+    for (int64_t block = first_row / BLOCK_ROWS; block < int64_t(blocks_.size()); ++block)
+      product<Q>(
+          blocks_[block], std::max<int64_t>(first_row - block * BLOCK_ROWS, 0), weight, stride,
+          begin, end, [&](int64_t m, int64_t n, const float* sums, int64_t count) {
             emit(block * BLOCK_ROWS + m, n, sums, count);
           });
   }

@@ -31,7 +31,7 @@ void decoder_layers(
     std::optional<Tensor> sin, const std::vector<double>& scales,
     const std::vector<int64_t>& windows, Name norm, double eps, Name activation,
     bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
-    const std::vector<Tensor>& low_rank);
+    const std::vector<Tensor>& low_rank, const std::vector<Tensor>& adapted);
 
 Tensor linear(
     const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> scale);

@@ -49,13 +49,16 @@ class PackedRows {
 
   int64_t first_row(int64_t tile) const { return rows * tile / tiles; }
   int64_t tile_rows(int64_t tile) const { return first_row(tile + 1) - first_row(tile); }
+  int64_t tile_of(int64_t row) const {
+    int64_t tile = row * tiles / rows;
+    while (first_row(tile + 1) <= row) ++tile;
+    return tile;
+  }
   const Input* tile(int64_t tile) const { return memory_ + first_row(tile) * steps * P::STEP; }
 
   template <typename T>
   void pack(int64_t row, const T* from) {
-    int64_t tile = row * tiles / rows;
-    while (first_row(tile + 1) <= row) ++tile;
-    const int64_t count = tile_rows(tile);
+    const int64_t tile = tile_of(row), count = tile_rows(tile);
     Input* to = memory_ + first_row(tile) * steps * P::STEP + (row - first_row(tile)) * P::STEP;
     for (int64_t step = 0; step < steps; ++step, to += count * P::STEP) {
       const int64_t filled = std::min(P::STEP, K - step * P::STEP);

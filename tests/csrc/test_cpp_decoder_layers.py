@@ -5,7 +5,7 @@ import torch
 from cpp_ops import needs_cpp
 from hypothesis import given
 from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, layers_case, layers_cases
-from op_cases import DTYPES, NAN, SPLIT, bits, siblings
+from op_cases import DTYPES, NAN, SPLIT, bits, chain, siblings, tree
 
 from args_fast.ops import plain_layers
 from args_fast.ops.decoder_layers import decoder_layers
@@ -17,13 +17,15 @@ pytestmark = needs_cpp
 # does not.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 2e-3}
 HIDDEN, TAIL_K, TAIL_V = 0, 2, 3  # the arguments that are written
+ADAPTED = -1  # whose first two are, too
 
 
 def run(function, case):
-    """(hidden, tail_k, tail_v) afterwards; the case stays as it was."""
+    """hidden, tail_k, tail_v and those of the adapted rows afterwards; the case stays as it was."""
     copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in case]
+    copies[ADAPTED] = [x.clone() for x in case[ADAPTED]]
     assert function(*copies) is None
-    return copies[HIDDEN], copies[TAIL_K], copies[TAIL_V]
+    return [copies[HIDDEN], copies[TAIL_K], copies[TAIL_V], *copies[ADAPTED][:2]]
 
 
 def assert_layers(case):
@@ -46,6 +48,11 @@ ALL_SHAPES = SHAPES | {
     "opt adapted": OPT | {"ranks": [None, 5, 20]},
     "gpt2 adapted": OPT | {"columns": True, "activation": "gelu_tanh", "ranks": [4]},
     "llama in int8 adapted": LLAMA | {"int8": True, "ranks": [7, 2]},
+    "llama joined": LLAMA | {"ranks": [8, 0, 3], "joined": True},
+    "qwen3 joined": LLAMA | {"head_norms": True, "ranks": [70, None], "joined": True},
+    "opt joined": OPT | {"pre_norm": False, "final": False, "ranks": [None, 5], "joined": True},
+    "gpt2 joined": OPT | {"columns": True, "ranks": [4], "joined": True},
+    "llama in int8 joined": LLAMA | {"int8": True, "ranks": [7, 2], "joined": True},
 }
 
 
@@ -86,7 +93,7 @@ def part_of(case, sequences, rows):
         case[11:],
     )
     return [
-        hidden[sequences][:, rows].contiguous(),
+        torch.cat([half[sequences][:, rows] for half in hidden.split(len(lengths))]),
         weights,
         *(x[:, sequences][:, :, rows] for x in (tail_k, tail_v)),
         k_pages,
@@ -95,7 +102,8 @@ def part_of(case, sequences, rows):
         lengths[sequences],
         siblings(len(rows)) if len(rows) < len(mask) else mask,
         *(None if x is None else x[sequences][:, rows].contiguous() for x in (cos, sin)),
-        *rest,
+        *rest[:-1],
+        [x[:, sequences][:, :, rows] for x in rest[-1][:2]] + rest[-1][2:],
     ]
 
 
@@ -114,7 +122,9 @@ def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, d
         ([3, 0, 2], list(range(9))),
     ]:
         parts = run(decoder_layers(), part_of(case, sequences, rows))
-        assert torch.equal(bits(parts[0]), bits(whole[0][sequences][:, rows]))
+        halves = whole[0].split(4), parts[0].split(len(sequences))
+        for of_whole, part in zip(*halves, strict=True):
+            assert torch.equal(bits(part), bits(of_whole[sequences][:, rows]))
         for part, tail in zip(parts[1:], whole[1:], strict=True):
             assert torch.equal(bits(part), bits(tail[:, sequences][:, :, rows]))
 
@@ -133,6 +143,27 @@ def test_the_bits_are_the_same_with_any_number_of_threads(name):
     for result in results:
         for got, wanted in zip(result, results[0], strict=True):
             assert torch.equal(bits(got), bits(wanted))
+
+
+def apart(case):
+    """The two passes that a joined one stands for: without the adapter's terms, and with them."""
+    plain, adapted = list(case), list(case)
+    plain[HIDDEN], adapted[HIDDEN] = (half.contiguous() for half in case[HIDDEN].chunk(2))
+    adapted[2:6], adapted[ADAPTED], plain[ADAPTED] = case[ADAPTED], [], []
+    plain[ADAPTED - 1] = []  # its terms
+    return plain, adapted
+
+
+@pytest.mark.parametrize("mask", [siblings, chain, tree])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [name for name in ALL_SHAPES if name.endswith(" joined")])
+def test_a_joined_pass_is_two_passes_to_the_bit(name, dtype, mask):
+    case = layers_case([37, 0, 90], 7, dtype=dtype, mask=mask(7), **ALL_SHAPES[name])
+    hidden, *tails = run(decoder_layers(), case)
+    plain, adapted = (run(decoder_layers(), part) for part in apart(case))
+    assert torch.equal(bits(hidden), bits(torch.cat([plain[0], adapted[0]])))
+    for got, wanted in zip(tails, [*plain[1:], *adapted[1:]], strict=True):
+        assert torch.equal(bits(got), bits(wanted))
 
 
 def test_a_nan_reaches_its_own_row_and_no_other():
@@ -155,7 +186,7 @@ def test_no_sequences_give_no_rows():
 NAMES = (
     *("hidden", "weights", "tail_k", "tail_v", "k_pages", "v_pages", "page_table"),
     *("prefix_lengths", "tail_mask", "cos", "sin", "scales", "windows", "norm", "eps"),
-    *("activation", "pre_norm", "final_norm", "final_norm_bias", "low_rank"),
+    *("activation", "pre_norm", "final_norm", "final_norm_bias", "low_rank", "adapted"),
 )
 
 
@@ -218,21 +249,34 @@ REFUSED |= {
     "b with gaps": term("k", "b", lambda x: x.T.contiguous().T),
     "a shorter bias of an adapter": term("v", "bias", lambda x: x[:3]),
 }
+REFUSED_JOINED = {
+    "hidden of one reader": {"hidden": lambda x: x[:2].contiguous()},
+    "no pages": {"adapted": lambda x: x[:2]},
+    "fewer adapted layers": {"adapted": lambda x: [x[0][:1], *x[1:]]},
+    "fewer adapted rows": {"adapted": lambda x: [x[0][:, :, :2], x[1][:, :, :2], *x[2:]]},
+    "adapted values of other rows": {"adapted": lambda x: [x[0], x[1][:, :, :2], *x[2:]]},
+    "an adapted tail of another type": {"adapted": lambda x: [y.half() for y in x]},
+    "fewer adapted pages": {"adapted": lambda x: [*x[:2], x[2][:, :2], x[3][:, :2]]},
+    "adapted pages in gaps": {"adapted": lambda x: [*x[:3], x[3].transpose(3, 4)]},
+}
 REFUSED_IN_INT8 = {
     "a weight of no integers": weight("up", lambda x: x.float()),
     "no scale": weight("down_scale", lambda x: x[:0]),
     "a scale in 16 bits": weight("q_scale", lambda x: x.half()),
     "a scale with gaps": weight("v_scale", lambda x: x[:, None].expand(-1, 2).contiguous()[:, 0]),
 }
+REFUSED_WITH = {"": REFUSED, "int8": REFUSED_IN_INT8, "joined": REFUSED_JOINED}
 
 
 @pytest.mark.parametrize(
-    ("int8", "why"), [(False, w) for w in REFUSED] + [(True, w) for w in REFUSED_IN_INT8]
+    ("option", "why"), [(option, why) for option, of in REFUSED_WITH.items() for why in of]
 )
-def test_wrong_arguments_raise_before_anything_is_written(int8, why):
-    case = dict(zip(NAMES, layers_case([17, 20], 3, **LLAMA, int8=int8, ranks=[4]), strict=True))
+def test_wrong_arguments_raise_before_anything_is_written(option, why):
+    options = {option: True} if option else {}
+    made = layers_case([17, 20], 3, **LLAMA, **options, ranks=[4])
+    case = dict(zip(NAMES, made, strict=True))
     run(decoder_layers(), list(case.values()))  # right as they are
-    for name, change in (REFUSED_IN_INT8 if int8 else REFUSED)[why].items():
+    for name, change in REFUSED_WITH[option][why].items():
         case[name] = change(case[name])
     before = case["hidden"].clone(), case["tail_v"].clone()
     with pytest.raises(RuntimeError, match="args_fast: "):

@@ -5,7 +5,7 @@ import collections
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PRODUCTS = {"linear", "mm", "addmm", "bmm"}  # of torch's ops and of ours
+PRODUCTS = {"linear", "mm", "addmm", "bmm", "decoder_layers"}  # of torch's ops and of ours
 
 
 def rows_of(model):
@@ -26,17 +26,21 @@ class BytesRead(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in PRODUCTS:
-            self.of.update({x.data_ptr(): x.nbytes for x in args if isinstance(x, torch.Tensor)})
+            single = (x for arg in args for x in (arg if isinstance(arg, list) else [arg]))
+            tensors = [x for x in single if isinstance(x, torch.Tensor)]
+            self.of.update({x.data_ptr(): x.nbytes for x in tensors})
         return func(*args, **(kwargs or {}))
 
 
-def reads_per_token(model, decode):
+def reads_per_token(model, decode, through_modules=True):
     """How often a token after the first reads the weight of each linear layer: by name, calls of
     the module and bytes in the ops over the weight's.
 
     Args:
         model: whose layers are counted.
         decode: a function that decodes a number of tokens.
+        through_modules: count calls of the modules. Hooks do that, with which no op runs in place
+            of them.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     decode(1)  # what is done once
@@ -46,6 +50,7 @@ def reads_per_token(model, decode):
         hooks = [
             layer.register_forward_hook(lambda *_, name=name, calls=calls: calls.update([name]))
             for name, layer in layers.items()
+            if through_modules
         ]
         with BytesRead() as read:
             decode(tokens)

@@ -10,6 +10,7 @@ import oracle
 import peft
 import pytest
 import torch
+from cpp_ops import needs_cpp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_rewards import OnHost, liking
@@ -22,6 +23,7 @@ from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.engine.engine import Engine
 from args_fast.errors import NonFiniteError
 from args_fast.models import low_rank
+from args_fast.models.fused import FusedLayers
 from args_fast.ops import cpp
 from args_fast.rewards import Adapter, Classifier, Head
 
@@ -104,7 +106,7 @@ def check(case):
     assert reward.shares_weights
     known = case.fused and case.name != "gemma2" and cpp.status() == "built"
     assert (reward.adapted.fused_layers() is not None) == known
-    assert reward.joins == (not known and case.name != "gemma2")
+    assert reward.joins == (case.name != "gemma2")
     options = {"k": case.k, "w": case.w, "temperature": case.temperature}
     config = DecodingConfig(max_new_tokens=STEPS, eos_token_ids=[], **options)
     prompts = [tokens(n, seed=n) for n in (9, 1, 23)]
@@ -128,14 +130,72 @@ def test_the_tokens_are_the_oracles(case):
     check(case)
 
 
-# As they are by default, and in one pass; of the other ways one each.
-WAYS = [(name, *way) for name in sorted(lora.MODULES) for way in ((True, "cpu"), (False, "ahead"))]
-WAYS += [("llama", True, "ahead"), ("gpt2", False, "cpu")]
+# In the plain order and in one pass; through the modules in that order one is enough.
+WAYS = [
+    (name, *way)
+    for name in sorted(lora.MODULES)
+    for way in ((True, "cpu"), (True, "ahead"), (False, "ahead"))
+]
+WAYS += [("gpt2", False, "cpu")]
 
 
 @pytest.mark.parametrize(("name", "fused", "order"), WAYS)
 def test_architectures(name, fused, order):
     check(Case(name=name, fused=fused, order=order, ranks=True, rslora=True, bias="lora_only"))
+
+
+@needs_cpp
+@pytest.mark.parametrize("layers", [(1,), (0, 2)])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_layers_below_the_first_term_are_run_once(name, layers):
+    """In one pass; the keys and values of these layers are the same in both caches."""
+    lm = language_model(name, 3)
+    model = lora.adapted(lm, layers_to_transform=list(layers))
+    pair = decoder(lm, model, "ahead")
+    reward = reward_of(pair)
+    assert reward.joined_share == 1 - layers[0] / 3
+    caches = pair.engine.cache, pair.engine.panel.stores[reward.name].cache
+    for pages in (pages for cache in caches for pages in (cache.k_pages, cache.v_pages)):
+        pages.zero_()  # what is not written
+    config = DecodingConfig(k=5, max_new_tokens=STEPS, eos_token_ids=[])
+    prompts = [tokens(n, seed=n) for n in (9, 1, 70)]
+    for prompt, result in zip(prompts, pair.generate(prompts, config), strict=True):
+        wanted = oracle.decode(lm, lora.of_text(model), prompt, k=5, w=1.5, steps=STEPS)
+        assert result.token_ids == wanted.tokens
+        assert result.rewards == pytest.approx(wanted.rewards, abs=1e-4)
+    for ours, adapted in zip(*((c.k_pages, c.v_pages) for c in caches), strict=True):
+        shared = slice(0, layers[0])
+        assert torch.equal(ours[shared], adapted[shared])
+        assert not torch.equal(ours, adapted)
+
+
+@needs_cpp
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "rows"),
+    [
+        ("avx512bf16", torch.float32, 13),
+        ("avx512bf16", torch.bfloat16, 13),
+        ("avx512bf16", torch.float16, 7),
+        ("avx512", torch.bfloat16, 7),
+        ("avx2", torch.float32, 7.8),
+        ("baseline", torch.float32, 0),
+    ],
+)
+def test_by_itself_it_is_one_pass_of_few_rows(monkeypatch, kernels, dtype, rows):
+    monkeypatch.setattr(cpp, "kernels", lambda: kernels)
+    lm = copy.deepcopy(language_model("llama", 4)).to(dtype)
+
+    def most(rewards, key, **options):
+        return ArgsDecoder(lm, rewards, **options).engine.bursts.runner(key).lookahead
+
+    everywhere, above = lora.adapted(lm), lora.adapted(lm, layers_to_transform=[3])
+    assert most({"a": Adapter(everywhere)}, "a") == pytest.approx(rows)
+    assert most({"a": Adapter(above)}, "a") == pytest.approx(4 * rows)
+    assert most({"a": Adapter(above)}, "a", lookahead=False) == 0
+    assert most({"a": Adapter(above)}, "a", fused_layers=False) == 0
+    several = {"a": Adapter(everywhere), "c": Classifier(copy.deepcopy(reward_model()).to(dtype))}
+    assert most(several, "a") == pytest.approx(rows)
+    assert most(several, "c") == most(several, ("a", "c")) == 0
 
 
 def test_closing_ids_take_the_plain_order():
@@ -150,14 +210,15 @@ def test_closing_ids_take_the_plain_order():
     assert result.rewards == pytest.approx(wanted.rewards, abs=1e-4)
 
 
-def test_a_batch_of_everything():
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_batch_of_everything(fused):
     """Guided by the adapter, by others, by several, by none, in one engine that looks ahead."""
     lm, model = lora.pair()
     torch.manual_seed(0)
     head = torch.nn.Linear(32, 1)
     named = {"a": Adapter(model), "c": Classifier(reward_model()), "l": Head(head)}
     named["h"] = OnHost(poisons=False)
-    pair = ArgsDecoder(lm, named, lookahead=True, fused_layers=False)
+    pair = ArgsDecoder(lm, named, lookahead=True, fused_layers=fused)
 
     @torch.no_grad()
     def hidden(ids):
@@ -198,6 +259,24 @@ def test_each_weight_is_read_once_per_token(order, reads):
     assert len(layers) == 14
     assert set(layers.values()) == {(reads, reads)}
     assert counts["lm_head"] == (1, 1)
+
+
+@needs_cpp
+@pytest.mark.parametrize("layers", [None, (1,)])
+@pytest.mark.parametrize(("order", "reads"), [("ahead", 1), ("cpu", 2)])
+def test_fused_layers_are_given_each_weight_once_per_token(order, reads, layers):
+    lm, model = lora.pair(**({} if layers is None else {"layers_to_transform": layers}))
+    pair = decoder(lm, model, order)
+    assert reward_of(pair).adapted.fused_layers() is not None
+    config = DecodingConfig(k=5, eos_token_ids=[])
+    counts = reads_per_token(
+        lm,
+        lambda n: pair.generate(tokens(9), dataclasses.replace(config, max_new_tokens=n)),
+        through_modules=False,
+    )
+    layers = {name: count for name, count in counts.items() if "layers." in name}
+    assert len(layers) == 14
+    assert set(layers.values()) == {(0, reads)}
 
 
 def held():
@@ -372,12 +451,18 @@ def test_a_broken_adapter_is_refused_as_a_broken_model_is(part, options):
         ArgsDecoder(lm, Adapter(model))
 
 
-def test_one_pass_that_is_wrong_is_not_used(monkeypatch):
+@pytest.mark.parametrize("fused", [pytest.param(True, marks=needs_cpp), False])
+def test_one_pass_that_is_wrong_is_not_used(monkeypatch, fused):
     """Terms that reach the language model's rows too: noticed at load, and two passes are made."""
-    add = low_rank._add
-    monkeypatch.setattr(low_rank, "_add", lambda term, _, *rest: add(term, False, *rest))
+    if fused:
+        joined = FusedLayers.hidden_with
+        wrong = lambda *args: joined(*args)[1:] * 2  # noqa: E731
+        monkeypatch.setattr(FusedLayers, "hidden_with", wrong)
+    else:
+        add = low_rank._add
+        monkeypatch.setattr(low_rank, "_add", lambda term, _, *rest: add(term, False, *rest))
     lm, model = lora.pair()
-    pair = decoder(lm, model, "ahead", fused=False)
+    pair = decoder(lm, model, "ahead", fused=fused)
     assert reward_of(pair).shares_weights
     assert not reward_of(pair).joins
     (result,) = pair.generate(tokens(9), DecodingConfig(k=5, max_new_tokens=6, eos_token_ids=[]))
