@@ -1,6 +1,6 @@
 """What a replayed decode step does on a GPU: kernels, gaps between them, overlap of the streams.
 
-    python -m args_fast.bench.graph_trace --lm opt-2.7b --rm opt-350m --prompt 128
+    python scripts/graph_trace.py --lm opt-2.7b --rm opt-350m --prompt 128
 
 Decodes one prompt, lets torch.profiler trace some steps once their graphs are captured, and writes
 bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
