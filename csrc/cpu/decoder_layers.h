@@ -107,7 +107,7 @@ class LayersOf {
   void products(Team::Member& team, int64_t K, int64_t N, const Row& rows, const Use& use) const {
     const int64_t most = share(N);
     std::optional<Packed<Q>> x;
-    team.phase((N + most - 1) / most, [&](int64_t unit) {
+    team.own_phase((N + most - 1) / most, [&](int64_t unit) {
       if (!x) {
         x.emplace(M_, K);
         rows([&](int64_t m, const float* row) { x->pack(m, row); });
@@ -185,8 +185,8 @@ class LayersOf {
     }
   }
 
-  // put(place of (m, n), sum) for weight rows [begin, end) of a matrix, whose results are [M, width];
-  // then its term, whose sums begin at column `before` of low_.
+  // put(place of (m, n), results from n on, count) for weight rows [begin, end) of a matrix, whose
+  // results are [M, width]; then its term, whose sums begin at column `before` of low_.
   template <typename Put>
   void times(
       const Packed<P>& x, const Matrix& matrix, int64_t before, int64_t begin, int64_t end,
@@ -194,9 +194,14 @@ class LayersOf {
     const T* bias = static_cast<const T*>(matrix.bias);
     const auto emit = [&](int64_t m, int64_t n, const float* sums, int64_t count) {
       float* place = to + m * width + n;
-      for (int64_t i = 0; i < count; ++i) {
-        const float product = INTEGERS ? sums[i] * matrix.scale[n + i] : sums[i];
-        put(place[i], bias == nullptr ? product : product + to_float(bias[n + i]));
+      for (int64_t i = 0; i < count; i += WIDTH) {
+        Vector v = load(sums + i);
+        const Vector more = bias == nullptr ? Vector{} : load_part(bias + n + i, count - i);
+        if constexpr (INTEGERS)
+          v = multiply_add(v, load_part(matrix.scale + n + i, count - i), more);
+        else
+          v += more;
+        put(place + i, v, count - i);
       }
     };
     const Weight* weight = static_cast<const Weight*>(matrix.weight);
@@ -207,8 +212,10 @@ class LayersOf {
     add_term(matrix, before, begin, end, to, width);
   }
 
-  static void set(float& place, float value) { place = value; }
-  static void increase(float& place, float value) { place += value; }
+  static void set(float* place, Vector v, int64_t count) { store_part(place, v, count); }
+  static void increase(float* place, Vector v, int64_t count) {
+    store_part(place, load_part(place, count) + v, count);
+  }
 
   // Queries, keys and values of all rows.
   void project(Team::Member& team, Own& own, const DecoderLayer& layer) const {
@@ -241,11 +248,11 @@ class LayersOf {
     at.v_pages = static_cast<const T*>(at.v_pages) + l * a_.layer_stride.v_pages;
     at.scale = layer.scale;
     at.window = layer.window;
-    team.phase(M_, [&](int64_t m) { place_row(at, own, layer, m); });
+    team.shares(M_, [&](int64_t m) { place_row(at, own, layer, m); });
     team.phase(plan_.splits(), [&](int64_t unit) {
       plan_.template attend<T, float>(at, unit, own.buffers);
     });
-    team.phase(plan_.merges(), [&](int64_t unit) {
+    team.shares(plan_.merges(), [&](int64_t unit) {
       plan_.template finish<T, float>(at, unit, own.buffers);
     });
   }
@@ -269,9 +276,10 @@ class LayersOf {
     T* v = static_cast<T*>(const_cast<void*>(at.tail_v)) + b * at.tail_v_stride[0] +
            n * at.tail_v_stride[1];
     for (int64_t h = 0; h < at.Hkv; ++h)
-      for (int64_t d = 0; d < D; ++d) {
-        from_float(k_[m * key_ + h * D + d], k[h * at.tail_k_stride[2] + d]);
-        from_float(v_[m * key_ + h * D + d], v[h * at.tail_v_stride[2] + d]);
+      for (int64_t d = 0; d < D; d += WIDTH) {
+        const int64_t from = m * key_ + h * D + d, count = D - d;
+        store_part(k + h * at.tail_k_stride[2] + d, load_part(k_ + from, count), count);
+        store_part(v + h * at.tail_v_stride[2] + d, load_part(v_ + from, count), count);
       }
   }
 
@@ -304,7 +312,7 @@ class LayersOf {
 
   void normalize_rows(Team::Member& team, Own& own, const Norm& norm) const {
     const Normalizer normalizer(a_, own, norm, H_);
-    team.phase(M_, [&](int64_t m) { normalizer(a_.hidden + m * H_, a_.hidden + m * H_); });
+    team.shares(M_, [&](int64_t m) { normalizer(a_.hidden + m * H_, a_.hidden + m * H_); });
   }
 
   const DecoderLayers& a_;

@@ -103,6 +103,26 @@ inline Vector widened(const int8_t* from) {
 #endif
 }
 
+// The first `count` of WIDTH elements as floats; the others are 0.
+template <typename T>
+inline Vector load_part(const T* from, int64_t count) {
+  if (count >= WIDTH) return widened(from);
+  T part[WIDTH] = {};
+  std::memcpy(part, from, count * sizeof(T));
+  return widened(part);
+}
+
+// The first `count` of WIDTH floats as elements; what comes after them stays as it is.
+template <typename T>
+inline void store_part(T* to, Vector v, int64_t count) {
+  float part[WIDTH];
+  store(part, v);
+  if (count >= WIDTH)
+    for (int64_t i = 0; i < WIDTH; ++i) from_float(part[i], to[i]);
+  else
+    for (int64_t i = 0; i < count; ++i) from_float(part[i], to[i]);
+}
+
 // A row of D elements as floats, padded with zeros to whole vectors.
 template <typename T>
 inline void widen(const T* from, int64_t D, float* to) {

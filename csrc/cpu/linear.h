@@ -2,9 +2,9 @@
 //
 // x [M, K], weight [N, K] with contiguous rows, read where they lie; out [M, N]. All are float32,
 // bfloat16 or float16, and sums are float32. Weights may also be integers of 8 bits, of which those of
-// row n stand for scale[n] times their value; x is then multiplied as floats. Rows of x are taken in blocks of at most 64, which are
-// packed once per thread. A block meets WIDTH weight rows at a time, R of them in a tile with a few rows
-// of x whose sums stay in registers. Each pair (m, n) has one vector of partial sums, to which products
+// row n stand for scale[n] times their value; x is then multiplied as floats. Rows of x are taken in
+// blocks of at most 64, which are packed once per thread. A block meets WIDTH weight rows at a time, R
+// of them in a tile with a few rows of x whose sums stay in registers. Each pair (m, n) has one vector of partial sums, to which products
 // are added in the order of k, and whose lanes are added in the same order for all: a row's bits depend
 // on neither M, nor the other rows, nor the number of threads.
 // Floor: N * K * itemsize bytes for each block of rows; 2 * M * N * K flops.
@@ -12,7 +12,9 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t TILE_STEPS = 64;  // most steps along k before the next tile of x has its turn
+// Steps along k that all rows of a block take before other weight rows have their turn: so many that
+// half of the first cache holds them, but no fewer than make up for storing and loading the sums.
+constexpr int64_t CACHED_STEPS = 512, LEAST_STEPS = 48;
 
 // Weights are fetched this many bytes ahead, times the weight rows of a tile and the columns of x.
 constexpr int64_t FETCH_AHEAD = 4;
@@ -28,11 +30,12 @@ constexpr int64_t weight_rows(int64_t M) {
 }
 
 // Add `steps` steps of M rows of x times R weight rows to sums [M, WIDTH], the first R columns of it,
-// and fetch as much of FETCHED weight rows that come later.
+// and fetch as much of FETCHED weight rows that come later. After the last steps four sums are folded
+// into one vector.
 template <typename P, int64_t M, int64_t R, int64_t FETCHED>
 void tile_of(
     const typename P::Input* x, const typename P::Weight* weight, const typename P::Weight* later,
-    int64_t stride, int64_t steps, bool fresh, Vector* sums) {
+    int64_t stride, int64_t steps, bool fresh, bool last, Vector* sums) {
   Vector sum[M][R];
 #pragma GCC unroll 8
   for (int64_t m = 0; m < M; ++m)
@@ -52,6 +55,13 @@ void tile_of(
       for (int64_t r = 0; r < R; ++r) sum[m][r] = P::add(sum[m][r], w[r], row);
     }
   }
+  if constexpr (R == 4)
+    if (last) {
+#pragma GCC unroll 8
+      for (int64_t m = 0; m < M; ++m)
+        sums[m * WIDTH] = folded(sum[m][0], sum[m][1], sum[m][2], sum[m][3]);
+      return;
+    }
 #pragma GCC unroll 8
   for (int64_t m = 0; m < M; ++m)
 #pragma GCC unroll 8
@@ -61,60 +71,97 @@ void tile_of(
 template <typename P, int64_t R, int64_t FETCHED>
 void tile_of_rows(
     int64_t rows, const typename P::Input* x, const typename P::Weight* weight,
-    const typename P::Weight* later, int64_t stride, int64_t steps, bool fresh, Vector* sums) {
+    const typename P::Weight* later, int64_t stride, int64_t steps, bool fresh, bool last,
+    Vector* sums) {
   switch (rows) {
-    case 1: return tile_of<P, 1, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
-    case 2: return tile_of<P, 2, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
-    case 3: return tile_of<P, 3, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
-    case 4: return tile_of<P, 4, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
-    case 5: return tile_of<P, 5, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
-    default: return tile_of<P, TILE_ROWS, R, FETCHED>(x, weight, later, stride, steps, fresh, sums);
+    case 1: return tile_of<P, 1, R, FETCHED>(x, weight, later, stride, steps, fresh, last, sums);
+    case 2: return tile_of<P, 2, R, FETCHED>(x, weight, later, stride, steps, fresh, last, sums);
+    case 3: return tile_of<P, 3, R, FETCHED>(x, weight, later, stride, steps, fresh, last, sums);
+    case 4: return tile_of<P, 4, R, FETCHED>(x, weight, later, stride, steps, fresh, last, sums);
+    case 5: return tile_of<P, 5, R, FETCHED>(x, weight, later, stride, steps, fresh, last, sums);
+    default:
+      return tile_of<P, TILE_ROWS, R, FETCHED>(x, weight, later, stride, steps, fresh, last, sums);
   }
 }
 
-// R weight rows times all rows of x: sums [rows of x, WIDTH], the first R columns of it.
+// A part of the products of a block: R weight rows times all rows of x, `steps` steps along k.
+template <typename P>
+struct Part {
+  int64_t step, steps;              // along k
+  bool fresh, last;                 // whether it is the first part of its rows, and the last
+  const typename P::Weight* later;  // where the same part of weight rows that come later begins
+};
+
 template <typename P, int64_t R>
 void weight_rows_times(
-    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, Vector* sums) {
-  constexpr int64_t STEP = P::STEP;
-  const int64_t whole = x.K / STEP;
+    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, const Part<P>& part,
+    Vector* sums) {
   // The tiles share the fetching, so that memory is never waited for, and never idle. A single row
   // of x with a single weight row is read in one stream, which the processor fetches by itself.
   const int64_t share = R == 1 ? 0 : (R + x.tiles - 1) / x.tiles;
-  const auto* next = weight + FETCH_AHEAD / int64_t(sizeof(typename P::Weight)) * R * stride;
-  const int64_t chunks = x.tiles == 1 ? 1 : (whole + TILE_STEPS - 1) / TILE_STEPS;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t step = whole * chunk / chunks, steps = whole * (chunk + 1) / chunks - step;
-    for (int64_t t = 0; t < x.tiles; ++t) {
-      const int64_t rows = x.tile_rows(t);
-      const auto* from = x.tile(t) + step * rows * STEP;
-      const auto* w = weight + step * STEP;
-      Vector* to = sums + x.first_row(t) * WIDTH;
-      const auto* later = next + t * share * stride + step * STEP;
-      const auto run = [&](auto fetched) {
-        tile_of_rows<P, R, fetched()>(rows, from, w, later, stride, steps, chunk == 0, to);
-      };
-      if (t * share >= R || share == 0)
-        run(std::integral_constant<int64_t, 0>{});
-      else if (share == R)
-        run(std::integral_constant<int64_t, R>{});
-      else if (share == 2)
-        run(std::integral_constant<int64_t, 2>{});
-      else
-        run(std::integral_constant<int64_t, 1>{});
-    }
-  }
-  if (whole == x.steps) return;
-  // What is left of the weight rows, padded with zeros as x is.
-  typename P::Weight part[R * STEP] = {};
-  for (int64_t r = 0; r < R; ++r)
-    std::copy_n(weight + r * stride + whole * STEP, x.K - whole * STEP, part + r * STEP);
   for (int64_t t = 0; t < x.tiles; ++t) {
     const int64_t rows = x.tile_rows(t);
-    const auto* from = x.tile(t) + whole * rows * STEP;
-    Vector* to = sums + x.first_row(t) * WIDTH;
-    tile_of_rows<P, R, 0>(rows, from, part, part, STEP, 1, chunks == 0, to);
+    const auto run = [&](auto fetched) {
+      tile_of_rows<P, R, fetched()>(
+          rows, x.tile(t) + part.step * rows * P::STEP, weight, part.later + t * share * stride,
+          stride, part.steps, part.fresh, part.last, sums + x.first_row(t) * WIDTH);
+    };
+    if (part.later == nullptr || t * share >= R || share == 0)
+      run(std::integral_constant<int64_t, 0>{});
+    else if (share == R)
+      run(std::integral_constant<int64_t, R>{});
+    else if (share == 2)
+      run(std::integral_constant<int64_t, 2>{});
+    else
+      run(std::integral_constant<int64_t, 1>{});
   }
+}
+
+// The same for `count` weight rows, R at most: one by one where they are fewer than R.
+template <typename P>
+void rows_times(
+    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t R,
+    int64_t count, const Part<P>& part, Vector* sums) {
+  if (R == MOST_WEIGHT_ROWS && count >= R)
+    return weight_rows_times<P, MOST_WEIGHT_ROWS>(x, weight, stride, part, sums);
+  if (R == 2 && count >= R) return weight_rows_times<P, 2>(x, weight, stride, part, sums);
+  for (int64_t r = 0; r < std::min(R, count); ++r)
+    weight_rows_times<P, 1>(x, weight + r * stride, stride, part, sums + r);
+}
+
+// Up to WIDTH weight rows times all rows of x: sums [rows of x, WIDTH], of which those of R = 4 weight
+// rows that were taken together are folded.
+template <typename P>
+void weight_block_times(
+    const PackedRows<P>& x, const typename P::Weight* weight, int64_t stride, int64_t R,
+    int64_t count, Vector* sums) {
+  constexpr int64_t STEP = P::STEP;
+  const int64_t whole = x.K / STEP, groups = (count + R - 1) / R;
+  // Parts of x stay in the first cache while all these weight rows meet them.
+  const int64_t most = std::max(LEAST_STEPS, CACHED_STEPS / x.rows);
+  const int64_t chunks = x.rows == 1 ? 1 : std::max<int64_t>(1, (whole + most - 1) / most);
+  const auto first_step = [&](int64_t chunk) { return whole * chunk / chunks; };
+  const int64_t ahead = FETCH_AHEAD / int64_t(sizeof(typename P::Weight));
+  for (int64_t chunk = 0; chunk < chunks; ++chunk)
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t at = chunk * groups + group + ahead, next = at / groups;
+      const int64_t row = (next >= chunks ? WIDTH : 0) + at % groups * R;
+      const Part<P> part = {
+          first_step(chunk), first_step(chunk + 1) - first_step(chunk), chunk == 0,
+          chunk + 1 == chunks && whole == x.steps,
+          weight + row * stride + first_step(next % chunks) * STEP};
+      rows_times(
+          x, weight + group * R * stride + part.step * STEP, stride, R, count - group * R, part,
+          sums + group * R);
+    }
+  if (whole == x.steps) return;
+  // What is left of the weight rows, padded with zeros as x is.
+  typename P::Weight left[WIDTH * STEP] = {};
+  for (int64_t r = 0; r < count; ++r)
+    std::copy_n(weight + r * stride + whole * STEP, x.K - whole * STEP, left + r * STEP);
+  const Part<P> part = {whole, 1, whole == 0, true, nullptr};
+  for (int64_t r = 0; r < count; r += R)
+    rows_times(x, left + r * STEP, STEP, R, count - r, part, sums + r);
 }
 
 // Weight rows [begin, end) times the rows of a block, as Packed::times.
@@ -125,24 +172,15 @@ void product(
   const int64_t R = weight_rows<P>(x.tile_rows(0));
   Vector sums[BLOCK_ROWS * WIDTH];
   for (int64_t n = begin; n < end; n += WIDTH) {
-    const int64_t count = std::min(WIDTH, end - n);
-    for (int64_t r = 0; r < count;) {
-      const auto* from = weight + (n + r) * stride;
-      if (R == MOST_WEIGHT_ROWS && r + R <= count) {
-        weight_rows_times<P, MOST_WEIGHT_ROWS>(x, from, stride, sums + r);
-        r += R;
-      } else if (R == 2 && r + R <= count) {
-        weight_rows_times<P, 2>(x, from, stride, sums + r);
-        r += R;
-      } else {
-        weight_rows_times<P, 1>(x, from, stride, sums + r);
-        r += 1;
-      }
-    }
+    const int64_t count = std::min(WIDTH, end - n), folded_rows = R == 4 ? count / 4 * 4 : 0;
+    weight_block_times(x, weight + n * stride, stride, R, count, sums);
     for (int64_t m = 0; m < x.rows; ++m) {
-      for (int64_t r = count; r < WIDTH; ++r) sums[m * WIDTH + r] = Vector{};
+      Vector* row = sums + m * WIDTH;
+      for (int64_t r = count; r < WIDTH; ++r) row[r] = Vector{};
+      for (int64_t r = folded_rows; r < WIDTH; r += 4)
+        row[r] = folded(row[r], row[r + 1], row[r + 2], row[r + 3]);
       float totals[WIDTH];
-      store(totals, sums_of(sums + m * WIDTH));
+      store(totals, sums_of_folded(row));
       emit(m, n, totals, count);
     }
   }
@@ -219,10 +257,10 @@ void linear_of(const Linear& a) {
         static_cast<const typename P::Weight*>(a.weight), a.weight_stride, first * SHARE,
         std::min(last * SHARE, a.N), [&](int64_t m, int64_t n, const float* sums, int64_t count) {
           T* out = static_cast<T*>(a.out) + m * a.N + n;
-          for (int64_t i = 0; i < count; ++i) {
-            const float product = a.scale ? sums[i] * a.scale[n + i] : sums[i];
-            from_float(bias ? product + to_float(bias[n + i]) : product, out[i]);
-          }
+          const Vector more = bias == nullptr ? Vector{} : load_part(bias + n, count);
+          const Vector v = load(sums);
+          const float* scale = a.scale == nullptr ? nullptr : a.scale + n;
+          store_part(out, scale ? multiply_add(v, load_part(scale, count), more) : v + more, count);
         });
   });
 }

@@ -7,17 +7,6 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// The first `count` of WIDTH floats; the others are 0, and stay as they are in memory.
-inline Vector load_part(const float* from, int64_t count) {
-  if (count >= WIDTH) return load(from);
-  Vector v{};
-  std::memcpy(&v, from, count * sizeof(float));
-  return v;
-}
-inline void store_part(float* to, Vector v, int64_t count) {
-  std::memcpy(to, &v, std::min(count, WIDTH) * sizeof(float));
-}
-
 inline Vector sigmoid(Vector x) {
   const Vector e = exp_negative(x > 0.0f ? -x : x), one = splat(1.0f);
   return (x > 0.0f ? one : e) / (one + e);

@@ -77,15 +77,47 @@ inline Vector upper(Vector a, Vector b) {
 inline Vector lower(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 0, 4, 1, 5); }
 inline Vector upper(Vector a, Vector b) { return ARGS_FAST_SHUFFLE(a, b, 2, 6, 3, 7); }
 #endif
-#undef ARGS_FAST_SHUFFLE
 
-// The sums of WIDTH vectors, each in the order of sum(), at the price of a few single ones.
-inline Vector sums_of(const Vector* vectors) {
-  Vector part[WIDTH];
-  for (int64_t i = 0; i < WIDTH; ++i) part[i] = vectors[i];
-  for (int64_t half = WIDTH / 2; half > 0; half /= 2)
+// a and b mixed: the floats at PLACES of a, or from WIDTH on of b.
+template <int... PLACES>
+inline Vector mixed(Vector a, Vector b, std::integer_sequence<int, PLACES...>) {
+  return ARGS_FAST_SHUFFLE(a, b, PLACES...);
+}
+#undef ARGS_FAST_SHUFFLE
+typedef std::make_integer_sequence<int, WIDTH> EachPlace;
+
+// Floats A, B, C and D of each four of a and b, where 4 to 7 are those of b.
+template <int A, int B, int C, int D, int... I>
+constexpr auto places_in_fours(std::integer_sequence<int, I...>) {
+  constexpr int of[] = {A, B, C, D};
+  return std::integer_sequence<int, (I / 4 * 4 + of[I % 4] % 4 + of[I % 4] / 4 * int(WIDTH))...>{};
+}
+template <int A, int B, int C, int D>
+inline Vector in_fours(Vector a, Vector b) {
+  return mixed(a, b, places_in_fours<A, B, C, D>(EachPlace{}));
+}
+
+// Four vectors in one: each of its fours has the sums of theirs.
+inline Vector folded(Vector a, Vector b, Vector c, Vector d) {
+  const Vector ab = in_fours<0, 4, 1, 5>(a, b) + in_fours<2, 6, 3, 7>(a, b);
+  const Vector cd = in_fours<0, 4, 1, 5>(c, d) + in_fours<2, 6, 3, 7>(c, d);
+  return in_fours<0, 1, 4, 5>(ab, cd) + in_fours<2, 3, 6, 7>(ab, cd);
+}
+
+// Every second four of a and b, from the first on or from the second.
+template <int FIRST, int... I>
+constexpr auto second_fours(std::integer_sequence<int, I...>) {
+  return std::integer_sequence<int, ((2 * (I / 4) + FIRST) * 4 + I % 4)...>{};
+}
+
+// The sums of WIDTH vectors, of which every four are folded into the first of them.
+inline Vector sums_of_folded(const Vector* vectors) {
+  Vector part[WIDTH / 4];
+  for (int64_t i = 0; i < WIDTH / 4; ++i) part[i] = vectors[4 * i];
+  for (int64_t half = WIDTH / 8; half > 0; half /= 2)
     for (int64_t i = 0; i < half; ++i)
-      part[i] = lower(part[i], part[i + half]) + upper(part[i], part[i + half]);
+      part[i] = mixed(part[2 * i], part[2 * i + 1], second_fours<0>(EachPlace{})) +
+                mixed(part[2 * i], part[2 * i + 1], second_fours<1>(EachPlace{}));
   return part[0];
 }
 
