@@ -117,6 +117,12 @@ class Backbone:
             return layers.hidden(ids, context) if self.has_plain_head else None
         return None
 
+    def look_once(self) -> None:
+        """Passes to come may take the model to be as it is at the first of them, until this is
+        called again."""
+        if isinstance(self.__dict__.get("_layers"), FusedLayers):
+            self._layers.look_once()  # type: ignore[union-attr]
+
     def drop_fused_layers(self) -> None:
         """Run the layers of a tail through the model's modules from now on."""
         self._layers = ""
@@ -215,7 +221,9 @@ def _logits(
 
 
 def check_eval(backbone: Backbone) -> None:
-    """Raises ConfigError where a model is in training mode."""
+    """For every request, as the caller may change a model between decodes. Raises ConfigError where
+    it is in training mode."""
+    backbone.look_once()
     if backbone.model.training:
         raise ConfigError(
             f"the {backbone.role} is in training mode, so its outputs are random; call .eval()"

@@ -66,6 +66,7 @@ class FusedLayers:
         self._tensors: list[Tensor] = []  # kept, as ids are those of living objects
         self._weights: list[Tensor] = []
         self._has_views = True
+        self._asked = self._looking = self._seen = 0  # see look_once
         self._device = next(model.parameters()).device
         self._ops: dict[str, DecoderLayers] = {}  # of each backend that was asked for
         called = set(_within(layers.called))
@@ -78,8 +79,21 @@ class FusedLayers:
     def applies(self) -> bool:
         """Whether the op can run and does what the modules would: no hook waits for the call of a
         module that is not called, and dropout is off."""
+        if self._unchanged:
+            return True
+        self._looking = self._asked
         idle = not self._model.training and not any(map(_waiting, filter(None, self._hooks)))
         return idle and backend(self._device.type) is not None
+
+    def look_once(self) -> None:
+        """Look for changes of the model in the next pass, and not in those that follow. Whoever
+        calls this calls it again whenever the model may have changed; where it was never called,
+        every pass looks, at hundreds of modules."""
+        self._asked += 1
+
+    @property
+    def _unchanged(self) -> bool:
+        return self._asked > 0 and self._seen == self._asked
 
     def _op(self) -> DecoderLayers:
         """The op in the backend that runs here: one for this model alone, whatever else runs."""
@@ -123,6 +137,7 @@ class FusedLayers:
             self._low_rank,
             **({} if embedding is None else {"embedding": embedding}),
         )
+        self._seen = self._looking
         hidden = hidden.to(dtype)
         return hidden if layers.project is None else product(layers.project, hidden)
 
@@ -184,6 +199,8 @@ class FusedLayers:
     def _current_weights(self) -> list[Tensor]:
         """The op's weights, found again where a module has another parameter, or where one that is
         viewed lies elsewhere. The parameters themselves may move: the op asks where they are."""
+        if self._unchanged:
+            return self._weights
         tensors = [t for slots in self._slots for t in slots.values() if t is not None]
         state = list(map(id, tensors))
         if self._has_views:

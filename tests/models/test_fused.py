@@ -15,7 +15,7 @@ from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ConfigError
 from args_fast.kvcache.storage import PagedCache
 from args_fast.models import fused
-from args_fast.models.backbone import Backbone
+from args_fast.models.backbone import Backbone, check_eval
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
 from args_fast.models.int8 import Int8Linear, quantize_linears
@@ -482,3 +482,22 @@ def test_a_weight_that_is_replaced_between_decodes_is_used(family, change):
     (result,) = decoder.generate(tokens(9), config)
     (fresh,) = ArgsDecoder(lm, reward_model("opt"), fused_layers=True).generate(tokens(9), config)
     assert (result.token_ids, result.logprobs) == (fresh.token_ids, fresh.logprobs)
+
+
+def test_a_request_looks_once_for_changes_of_its_models():
+    lm = copy.deepcopy(language_model("llama"))
+    decoder = ArgsDecoder(lm, reward_model("opt"), fused_layers=True)
+    config = DecodingConfig(k=3, w=1.0, max_new_tokens=6, eos_token_ids=[])
+    (before,) = decoder.generate(tokens(9), config)
+    backbone = decoder.engine.lm
+    assert backbone.fused_layers()._unchanged
+    check_eval(backbone)  # as every request does
+    assert not backbone._layers._unchanged
+    calls = []
+    hook = lm.base_model.layers[0].mlp.register_forward_hook(lambda *args: calls.append(1))
+    (hooked,) = decoder.generate(tokens(9), config)
+    heard = len(calls)
+    hook.remove()
+    (after,) = decoder.generate(tokens(9), config)
+    assert len(calls) == heard > 0
+    assert before.token_ids == hooked.token_ids == after.token_ids
