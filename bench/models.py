@@ -85,7 +85,7 @@ def tiny(name: str) -> str:
 def config(name: str) -> PreTrainedConfig:
     """The configuration of a model in ``CONFIGS``, with one label for its classifier."""
     if name not in CONFIGS:
-        raise ConfigError(f"there is no model {name!r} to measure; there are {', '.join(CONFIGS)}")
+        raise ConfigError(f"{name!r} is not a model to measure; choose from {', '.join(CONFIGS)}")
     made = CONFIGS[name]()
     made.num_labels = 1
     return made

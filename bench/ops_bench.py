@@ -87,68 +87,60 @@ def failures(document: dict[str, Any]) -> list[str]:
 
 
 def _run_case(case: ops_cases.Case, device: torch.device, toy: bool, timed: bool) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    record: dict[str, Any] = {
-        "case": case.name,
-        "op": case.op,
-        "sizes": dict(case.sizes),
-        "rows": rows,
-    }
+    record: dict[str, Any] = {"case": case.name, "op": case.op, "sizes": case.sizes, "rows": []}
     torch.manual_seed(0)
     try:
         prepared = ops_cases.prepare(case, device)
         record["floor_bytes"] = prepared.floor
         for name in prepared.calls:
             if timed or name in prepared.ours:  # a check is of ours
-                rows.append(_run_row(prepared, name, device, toy, timed))
-        rows += [_row(name, False, "skipped", why) for name, why in prepared.skipped.items()]
-    except (ops_cases.NotHereError, torch.OutOfMemoryError) as why:
-        rows.append(_row("all", False, "skipped", first_line(why)))
+                row = _row(name, name in prepared.ours)
+                record["rows"].append(row)
+                _run_row(row, prepared, device, toy, timed)
+    except ops_cases.NotHereError as why:
+        record["rows"].append(_row("all", False) | {"status": "skipped", "note": str(why)})
     except Exception as error:  # a case that fails must not take the others along
-        rows.append(_row("all", True, "failed", first_line(error)))
+        record["rows"].append(_row("all", True) | _failure(error))
     gc.collect()
     return record
 
 
-def _row(name: str, ours: bool, status: str, note: str | None = None) -> dict[str, Any]:
-    row = {"name": name, "ours": ours, "status": status, "note": note}
-    return row | {"eager": None, "graph": None}
+def _row(name: str, ours: bool) -> dict[str, Any]:
+    blank = dict.fromkeys(("note", "eager", "graph"))
+    return {"name": name, "ours": ours, "status": "checked", **blank}
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    """That there is not enough memory for a case is no fault."""
+    full = isinstance(error, torch.OutOfMemoryError)
+    return {"status": "skipped" if full else "failed", "note": first_line(error)}
 
 
 def _run_row(
-    prepared: Prepared, name: str, device: torch.device, toy: bool, timed: bool
-) -> dict[str, Any]:
-    row = _row(name, name in prepared.ours, "checked")
+    row: dict[str, Any], prepared: Prepared, device: torch.device, toy: bool, timed: bool
+) -> None:
+    """Compare one implementation with the plain one and, if it is right, time it."""
     repeats, limit = (5, 0.02) if toy else (20, 0.5)
-    call = prepared.calls[name]
+    call = prepared.calls[row["name"]]
     try:
-        off = prepared.difference(name)
+        off = prepared.difference(row["name"])
         if off is not None:
-            return row | {"status": "wrong", "note": f"differs from plain by up to {off:.3g}"}
-        if timed:
+            row.update(status="wrong", note=f"differs from plain by up to {off:.3g}")
+        elif timed:
+            options: dict[str, Any] = {"repeats": repeats, "limit": limit, "drained": True}
+            row["eager"] = measure(call, device, per=prepared.per_call, **options)
             row["status"] = "timed"
-            sample = measure(call, device, drained=True, repeats=repeats, limit=limit)
-            row["eager"] = _per_op(sample, prepared.per_call)
-        if timed and device.type == "cuda":
-            prepared.reset()
-            row["graph"], row["note"] = _graph(prepared, call, device)
-        prepared.reset()
-    except torch.OutOfMemoryError:
-        row.update(status="skipped", note="out of memory")
-        torch.cuda.empty_cache()
+            if device.type == "cuda":
+                prepared.reset()
+                row["graph"], row["note"] = _graph(prepared, call, device)
     except Exception as error:  # one that fails must not take the others along
-        row.update(status="failed", note=first_line(error))
-    return row
-
-
-def _per_op(sample: Sample, ops: int) -> Sample:
-    """The sample of a call that makes so many ops, in seconds of one."""
-    return {name: value if name == "repeats" else value / ops for name, value in sample.items()}
+        row.update(_failure(error))
+    prepared.reset()
 
 
 def _graph(
     prepared: Prepared, call: Call, device: torch.device
-) -> tuple[dict[str, Any] | None, str | None]:
+) -> tuple[Sample | None, str | None]:
     """The call replayed from a CUDA graph, or why it cannot be captured."""
     try:
         side = torch.cuda.Stream()
@@ -162,8 +154,7 @@ def _graph(
         with torch.cuda.graph(graph):
             for _ in range(calls):
                 call()
-        sample = measure(graph.replay, device, limit=0.5)
-        return _per_op(sample, calls * prepared.per_call), None
+        return measure(graph.replay, device, limit=0.5, per=calls * prepared.per_call), None
     except Exception as error:
         torch.cuda.synchronize()
         return None, f"not captured: {first_line(error)}"
@@ -193,35 +184,27 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _cells(case: dict[str, Any], row: dict[str, Any], bandwidth: float | None) -> list[str]:
-    kinds = [kind for kind in ("eager", "graph") if row[kind]]
     floor = case.get("floor_bytes", 0)
-    speed = share = ""
-    if kinds:
-        rate = floor / min(row[kind]["median"] for kind in kinds)
-        speed, share = f"{rate / 1e9:.1f}", f"{rate / bandwidth:.0%}" if bandwidth else ""
+    medians = {kind: row[kind]["median"] for kind in ("eager", "graph") if row[kind]}
+    rate = floor / min(medians.values()) if medians else None
     ratios = []
-    for kind in kinds:  # each against the best peer of its own kind of call
-        peers = [
-            other[kind]["median"] for other in case["rows"] if not other["ours"] and other[kind]
-        ]
-        ratios += [f"{min(peers) / row[kind]['median']:.2f}"] if peers else []
-    note = row["note"] or ""
-    if row["status"] not in ("timed", "checked"):
-        note = f"{row['status']}: {note}"
+    for kind, median in medians.items():  # each against the best peer of its own kind of call
+        peers = [other for other in case["rows"] if not other["ours"] and other[kind]]
+        ratios += [f"{min(peer[kind]['median'] for peer in peers) / median:.2f}"] if peers else []
+    fault = "" if row["status"] in ("timed", "checked") else f"{row['status']}: "
     return [
         " ".join(f"{axis}={size}" for axis, size in case["sizes"].items()),
         f"**{row['name']}**" if row["ours"] else row["name"],
-        _time(row["eager"]),
-        _time(row["graph"]),
+        *(_time(row[kind]) for kind in ("eager", "graph")),
         f"{floor / 1e6:.2f}",
-        speed,
-        share,
+        f"{rate / 1e9:.1f}" if rate else "",
+        f"{rate / bandwidth:.0%}" if rate and bandwidth else "",
         " / ".join(ratios),
-        note.replace("|", "/"),
+        fault + (row["note"] or "").replace("|", "/"),
     ]
 
 
-def _time(sample: dict[str, Any] | None) -> str:
+def _time(sample: Sample | None) -> str:
     if sample is None:
         return ""
     low, median, high = (sample[name] * 1e6 for name in ("low", "median", "high"))

@@ -8,7 +8,7 @@ with their peers, which share nothing but ``Prepared``.)
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -28,22 +28,23 @@ PAGE_SIZE = 16
 # bits between the two products of an attention, which ours do not.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 Call = Callable[[], Any]
+Sizes = dict[str, int]  # the axes of an op by name
 
 
 class NotHereError(Exception):
-    """Why an implementation, or a whole case, is left out on this machine."""
+    """Why a case is left out on this machine."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One op at one size. ``sizes`` has its axes by name, in a fixed order."""
+    """One op at one size."""
 
     op: str
-    sizes: tuple[tuple[str, int], ...]
+    sizes: Sizes
 
     @property
     def name(self) -> str:
-        return f"{self.op} " + " ".join(f"{axis}={size}" for axis, size in self.sizes)
+        return f"{self.op} " + " ".join(f"{axis}={size}" for axis, size in self.sizes.items())
 
 
 @dataclass
@@ -56,9 +57,8 @@ class Prepared:
         changed: Tensors that a call writes; the last holds lengths, which ``reset`` puts back.
         per_call: How often one call makes the op.
         calls: Name -> what is timed; ours are named by their backend alone.
-        forms: Name -> how the call's result becomes that of ``plainly``.
+        forms: Name -> how the call's result becomes that of ``plainly``, where it is not.
         ours: Names of our implementations.
-        skipped: Name -> why it is not among the calls.
     """
 
     floor: int
@@ -68,11 +68,10 @@ class Prepared:
     calls: dict[str, Call] = field(default_factory=dict)
     forms: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
     ours: set[str] = field(default_factory=set)
-    skipped: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._lengths = self.changed[-1].clone() if self.changed else None
-        self.expected = self._output(self.plainly, None)
+        self.expected = self._output(self.plainly)
 
     def add(self, op: str, device: torch.device, *arguments: Any) -> "Prepared":
         """Every backend that has the op here; torch's is a peer of the others."""
@@ -82,17 +81,6 @@ class Prepared:
             self.calls[backend] = partial(implementation, *arguments)
         return self
 
-    def peer(self, name: str, make: Callable[[], tuple[Call, Callable[[Any], Any] | None]]) -> None:
-        """make() -> the call, and the form that its result is to be given, if any."""
-        try:
-            call, form = make()
-        except (NotHereError, torch.OutOfMemoryError) as reason:
-            self.skipped[name] = str(reason).partition("\n")[0]
-            return
-        self.calls[name] = call
-        if form is not None:
-            self.forms[name] = form
-
     def reset(self) -> None:
         """Put back what calls change."""
         if self._lengths is not None:
@@ -100,45 +88,53 @@ class Prepared:
 
     def difference(self, name: str) -> float | None:
         """None where a call gives what is wanted, as far as rounding allows; else by how much."""
-        return difference(self._output(self.calls[name], self.forms.get(name)), self.expected)
+        form = self.forms.get(name, lambda out: out)
+        return difference(self._output(lambda: form(self.calls[name]())), self.expected)
 
-    def _output(self, call: Call, form: Callable[[Any], Any] | None) -> tuple[Tensor, ...]:
+    def _output(self, call: Call) -> tuple[Tensor, ...]:
         for tensor in self.changed[:-1]:
             tensor.zero_()
         self.reset()
         out = call()
-        if form is not None:
-            out = form(out)
         outputs = () if out is None else out if isinstance(out, tuple) else (out,)
         outputs = (*outputs, *(tensor.clone() for tensor in self.changed))
         self.reset()
         return outputs
 
 
-# Axes of each op; the first size of each is its typical one. Heads are named Hq, Hkv, D together.
-HEADS = ((32, 32, 128), (32, 8, 128), (32, 8, 64), (20, 20, 64), (32, 32, 80))
-COMMITTED = {"L": (32,), "B": (1, 8, 64), "N": (10, 40)}
-AXES: dict[str, dict[str, tuple]] = {
+# Sizes of each axis, the typical one first; the cases are it, and it with one axis changed.
+COMMITTED = {"L": (32,), "B": (1, 8, 64), "N": (10, 40), "Hkv": (8, 32), "D": (128,)}
+AXES: dict[str, dict[str, tuple[int, ...]]] = {
     "branch_attention": {
         "t": (1024, 4096, 128, 16384),
         "N": (10, 40, 1),
-        "Hq Hkv D": HEADS,
+        "Hq": (32,),
+        "Hkv": (32, 8),
+        "D": (128, 64, 80),
         "B": (1, 8, 32),
     },
     "topk_logprobs": {"V": (50272, 128256, 32000, 262144), "B": (1, 8, 64), "k": (10, 40)},
     "select": {"B": (1, 8, 64), "k": (10, 40), "H": (4096, 768)},
-    "commit": {**COMMITTED, "Hkv D": ((8, 128), (32, 128))},
-    "select_commit": {**COMMITTED, "H": (4096,), "Hkv D": ((8, 128), (32, 128))},
+    "commit": COMMITTED,
+    "select_commit": {**COMMITTED, "H": (4096,)},
 }
-# For rehearsals: the same program at sizes of no interest.
-TOY_AXES: dict[str, dict[str, tuple]] = {
-    # 1500 tokens of one prompt are split over blocks, whose last one merges what they found.
-    "branch_attention": {"t": (33, 5, 1500), "N": (3, 1), "Hq Hkv D": ((4, 2, 16),), "B": (1, 2)},
-    # 5003 logits are two blocks of the CUDA op, and 24 layers three; the last one to end merges.
-    "topk_logprobs": {"V": (997, 5003), "B": (1, 2), "k": (10,)},
+# For rehearsals: the same program at sizes of no interest. The first prefix is split over blocks,
+# whose last one merges what they found; 5003 logits are two blocks of the CUDA op, and 24 layers
+# three, and the last one to end merges.
+TOY_COMMITTED = {"B": (2,), "N": (3,), "Hkv": (8, 2), "D": (64, 16)}
+TOY_AXES: dict[str, dict[str, tuple[int, ...]]] = {
+    "branch_attention": {
+        "t": (1500, 33, 5),
+        "N": (3, 1),
+        "Hq": (4,),
+        "Hkv": (2,),
+        "D": (16,),
+        "B": (2, 1),
+    },
+    "topk_logprobs": {"V": (5003, 997), "B": (2, 1), "k": (10,)},
     "select": {"B": (2,), "k": (10,), "H": (48,)},
-    "commit": {"L": (2,), "B": (2,), "N": (3,), "Hkv D": ((2, 16),)},
-    "select_commit": {"L": (24, 2), "B": (2,), "N": (3,), "H": (48,), "Hkv D": ((8, 64), (2, 16))},
+    "commit": {**TOY_COMMITTED, "L": (2,)},
+    "select_commit": {**TOY_COMMITTED, "L": (24, 2), "H": (48,)},
 }
 # The linear layers of these models: each, and then q, k and v, or gate and up, as one.
 LINEAR_MODELS = ("opt-2.7b", "opt-350m", "opt-125m", "qwen3-0.6b", "llama-7b", "llama-3-8b")
@@ -149,27 +145,23 @@ TOY_ROWS, TOY_LAYERS = (1, 3), ((96, 32, 1), (64, 1024, 0))
 
 
 def cases(toy: bool = False, op: str | None = None) -> list[Case]:
-    """The cases of one op, or of those of a step; the most telling first: by the number of axes on
-    which a case is not the typical one, the ops in turn among equals. Of linear: layer by layer, as
-    a layer enters the engine's table only with all its rows. "all": of a step, then of linear."""
+    """The cases of one op, or of those of a step: the ops in turn, each with its typical sizes
+    first. Of linear: layer by layer, as a layer enters the engine's table only with all its rows.
+    "all": of a step, then of linear."""
     if op == "all":
         return cases(toy) + cases(toy, "linear")
     if op == "linear":
         rows, layers = (TOY_ROWS, TOY_LAYERS) if toy else (LINEAR_ROWS, linear_layers())
-        shapes = [(("N", N), ("K", K), ("bias", bias)) for N, K, bias in layers]
-        return [Case(op, (("M", M), *shape)) for shape in shapes for M in rows]
-    tables = TOY_AXES if toy else AXES
-    ranked = []
-    for name, axes in tables.items():
-        if op not in (None, name):
-            continue
-        for place in product(*(range(len(sizes)) for sizes in axes.values())):
-            pairs: list[tuple[str, int]] = []
-            for (names, sizes), i in zip(axes.items(), place, strict=True):
-                size = sizes[i] if isinstance(sizes[i], tuple) else (sizes[i],)
-                pairs += zip(names.split(), size, strict=True)
-            ranked.append((sum(i > 0 for i in place), sum(place), Case(name, tuple(pairs))))
-    return [case for *_, case in sorted(ranked, key=lambda row: row[:2])]
+        return [
+            Case(op, {"M": M, "N": N, "K": K, "bias": bias}) for N, K, bias in layers for M in rows
+        ]
+    columns = []
+    for name, axes in (TOY_AXES if toy else AXES).items():
+        if op in (None, name):
+            typical = {axis: sizes[0] for axis, sizes in axes.items()}
+            others = [typical | {axis: n} for axis, sizes in axes.items() for n in sizes[1:]]
+            columns.append([Case(name, sizes) for sizes in (typical, *others)])
+    return [case for row in zip_longest(*columns) for case in row if case is not None]
 
 
 def linear_layers() -> list[tuple[int, int, int]]:
@@ -203,7 +195,7 @@ def prepare(case: Case, device: torch.device) -> Prepared:
         "linear": _linear,
     }
     with torch.inference_mode():
-        return make[case.op](device, dtype, **dict(case.sizes))
+        return make[case.op](device, dtype, **case.sizes)
 
 
 def difference(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float | None:
@@ -256,7 +248,7 @@ def _topk(device: torch.device, dtype: torch.dtype, *, V: int, B: int, k: int) -
         values, ids = torch.topk(logits, k)
         return values.float() - torch.logsumexp(logits.float(), dim=1, keepdim=True), ids
 
-    prepared.peer("torch.topk + logsumexp", lambda: (composed, None))
+    prepared.calls["torch.topk + logsumexp"] = composed
     return prepared
 
 
@@ -267,7 +259,7 @@ def _attention(
     device: torch.device, dtype: torch.dtype, *, t: int, N: int, Hq: int, Hkv: int, D: int, B: int
 ) -> Prepared:
     prefix = 2 * B * t * Hkv * D * dtype.itemsize
-    _room(2 * prefix, device, "the prefix, in pages for us and in one piece for the peers,")
+    _room(3 * prefix, device, "the prefix, in pages for us and in one piece for the peer,")
     P = -(-t // PAGE_SIZE)
     table = torch.randperm(B * P, device=device).view(B, P).int()
     pages = [_randn(B * P, PAGE_SIZE, Hkv, D, device=device, dtype=dtype) for _ in range(2)]
@@ -288,56 +280,24 @@ def _attention(
     floor = prefix + 2 * B * N * (Hkv + Hq) * D * dtype.itemsize
     prepared = Prepared(floor, plainly)
     prepared.add("branch_attention", device, q, *tail, *pages, table, lengths, *options)
+    # The peer has the prefix in one piece, with the tail after it, and a mask over both. The heads
+    # of a group are rows: with enable_gqa a mask would rule out the fast kernels.
     whole = [x[table.long()].view(B, P * PAGE_SIZE, Hkv, D)[:, :t] for x in pages]
-    seen = torch.cat([torch.ones(N, t, dtype=torch.bool, device=device), mask], dim=1)
-    _attention_peers(prepared, q, whole, tail, seen)
-    return prepared
-
-
-def _attention_peers(
-    prepared: Prepared, q: Tensor, prefix: list[Tensor], tail: list[Tensor], seen: Tensor
-) -> None:
-    """What is there instead: the prefix copied for every branch, or a mask over one prefix.
-
-    q [B, N, Hq, D]; keys and values: prefix [B, t, Hkv, D], tail [B, N, Hkv, D]; seen [N, t + N]
-    """
-    B, N, Hq, D = q.shape
-    t, Hkv = prefix[0].shape[1:3]
+    keys, values = (
+        torch.cat(pair, dim=1).transpose(1, 2).contiguous()
+        for pair in zip(whole, tail, strict=True)
+    )
     G = Hq // Hkv
-
-    def copies() -> list[Tensor]:
-        """[B * N, t + 1, Hkv, D]: the prefix once for every branch, and the branch after it."""
-        copied = 2 * B * N * (t + 1) * Hkv * D * q.itemsize
-        _room(copied, q.device, "a copy of the cache for every branch")
-        return [
-            torch.cat([x[:, None].expand(B, N, t, Hkv, D), y[:, :, None]], dim=2).flatten(0, 1)
-            for x, y in zip(prefix, tail, strict=True)
-        ]
-
-    def joined() -> list[Tensor]:
-        pairs = zip(prefix, tail, strict=True)
-        return [torch.cat(pair, dim=1).transpose(1, 2).contiguous() for pair in pairs]
-
-    def sdpa_copied() -> tuple[Call, Callable]:
-        rows = q.flatten(0, 1)[:, :, None]  # [B * N, Hq, 1, D]
-        keys, values = (x.transpose(1, 2).contiguous() for x in copies())
-        return (
-            lambda: scaled_dot_product_attention(rows, keys, values, enable_gqa=G > 1),
-            lambda out: out.view(B, N, Hq, D),
-        )
-
-    def sdpa_masked() -> tuple[Call, Callable]:
-        # The heads of a group are rows: with enable_gqa a mask would rule out the fast kernels.
-        keys, values = joined()
-        rows = q.view(B, N, Hkv, G, D).permute(0, 2, 1, 3, 4).reshape(B, Hkv, N * G, D)
-        wide = seen.repeat_interleave(G, dim=0)
-        return (
-            lambda: scaled_dot_product_attention(rows, keys, values, attn_mask=wide),
-            lambda out: out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D),
-        )
-
-    prepared.peer("SDPA, cache copied N times", sdpa_copied)
-    prepared.peer("SDPA, mask over one prefix", sdpa_masked)
+    rows = q.view(B, N, Hkv, G, D).permute(0, 2, 1, 3, 4).reshape(B, Hkv, N * G, D)
+    seen = torch.cat([torch.ones(N, t, dtype=torch.bool, device=device), mask], dim=1)
+    seen = seen.repeat_interleave(G, dim=0)
+    prepared.calls["SDPA, mask over one prefix"] = lambda: scaled_dot_product_attention(
+        rows, keys, values, attn_mask=seen
+    )
+    prepared.forms["SDPA, mask over one prefix"] = lambda out: (
+        out.view(B, Hkv, N, G, D).permute(0, 2, 1, 3, 4).reshape(B, N, Hq, D)
+    )
+    return prepared
 
 
 # ---- select, commit, select_commit ---------------------------------------------------------------
@@ -434,5 +394,5 @@ def _linear(
     if device.type == "cpu" and cpp.status() == "built":
         prepared.ours.add("cpp")
         prepared.calls["cpp"] = through(torch.ops.args_fast_cpp.linear.default)
-    prepared.peer("torch", lambda: (through(linear), None))
+    prepared.calls["torch"] = through(linear)
     return prepared

@@ -1,41 +1,27 @@
 """The slowdown of ARGS against greedy decoding, in one process, on this machine.
 
 `make bench`, or `pytest bench/test_slowdown.py --benchmark-only`. Nothing is asserted about time.
-Every method decodes n new tokens and one, which tell its step and its first token apart
-(bench/slowdown.py); the table at the end (bench/conftest.py) has both, and the slowdown against
-both greedies. With --benchmark-json=FILE the times are kept, with machine and versions.
+The methods take turns (bench/slowdown.py), as in `args-fast bench`; here with decoding that caches
+nothing among them, and after two lengths of prompt. bench/conftest.py prints the tables.
 """
-
-from functools import cache
 
 import pytest
 
-from args_fast.bench import baselines
+from args_fast.bench import baselines, slowdown
 from args_fast.bench.cases import SIZE, USUAL, Case
 from args_fast.bench.models import random_pair
 
-ROUNDS = 5
 METHODS = (*USUAL, baselines.K_COPIES, baselines.NAIVE)
 
 
-@cache
-def pair(name):
-    return random_pair(name, name)
+@pytest.fixture(scope="module")
+def pair():
+    return random_pair(SIZE, SIZE)
 
 
-@pytest.mark.parametrize("prompt_length", [128, 512])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("part", ["whole", "first"])
-def test_decode(benchmark, method, prompt_length, part):
-    case = Case(SIZE, SIZE, prompt=prompt_length, new_tokens=32)
-    new_tokens = case.tokens_of(method) if part == "whole" else 1
-    benchmark.extra_info.update(
-        method=method, prompt=prompt_length, part=part, new_tokens=case.tokens_of(method)
-    )
-    (tokens,) = benchmark.pedantic(
-        baselines.METHODS[method],
-        args=(pair(case.lm), case.prompts(500), new_tokens, case.k, case.w),
-        rounds=baselines.MOST_ROUNDS.get(method, ROUNDS),
-        warmup_rounds=baselines.warm_ups(method),
-    )
-    assert len(tokens) == new_tokens
+@pytest.mark.parametrize("prompt", [128, 512])
+def test_slowdown(benchmark, pair, prompt):
+    case = Case(SIZE, SIZE, prompt=prompt, dtype="float32", new_tokens=32, methods=METHODS)
+    methods = benchmark.pedantic(slowdown.measure_case, args=(pair, case), rounds=1)
+    benchmark.extra_info.update(case=case.name, methods=methods)
+    assert set(methods) == set(METHODS)

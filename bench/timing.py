@@ -68,6 +68,7 @@ def measure(
     repeats: int = 20,
     limit: float = 2.0,
     drained: bool = False,
+    per: int = 1,
 ) -> Sample:
     """Time a short call many times; the sample is in seconds.
 
@@ -82,6 +83,7 @@ def measure(
         limit: Seconds of timed calls after which no further call is made.
         drained: Let a CUDA device come to rest before every call, so that the host's work for the
             call counts too; otherwise it may be done while the cache is emptied.
+        per: What one call does so many times; the sample is of one of them.
     """
     for _ in range(warm_up):
         call()
@@ -89,7 +91,7 @@ def measure(
     times: list[float] = []
     while len(times) < repeats and (len(times) < 3 or sum(times) < limit):
         times.append(once() if once else seconds(call, device))
-    return summary(times)
+    return summary([time / per for time in times])
 
 
 def _by_events(

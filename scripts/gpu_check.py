@@ -286,8 +286,9 @@ def trace(part: str, *more: str) -> Stage:
     """What a replayed step does."""
 
     def stage(check: Check) -> list[Outcome]:
-        options = ["--results", str(check.results), *more, *["--rehearse"] * check.dry_run]
-        return [check.run(part, program(check, "graph_trace", *options))]
+        command = [check.python, str(ROOT / "scripts/graph_trace.py"), "--device", check.device]
+        command += ["--results", str(check.results), *more, *["--rehearse"] * check.dry_run]
+        return [check.run(part, command)]
 
     return stage
 

@@ -51,6 +51,12 @@ def test_a_cuda_machine_builds_both_for_an_a100_and_an_h100(cuda_machine):
         assert all((SETUP.parent / file).is_file() for file in extension.depends)
 
 
+@pytest.mark.parametrize(("flags", "kept"), [(None, False), ("-O1 -g", True)])
+def test_debug_information_is_for_those_who_ask(flags, kept, monkeypatch):
+    monkeypatch.setenv("CFLAGS", flags) if flags else monkeypatch.delenv("CFLAGS", raising=False)
+    assert ("-g0" not in extensions()["args_fast._cpu"].extra_compile_args) == kept
+
+
 @pytest.mark.parametrize(("name", "folder"), [("_cpu", "csrc/cpu"), ("_cuda", "csrc/cuda")])
 def test_every_source_is_built(cuda_machine, name, folder):
     root = SETUP.parent

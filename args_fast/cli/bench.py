@@ -131,7 +131,7 @@ def _methods(usual: tuple[str, ...], also: list[str] | None, *, own: bool) -> tu
 
     for name in also or ():
         if name not in baselines.METHODS:
-            fail(f"there is no method {name!r}; there are {', '.join(baselines.METHODS)}")
+            fail(f"{name!r} is not a method; choose from: {'; '.join(baselines.METHODS)}")
     further = (also or []) if own else [*(also or []), baselines.K_COPIES]
     return tuple(dict.fromkeys([*usual, *further]))
 

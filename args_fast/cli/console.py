@@ -97,7 +97,7 @@ def read_prompt(prompt: str | None, example: str) -> str:
             fail(f"standard input is empty; pipe a prompt in, or give one: {example}")
     if not prompt:
         fail(f"the prompt is empty; give one, or pipe one in. For example: {example}")
-    if not prompt.isprintable():  # a byte that is no text comes in as half of a surrogate pair
+    if not prompt.isprintable():  # a byte that is not text comes in as half of a surrogate pair
         try:
             prompt.encode()
         except UnicodeEncodeError:

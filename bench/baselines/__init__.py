@@ -7,16 +7,10 @@
 same tokens, and all ARGS decoders do: tests/bench/test_baselines.py.
 """
 
-from collections.abc import Callable, Sequence
-
-from args_fast import ArgsDecoder
-from args_fast.bench.baselines.engine import adapter, args, greedy, with_options
+from args_fast.bench.baselines.engine import Decode, adapter, args, greedy, with_options
 from args_fast.bench.baselines.k_copies import k_copies
 from args_fast.bench.baselines.naive import naive
 from args_fast.bench.baselines.transformers_greedy import dynamic_greedy, static_greedy
-
-Ids = list[int]
-Decode = Callable[[ArgsDecoder, Sequence[Ids], int, int, float], list[Ids]]
 
 TRANSFORMERS = "transformers greedy"
 STATIC = "transformers greedy, static + compile"

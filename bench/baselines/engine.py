@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,20 +11,14 @@ from transformers import AutoModelForSequenceClassification
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.kvcache.storage import PAGE_SIZE, pages_for
 
-
-class _Decode(Protocol):
-    def __call__(
-        self, pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float, /
-    ) -> list[list[int]]: ...
-
+Ids = list[int]
+Decode = Callable[[ArgsDecoder, Sequence[Ids], int, int, float], list[Ids]]
 
 # The further decoders of each pair, by their options, with the tokens that fit into their caches.
 _variants: WeakKeyDictionary[ArgsDecoder, dict[str, tuple[int, ArgsDecoder]]] = WeakKeyDictionary()
 
 
-def args(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float, /
-) -> list[list[int]]:
+def args(pair: ArgsDecoder, prompts: Sequence[Ids], new_tokens: int, k: int, w: float) -> list[Ids]:
     config = DecodingConfig(k=k, w=w, max_new_tokens=new_tokens, eos_token_ids=[])
     results = pair.generate(list(prompts), config)
     require_what_was_asked(pair)
@@ -43,18 +37,18 @@ def require_what_was_asked(pair: ArgsDecoder) -> None:
 
 
 def greedy(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float, /
-) -> list[list[int]]:
+    pair: ArgsDecoder, prompts: Sequence[Ids], new_tokens: int, k: int, w: float
+) -> list[Ids]:
     return args(pair, prompts, new_tokens, 1, 0.0)
 
 
-def with_options(decode: _Decode, **options: Any) -> _Decode:
+def with_options(decode: Decode, **options: Any) -> Decode:
     """``args`` or ``greedy`` by a decoder over the same models that is made with these options and
     kept as long as the pair. Call it with the most tokens first: the cache is as large as that."""
 
     def decode_with_options(
-        pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float, /
-    ) -> list[list[int]]:
+        pair: ArgsDecoder, prompts: Sequence[Ids], new_tokens: int, k: int, w: float
+    ) -> list[Ids]:
         variants = _variants.setdefault(pair, {})
         tokens = len(prompts) * (len(prompts[0]) + new_tokens)
         room, decoder = variants.pop(repr(options), (0, None))

@@ -47,7 +47,7 @@ def test_wrong_writes_are_seen(tmp_path, offered):
 
     offered["commit"] |= {"lazy": lazy}
     _, document = run(tmp_path, op="commit")
-    assert [line.split(": ")[1] for line in ops_bench.failures(document)] == ["lazy"]
+    assert {line.split(": ")[1] for line in ops_bench.failures(document)} == {"lazy"}
 
 
 def test_a_run_continues_where_the_last_one_of_the_same_sources_stopped(tmp_path, monkeypatch):
@@ -73,7 +73,8 @@ def test_the_typical_case_of_every_op_comes_first():
     assert first["branch_attention"] == typical
     assert [case.op for case in cases[: len(first)]] == list(dict.fromkeys(c.op for c in cases))
     assert len({case.name for case in cases}) == len(cases)
-    assert sum(case.op == "branch_attention" for case in cases) == 4 * 3 * 5 * 3
+    others = 3 + 2 + 1 + 2 + 2  # one axis at a time
+    assert sum(case.op == "branch_attention" for case in cases) == 1 + others
 
 
 @pytest.mark.parametrize("difference", [0.1, float("nan")])

@@ -67,7 +67,7 @@ def test_a_graph_has_many_calls_and_one_of_them_is_what_is_reported(changed, cal
     for name in ("Stream", "stream", "current_stream", "CUDAGraph"):
         monkeypatch.setattr(torch.cuda, name, Nothing)
     monkeypatch.setattr(torch.cuda, "graph", Graph)
-    monkeypatch.setattr(ops_bench, "measure", lambda *_, **__: timing.summary([1.0]))
+    monkeypatch.setattr(ops_bench, "measure", lambda *_, per, **__: timing.summary([1.0 / per]))
     prepared = Prepared(1, lambda: None, changed)
     sample, note = ops_bench._graph(prepared, lambda: log.append("call"), CPU)
     assert note is None

@@ -81,7 +81,7 @@ def test_json_is_one_object(cli_json):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--also", "magic"], "no method 'magic'; there are transformers greedy"),
+        (["--also", "magic"], "'magic' is not a method; choose from: transformers greedy"),
         (["--lm", "opt-9b"], "--lm is given without --rm"),
         (["--lm", "opt-125m", "--rm", str(RM)], "a shape and a model; give two models"),
         (["--device", "tpu"], "device is 'tpu'"),

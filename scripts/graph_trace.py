@@ -1,6 +1,6 @@
 """What a replayed decode step does on a GPU: kernels, gaps between them, overlap of the streams.
 
-    python -m args_fast.bench.graph_trace --lm opt-2.7b --rm opt-350m --prompt 128
+    python scripts/graph_trace.py --lm opt-2.7b --rm opt-350m --prompt 128
 
 Decodes one prompt, lets torch.profiler trace some steps once their graphs are captured, and writes
 bench/results/<device>/graph-trace-<date>-<commit>.json and .md: each kernel's name, calls and
@@ -12,6 +12,7 @@ instead; --rehearse does so with tiny models, to show that the program works.
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from args_fast.bench.sweep import build
 from args_fast.bench.timing import describe
 
 KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
+Span = tuple[float, float]
 WARM_UP = 24  # tokens: three bursts, after which every graph is captured
 
 
@@ -40,51 +42,39 @@ def summarise(events: Iterable[dict[str, Any]], kinds: tuple[str, ...] = KERNELS
     kept = [e for e in events if e.get("ph") == "X" and e.get("cat") in kinds]
     kept.sort(key=lambda event: event["ts"])
     by_name: dict[str, list[float]] = defaultdict(list)
-    by_stream: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+    by_stream: dict[Any, list[Span]] = defaultdict(list)
     for event in kept:
         by_name[event["name"]].append(event["dur"])
-        spans = by_stream[event.get("args", {}).get("stream", event.get("tid"))]
-        spans.append((event["ts"], event["ts"] + event["dur"]))
-    gaps = [
-        max(0.0, after[0] - before[1])
-        for spans in by_stream.values()
-        for before, after in pairwise(spans)
-    ]
+        stream = event.get("args", {}).get("stream", event.get("tid"))
+        by_stream[stream].append((event["ts"], event["ts"] + event["dur"]))
     kernels = [
         {"name": name, "calls": len(times), "median": statistics.median(times), "sum": sum(times)}
         for name, times in by_name.items()
     ]
+    pairs = (pair for spans in by_stream.values() for pair in pairwise(spans))
+    gaps = [max(0.0, after[0] - before[1]) for before, after in pairs]
+    spans = sorted(span for spans in by_stream.values() for span in spans)
+    whole = max((end for _, end in spans), default=1.0) - min(spans, default=(0.0, 0.0))[0]
+    busy = _covered(spans)
+    overlapping = sum(map(_covered, by_stream.values())) - busy  # of two streams
     return {
         "kernels": sorted(kernels, key=lambda kernel: -kernel["sum"]),
         "launches": len(kept),
         "gap_median": statistics.median(gaps) if gaps else 0.0,
         "streams": len(by_stream),
-        **_busy(by_stream.values()),
+        "idle": 1 - busy / whole,
+        "one": (busy - overlapping) / whole,
+        "overlapping": overlapping / whole,
     }
 
 
-def _busy(streams: Iterable[list[tuple[float, float]]]) -> dict[str, float]:
-    """Shares of the time in which no stream, one, or several are at work."""
-    edges = [edge for spans in streams for a, b in _joined(spans) for edge in ((a, 1), (b, -1))]
-    edges.sort()
-    spent: dict[int, float] = defaultdict(float)
-    running = 0
-    for (time, change), (later, _) in pairwise(edges):
-        running += change
-        spent[min(running, 2)] += later - time
-    whole = sum(spent.values()) or 1.0
-    return {name: spent[n] / whole for n, name in enumerate(("idle", "one", "overlapping"))}
-
-
-def _joined(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Spans of one stream without those that lie within others (ops that call ops)."""
-    joined: list[tuple[float, float]] = []
+def _covered(spans: list[Span]) -> float:
+    """The time that spans in order of their beginnings cover; one may lie within another."""
+    covered, until = 0.0, -math.inf
     for begin, end in spans:
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(joined[-1][1], end)
-        else:
-            joined.append((begin, end))
-    return joined
+        covered += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return covered
 
 
 def trace(pair: ArgsDecoder, case: cases.Case, steps: int) -> list[dict[str, Any]]:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from args_fast.bench import graph_trace
+import scripts
+
+graph_trace = scripts.load("scripts/graph_trace.py")
 
 
 def kernel(name, start, duration, stream=7, **more):
