@@ -1,11 +1,15 @@
-"""One decode step after a stored prompt: by the number of candidates, and by the kind of reward.
+"""One decode step after a stored prompt: by the number of candidates, by the number of threads, on
+a machine of one's own and on one that others use, and by the kind of reward.
 
 `make bench-steps`, or `pytest bench/test_step.py --benchmark-only`. A round is one token of a
 stream (on the CPU, where a burst is one step); the prompt is stored before the first. Nothing is
 asserted about time.
 """
 
-from contextlib import closing
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, closing
 
 import pytest
 import torch
@@ -23,6 +27,7 @@ from args_fast.bench.models import CONFIGS, random_pair
 from args_fast.rewards import Classifier, Text
 
 ROUNDS = 15
+CORES = os.cpu_count() or 1
 KINDS = {  # of reward -> rounds
     "Classifier": ROUNDS,
     "Classifier, 2 closing ids": ROUNDS,
@@ -49,6 +54,22 @@ def pair():
 def test_step(benchmark, pair, k, prompt_length):
     (prompt,) = Case(SIZE, SIZE, prompt=prompt_length).prompts(500)
     time_steps(benchmark, pair, prompt, k, ROUNDS)
+
+
+@pytest.mark.parametrize("others", [0, CORES], ids="{} busy others".format)
+@pytest.mark.parametrize("threads", sorted({1, CORES}), ids="{} threads".format)
+def test_step_of_threads(benchmark, pair, threads, others):
+    """`make bench-steps` lets OpenMP's threads wait passively, as args-fast does."""
+    (prompt,) = Case(SIZE, SIZE, prompt=128).prompts(500)
+    before = torch.get_num_threads()
+    with ExitStack() as stack:
+        for _ in range(others):
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(busy.wait)
+            stack.callback(busy.kill)
+        stack.callback(torch.set_num_threads, before)
+        torch.set_num_threads(threads)
+        time_steps(benchmark, pair, prompt, 10, ROUNDS)
 
 
 def reward(kind, tokenizer):

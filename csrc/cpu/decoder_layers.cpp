@@ -126,7 +126,9 @@ Activation activation_of(const std::string& name) {
       {"gelu_tanh", Activation::gelu_tanh},
   };
   const auto found = names.find(name);
-  STD_TORCH_CHECK(found != names.end(), "args_fast: there is no activation ", name);
+  STD_TORCH_CHECK(
+      found != names.end(),
+      "args_fast: activation is ", name, ", which must be silu, relu, gelu or gelu_tanh");
   return found->second;
 }
 
@@ -222,7 +224,8 @@ void decoder_layers(
   else
     a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
   STD_TORCH_CHECK(
-      norm.text == "rms" || norm.text == "layer", "args_fast: there is no norm ", norm.text);
+      norm.text == "rms" || norm.text == "layer",
+      "args_fast: norm is ", norm.text, ", which must be rms or layer");
   a.rms = norm.text == "rms";
   a.eps = static_cast<float>(eps);
   a.activation = activation_of(activation.text);
