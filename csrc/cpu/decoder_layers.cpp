@@ -127,8 +127,8 @@ Activation activation_of(const std::string& name) {
   };
   const auto found = names.find(name);
   STD_TORCH_CHECK(
-      found != names.end(),
-      "args_fast: activation is ", name, ", which must be silu, relu, gelu or gelu_tanh");
+      found != names.end(), "args_fast: activation is ", name,
+      ", which must be silu, relu, gelu or gelu_tanh");
   return found->second;
 }
 
@@ -174,8 +174,8 @@ void decoder_layers(
     const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
     const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
-    const std::vector<int64_t>& windows, Name norm, double eps, Name activation,
-    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
+    const std::vector<int64_t>& windows, Name norm, double eps, Name activation, bool pre_norm,
+    std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
     const std::vector<Tensor>& low_rank, const std::vector<Tensor>& adapted) {
   const int64_t L = scales.size();
   STD_TORCH_CHECK(
@@ -224,8 +224,8 @@ void decoder_layers(
   else
     a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
   STD_TORCH_CHECK(
-      norm.text == "rms" || norm.text == "layer",
-      "args_fast: norm is ", norm.text, ", which must be rms or layer");
+      norm.text == "rms" || norm.text == "layer", "args_fast: norm is ", norm.text,
+      ", which must be rms or layer");
   a.rms = norm.text == "rms";
   a.eps = static_cast<float>(eps);
   a.activation = activation_of(activation.text);

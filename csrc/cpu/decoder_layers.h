@@ -175,8 +175,7 @@ class LayersOf {
   }
 
   // Columns [begin, end) of low: x · aᵀ of the terms of these matrices, one after the other.
-  void reduce(
-      const Packed<P>& x, Matrices matrices, int64_t begin, int64_t end, float* low) const {
+  void reduce(const Packed<P>& x, Matrices matrices, int64_t begin, int64_t end, float* low) const {
     for (const Matrix* matrix : matrices) {
       const LowRank& term = matrix->added;
       const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, term.rank);
@@ -260,8 +259,8 @@ class LayersOf {
       }
     };
     products(
-        team, own, H_, query_ + 2 * key_, normed(own, layer.norm1),
-        {&layer.q, &layer.k, &layer.v}, use);
+        team, own, H_, query_ + 2 * key_, normed(own, layer.norm1), {&layer.q, &layer.k, &layer.v},
+        use);
   }
 
   // The attention of each reader in layer l.

@@ -104,8 +104,9 @@ void weight_rows_times(
     const int64_t rows = x.tile_rows(t), fetched_before = (t - first_tile) * share;
     const auto run = [&](auto fetched) {
       tile_of_rows<P, R, fetched()>(
-          rows, x.tile(t) + part.step * rows * P::STEP, weight, part.later + fetched_before * stride,
-          stride, part.steps, part.fresh, part.last, sums + x.first_row(t) * WIDTH);
+          rows, x.tile(t) + part.step * rows * P::STEP, weight,
+          part.later + fetched_before * stride, stride, part.steps, part.fresh, part.last,
+          sums + x.first_row(t) * WIDTH);
     };
     if (part.later == nullptr || fetched_before >= R || share == 0)
       run(std::integral_constant<int64_t, 0>{});
@@ -152,8 +153,8 @@ void weight_block_times(
           chunk + 1 == chunks && whole == x.steps,
           weight + row * stride + first_step(next % chunks) * STEP};
       rows_times<P>(
-          x, tile, weight + group * R * stride + part.step * STEP, stride, R, count - group * R, part,
-          sums + group * R);
+          x, tile, weight + group * R * stride + part.step * STEP, stride, R, count - group * R,
+          part, sums + group * R);
     }
   if (whole == x.steps) return;
   // What is left of the weight rows, padded with zeros as x is.
