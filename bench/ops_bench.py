@@ -45,6 +45,7 @@ def run(
     toy: bool = False,
     timed: bool = True,
     op: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Work through the cases until ``seconds`` are over; returns the file and what is now in it.
 
@@ -55,9 +56,13 @@ def run(
         toy: Sizes that show that the program works, and nothing else.
         timed: False compares outputs and measures nothing.
         op: One op alone; None for those of a step; "all" for these and linear.
+        dtype: Of what they work on, as in ``ops_cases.prepare``.
     """
     end = time.monotonic() + seconds
-    kind = "-".join(["ops", *([op] if op else []), *["toy"] * toy, *["checked"] * (not timed)])
+    kind = "-".join(
+        ["ops", *([op] if op else []), *([_name(dtype)] if dtype else []), *["toy"] * toy]
+        + ["checked"] * (not timed)
+    )
     file, document = results.begin(
         folder, kind, device, on=device.type, toy=toy, bandwidth=None, cases=[]
     )
@@ -69,7 +74,7 @@ def run(
     for case in waiting:
         if time.monotonic() >= end:
             break
-        document["cases"].append(_run_case(case, device, toy, timed))
+        document["cases"].append(_run_case(case, device, dtype, toy, timed))
         document["not_reached"].remove(case.name)
         results.write(file, document, table(document))
     results.write(file, document, table(document))
@@ -86,11 +91,13 @@ def failures(document: dict[str, Any]) -> list[str]:
     ]
 
 
-def _run_case(case: ops_cases.Case, device: torch.device, toy: bool, timed: bool) -> dict[str, Any]:
+def _run_case(
+    case: ops_cases.Case, device: torch.device, dtype: torch.dtype | None, toy: bool, timed: bool
+) -> dict[str, Any]:
     record: dict[str, Any] = {"case": case.name, "op": case.op, "sizes": case.sizes, "rows": []}
     torch.manual_seed(0)
     try:
-        prepared = ops_cases.prepare(case, device)
+        prepared = ops_cases.prepare(case, device, dtype)
         record["floor_bytes"] = prepared.floor
         for name in prepared.calls:
             if timed or name in prepared.ours:  # a check is of ours
@@ -103,6 +110,10 @@ def _run_case(case: ops_cases.Case, device: torch.device, toy: bool, timed: bool
         record["rows"].append(_row("all", True) | _failure(error))
     gc.collect()
     return record
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _row(name: str, ours: bool) -> dict[str, Any]:
@@ -219,6 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default=here, help=f"cpu or cuda (here: {here})")
     parser.add_argument("--seconds", type=float, default=600, help="begin no case after them (600)")
     parser.add_argument("--op", help="one op, or all (those of a step; linear is not among them)")
+    parser.add_argument(
+        "--type", choices=["float32", "bfloat16", "int8"], help="int8: of the weights of linear"
+    )
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy sizes")
     parser.add_argument("--check", action="store_true", help="compare outputs, measure nothing")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
@@ -231,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
         toy=options.toy,
         timed=not options.check,
         op=options.op,
+        dtype=getattr(torch, options.type) if options.type else None,
     )
     wrong = failures(document)
     for line in wrong:

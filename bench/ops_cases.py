@@ -17,6 +17,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from args_fast.bench import models
 from args_fast.machine import available_memory
+from args_fast.models import int8
 from args_fast.models.linear import ARRIVALS
 from args_fast.ops import cpp, plain
 from args_fast.ops import linear as ops_linear
@@ -183,9 +184,11 @@ def _shape(*layers: nn.Linear) -> tuple[int, int, int]:
     return N, layers[0].in_features, int(layers[0].bias is not None)
 
 
-def prepare(case: Case, device: torch.device) -> Prepared:
-    """Raises NotHereError where the case does not fit into memory."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+def prepare(case: Case, device: torch.device, dtype: torch.dtype | None = None) -> Prepared:
+    """A case in a type, by default bfloat16 on CUDA and float32 elsewhere; int8 stands for weights
+    of 8 bits next to rows of float32, which only linear has. Raises NotHereError where the case
+    does not fit into memory."""
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     make: dict[str, Callable[..., Prepared]] = {
         "topk_logprobs": _topk,
         "branch_attention": _attention,
@@ -374,6 +377,7 @@ def _linear(
         cache = torch.cuda.get_device_properties(device).L2_cache_size
     if not interpreted():
         copies = max(2, min(COPIES, -(-SPREAD * cache // (N * K * dtype.itemsize))))
+    integers, dtype = dtype == torch.int8, torch.float32 if dtype == torch.int8 else dtype
     x = _randn(M, K, device=device, dtype=dtype)
     weights = [_randn(N, K, device=device, dtype=dtype) / K**0.5 for _ in range(copies)]
     added = _randn(N, device=device, dtype=dtype) if bias else None
@@ -387,6 +391,8 @@ def _linear(
         return linear(x.double(), weight.double(), wide).to(dtype)
 
     floor = dtype.itemsize * (N * K + M * K + M * N + bias * N)
+    if integers:
+        return _of_integers(x, weights, added, floor - 3 * N * K + 4 * N)
     prepared = Prepared(floor, through(exact), per_call=copies)
     if device.type == "cuda" or interpreted():
         prepared.ours.add("triton")
@@ -395,4 +401,21 @@ def _linear(
         prepared.ours.add("cpp")
         prepared.calls["cpp"] = through(torch.ops.args_fast_cpp.linear.default)
     prepared.calls["torch"] = through(linear)
+    return prepared
+
+
+def _of_integers(x: Tensor, weights: list[Tensor], bias: Tensor | None, floor: int) -> Prepared:
+    """The C++ product with weights of 8 bits next to torch's with what these stand for."""
+    quantized = [int8.quantized(weight) for weight in weights]
+    meant = [whole.float() * scale[:, None] for whole, scale in quantized]
+
+    def by_torch() -> Tensor:
+        return [linear(x, weight, bias) for weight in meant][-1]
+
+    def by_cpp() -> Tensor:
+        run = torch.ops.args_fast_cpp.linear.default
+        return [run(x, whole, bias, scale) for whole, scale in quantized][-1]
+
+    prepared = Prepared(floor, by_torch, per_call=len(weights), ours={"cpp"})
+    prepared.calls |= {"cpp": by_cpp, "torch, float32": by_torch}
     return prepared

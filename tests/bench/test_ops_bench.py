@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from args_fast.bench import ops_bench, ops_cases
-from args_fast.ops import backends, plain
+from args_fast.ops import backends, cpp, plain
 from args_fast.ops.schemas import SCHEMAS
 
 CPU = torch.device("cpu")
@@ -39,6 +39,17 @@ def test_an_implementation_that_is_wrong_is_not_timed(tmp_path, offered):
     assert rows["torch"]["eager"]["median"] > 0
     assert len(ops_bench.failures(document)) == 2
     assert "differs from plain by up to 0.5" in file.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_products_are_compared_in_a_type(tmp_path, dtype):
+    if cpp.status() != "built":
+        pytest.skip(cpp.status())
+    file, document = run(tmp_path, op="linear", dtype=dtype, timed=False)
+    statuses = [row["status"] for case in document["cases"] for row in case["rows"]]
+    assert statuses
+    assert set(statuses) == {"checked"}
+    assert str(dtype).removeprefix("torch.") in file.name
 
 
 def test_wrong_writes_are_seen(tmp_path, offered):
