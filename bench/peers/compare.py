@@ -215,7 +215,10 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {
         name: getattr(options, name) for name in ("prompt", "batch", "new_tokens", "rounds")
     }
-    file, document = results.begin(results.results_folder(CPU, options.results), "peers", CPU)
+    kind = "-".join(f"{name.replace('_', '-')}-{value}" for name, value in settings.items())
+    file, document = results.begin(
+        results.results_folder(CPU, options.results), f"peers-{kind}", CPU
+    )
     document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
     for dtype in options.types:
         with ExitStack() as stack:
