@@ -29,6 +29,7 @@ class Shape:
         narrowed: whether some requests have top_p or min_p.
         detailed: whether every candidate's reward is reported.
         drafted: tokens of the drafts that a step verifies; 0 for a step without.
+        ahead: whether the language model reads the candidates while they are judged.
     """
 
     B: int
@@ -38,6 +39,7 @@ class Shape:
     narrowed: bool
     detailed: bool
     drafted: int = 0
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,6 @@ class Batch:
         lm, cache: the language model and its K/V.
         panel, key: the rewards, and which of them judge these requests.
         steps: S.
-        lookahead: whether the language model reads the candidates while they are judged.
 
     Attributes:
         token: [B, 1] i64, the last token.
@@ -89,7 +90,6 @@ class Batch:
         key: Key,
         *,
         steps: int,
-        lookahead: bool,
     ) -> None:
         f32, i64, B, k = torch.float32, torch.int64, shape.B, shape.k
         self.detailed = shape.detailed
@@ -107,9 +107,9 @@ class Batch:
         self.details = memory.tensor("details", f32, B, steps, k, 2) if shape.detailed else None
         self._memory = memory
         self.judge_reads_hidden = any(reward.reads_hidden for reward in panel.named(key))
-        self.reads_ahead = lookahead or self.judge_reads_hidden
+        self.reads_ahead = shape.ahead or self.judge_reads_hidden
         # Several judges share the candidates, and none of them the language model's pass.
-        self.joined = lookahead and panel.joins(key)
+        self.joined = shape.ahead and panel.joins(key)
         propose = Lookahead if self.reads_ahead else LastToken
         self.narrowing = Narrowing(
             memory, mixed=shape.mixed, by_probability=shape.narrowed, known=panel.known_ids(key)

@@ -52,7 +52,8 @@ def joined_rows(lm: Backbone, rewards: Iterable[Reward], lookahead: bool | str) 
 
     "auto": on CUDA up to half the ridge. On the CPU one reading of the weights is saved, and
     B (k share - 1) rows are more: as many as take no longer than the reading; where the layers are
-    not fused, none."""
+    not fused, none. A row counts for more after a long prefix, to which the language model's k rows
+    attend in place of one (``Reward.attention_per_token``)."""
     if not any(reward.joins for reward in rewards):
         return 0
     if lookahead != "auto":

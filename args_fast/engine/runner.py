@@ -41,8 +41,8 @@ class Runner:
         padded: round the batch and its page tables up to powers of two, so that few shapes occur.
         graphs: replay captured CUDA graphs.
         lookahead: the largest B * k with which the language model looks ahead.
-        joined: the same in one pass with a reward that has rows of its own in every layer; None for
-            that of ``lookahead``.
+        joined: the same in one pass with a reward that has rows of its own in every layer, after
+            short prefixes (``Reward.attention_per_token``); None for that of ``lookahead``.
         eager: whether the host takes part in every step, as for a reward on the host.
     """
 
@@ -66,8 +66,10 @@ class Runner:
         self._names = panel.reported(key)
         self.on_host = eager or panel.asks_host(key)
         self.steps = 1 if self.on_host else steps
+        self._per_token = 0.0
         if panel.joins(key):
             lookahead = (lookahead if joined is None else joined) / panel.joined_share(key)
+            self._per_token = panel.attention_per_token(key)
         self.lookahead = lookahead if key and not eager else 0
         self.newest: Any = None  # the event at the end of everything that was launched, on CUDA
         self._lm = lm
@@ -181,7 +183,13 @@ class Runner:
             any(request.config.narrowed and request.k > 1 for request in requests),
             any(request.config.return_candidates for request in requests),
             drafted,
+            self._looks_ahead(requests, round_up(len(requests)) * k) and not drafted,
         )
+
+    def _looks_ahead(self, requests: list[Request], rows: int) -> bool:
+        """The same as long as the requests are the same: by the longest that any can become."""
+        longest = max(len(r.prompt) + r.config.max_new_tokens for r in requests)
+        return rows * (1 + longest * self._per_token) <= self.lookahead
 
     def _batch_of(self, shape: Shape) -> Batch | Verification:
         if shape != self._shape or self._batch is None:
@@ -191,8 +199,7 @@ class Runner:
             if shape.drafted:
                 self._batch = Verification(*parts)
             else:
-                ahead = shape.B * shape.k <= self.lookahead
-                self._batch = Batch(*parts, steps=self.steps, lookahead=ahead)
+                self._batch = Batch(*parts, steps=self.steps)
             self._shape = shape
         return self._batch
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
+from itertools import chain
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from args_fast.errors import UnsupportedModelError
@@ -59,6 +61,17 @@ class AdaptedBackbone(Backbone):
             return super().hidden(ids, positions, context)
         with self.terms.added():
             return super().hidden(ids, positions, context)
+
+    @property
+    def attention_per_token(self) -> float:
+        """What a token of the prefix adds to a row's multiplications, as a part of those with the
+        weights: a key and a value for each query head."""
+        base: Any = self.model.base_model
+        tables = (m.weight for m in base.modules() if isinstance(m, nn.Embedding))
+        weights = sum(x.numel() for x in chain(base.parameters(), base.buffers()))
+        weights -= sum(table.numel() for table in tables)
+        heads = base.config.get_text_config().num_attention_heads
+        return 2 * self.layout.layers * heads * self.layout.head_size / weights
 
     # ---- one pass for both ---------------------------------------------------------------------
 

@@ -183,6 +183,12 @@ class Adapter(Classifier):
         layers = self.backbone.fused_layers() if self.shares_weights else None
         return 1.0 if layers is None else layers.adapted_share
 
+    @property
+    def attention_per_token(self) -> float:
+        fused = self.shares_weights and self.adapted.fused_layers() is not None
+        on_cpu = fused and self.device.type == "cpu"
+        return self.adapted.attention_per_token if on_cpu else 0.0
+
     def fill_with(
         self, lm: PagedCache, store: GroupCache, text: PagedText, start: int, end: int
     ) -> bool:

@@ -203,6 +203,11 @@ class Reward(ABC):
         """The part of the layers in which that pass has rows of this reward's own."""
         return 1.0
 
+    @property
+    def attention_per_token(self) -> float:
+        """What a token of the prefix adds to the work of a row of that pass, as a part of it."""
+        return 0.0
+
     def attach(self, lm: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:  # noqa: B027
         """Check that this reward can judge the language model's candidates. Raises ArgsError."""
 

@@ -61,8 +61,8 @@ def check(name: str, lookahead: float, *, mixed: bool) -> None:
     side = SideStream(lm.device, [rm.device])
     memory = BatchMemory(lm.device, 2, 8, lambda: None)
     memory.reshape(2, 3, {0: 4})
-    shape = Shape(2, 3, ((0, 4),), mixed, False, False)
-    batch = Batch(shape, memory, lm, cache, panel, "reward", steps=4, lookahead=bool(lookahead))
+    shape = Shape(2, 3, ((0, 4),), mixed, False, False, ahead=bool(lookahead))
+    batch = Batch(shape, memory, lm, cache, panel, "reward", steps=4)
     if batch.reads_ahead:
         begin(batch)
     step(batch, side)

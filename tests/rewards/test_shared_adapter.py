@@ -198,6 +198,27 @@ def test_by_itself_it_is_one_pass_of_few_rows(monkeypatch, kernels, dtype, rows)
     assert most(several, "c") == most(several, ("a", "c")) == 0
 
 
+@needs_cpp
+def test_after_a_long_prefix_it_is_two_passes(monkeypatch):
+    """There the language model's k rows attend to more than a reading of the weights takes."""
+    monkeypatch.setattr(cpp, "kernels", lambda: "avx512bf16")
+    lm = language_model("llama", 4)
+    pair = ArgsDecoder(lm, Adapter(lora.adapted(lm)))
+    reward = reward_of(pair)
+    k, rows = 8, 13
+    most = int((rows / k - 1) / reward.attention_per_token)  # tokens
+    assert most > 8
+    config = DecodingConfig(k=k, w=1.5, max_new_tokens=4, eos_token_ids=[])
+    for length, joined in ((most - 4, True), (most - 3, False)):
+        prompt = tokens(length, seed=length)
+        (result,) = pair.generate(prompt, config)
+        assert pair.engine.bursts.runner(reward.name)._batch.joined is joined
+        (plain,) = ArgsDecoder(lm, Adapter(lora.adapted(lm)), lookahead=False).generate(
+            prompt, config
+        )
+        assert result.token_ids == plain.token_ids
+
+
 def test_closing_ids_take_the_plain_order():
     lm, model = lora.pair()
     pair = decoder(lm, model, "ahead", fused=False, closing_ids=[4, 5])
