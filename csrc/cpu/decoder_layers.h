@@ -104,7 +104,9 @@ class LayersOf {
   // waits for memory once, which the processor cannot foresee.
   int64_t share(int64_t N) const {
     constexpr int64_t LEAST = COLUMNS ? SINGLE_PANEL * WIDTH : 16;
-    return threads_ == 1 ? N : std::max(LEAST, (N / threads_ + LEAST - 1) / LEAST * LEAST);
+    return threads_ == 1
+               ? N
+               : std::max(LEAST, ((N + threads_ - 1) / threads_ + LEAST - 1) / LEAST * LEAST);
   }
 
   typedef std::initializer_list<const Matrix*> Matrices;

@@ -32,11 +32,12 @@ class Team {
       ++number_;
     }
 
-    // The same for at most as many units as there are threads. Each has one of its own, `index`, and
-    // takes another's only if that has not come for it.
+    // The same where there are no more units than threads. Each has one of its own, `index`, and takes
+    // another's only if that has not come for it.
     template <typename F>
     void own_phase(int64_t count, const F& f) {
       if (count == 0) return;
+      if (count > team_.threads_) return phase(count, f);
       for (int64_t unit; (unit = team_.claim_own(number_, index, count)) >= 0;) {
         f(unit);
         team_.finish(number_, count);
