@@ -100,18 +100,13 @@ class LayersOf {
     const float *weight_, *bias_;
   };
 
-  // Weight rows that a thread takes at a time: its part of them all, in one go. Every new beginning
-  // waits for memory once, which the processor cannot foresee.
-  int64_t share(int64_t N) const {
-    constexpr int64_t LEAST = COLUMNS ? SINGLE_PANEL * WIDTH : 16;
-    return threads_ == 1
-               ? N
-               : std::max(LEAST, ((N + threads_ - 1) / threads_ + LEAST - 1) / LEAST * LEAST);
-  }
+  // Weight rows of a thread's part are multiples of this. It takes its part in one go: every new
+  // beginning waits for memory once, which the processor cannot foresee.
+  static constexpr int64_t LEAST = COLUMNS ? SINGLE_PANEL * WIDTH : 16;
 
   typedef std::initializer_list<const Matrix*> Matrices;
 
-  // Call use(x, low, begin, end) for shares of N weight rows of the matrices, where x are the rows
+  // Call use(x, low, begin, end) for parts of N weight rows of the matrices, where x are the rows
   // [M, K] that `rows` gives, and low [M, ranks_] has the sums x · aᵀ of the matrices' terms.
   template <typename Rows, typename Use>
   void products(
@@ -125,22 +120,21 @@ class LayersOf {
       }
       return *x;
     };
-    const int64_t ranks = ranks_of(matrices), most = share(N);
+    const int64_t ranks = ranks_of(matrices);
     bool reduced = ranks == 0;
     float* low = own.low.data();
     if (ranks * threads_ > N / WORTH_A_PHASE) {
       low = low_;
       reduced = true;
-      const int64_t part = (ranks + threads_ - 1) / threads_;
-      team.own_phase((ranks + part - 1) / part, [&](int64_t unit) {
-        reduce(packed(), matrices, unit * part, std::min(ranks, (unit + 1) * part), low);
-      });
+      team.parts(
+          ranks, [&](int64_t begin, int64_t end) { reduce(packed(), matrices, begin, end, low); });
     }
-    team.own_phase((N + most - 1) / most, [&](int64_t unit) {
+    const auto part = [&](int64_t begin, int64_t end) {
       if (!reduced) reduce(packed(), matrices, 0, ranks, low);
       reduced = true;
-      use(packed(), low, unit * most, std::min(N, (unit + 1) * most));
-    });
+      use(packed(), low, begin, end);
+    };
+    team.parts(N, part, LEAST);
   }
 
   // The rows of hidden after a norm, for products().
@@ -288,14 +282,18 @@ class LayersOf {
   void attend(Team::Member& team, Own& own, const DecoderLayer& layer, int64_t l) const {
     const std::array<Attention, 2> at = attention_of(layer, l);
     const int64_t splits = plans_[0].splits(), merges = plans_[0].merges();
-    team.shares(M_, [&](int64_t m) { place_row(at[m / rows_], own, layer, m); });
+    team.parts(M_, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) place_row(at[m / rows_], own, layer, m);
+    });
     team.phase(a_.reader_count * splits, [&](int64_t unit) {
       const int64_t i = unit / splits;
       plans_[i].template attend<T, float>(at[i], unit % splits, own.buffers);
     });
-    team.shares(a_.reader_count * merges, [&](int64_t unit) {
-      const int64_t i = unit / merges;
-      plans_[i].template finish<T, float>(at[i], unit % merges, own.buffers);
+    team.parts(a_.reader_count * merges, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t i = unit / merges;
+        plans_[i].template finish<T, float>(at[i], unit % merges, own.buffers);
+      }
     });
   }
 
@@ -353,7 +351,9 @@ class LayersOf {
 
   void normalize_rows(Team::Member& team, Own& own, const Norm& norm) const {
     const Normalizer normalizer(a_, own, norm, H_);
-    team.shares(M_, [&](int64_t m) { normalizer(a_.hidden + m * H_, a_.hidden + m * H_); });
+    team.parts(M_, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) normalizer(a_.hidden + m * H_, a_.hidden + m * H_);
+    });
   }
 
   // Of the time of a phase's products at most this part may be spent on sums of an adapter's terms by

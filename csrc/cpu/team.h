@@ -15,11 +15,11 @@ namespace args_fast {
 
 class Team {
  public:
-  // How one thread goes through the phases. Every thread has to call phase() equally often, with the
-  // same counts.
+  // How one thread goes through the phases. Every thread has to call phase() and parts() in the same
+  // order, with the same counts.
   class Member {
    public:
-    Member(Team& team, int64_t index) : index(index), team_(team) {}
+    Member(Team& team, int64_t index) : team_(team), index_(index) {}
 
     // Call f(unit) for the units of [0, count) that fall to this thread.
     template <typename F>
@@ -32,33 +32,23 @@ class Team {
       ++number_;
     }
 
-    // The same where there are no more units than threads. Each has one of its own, `index`, and takes
-    // another's only if that has not come for it.
+    // Call f(begin, end) for parts of [0, count), one for each thread, that are multiples of `least`. A
+    // thread takes its own part first, and after it those of threads that have not come yet.
     template <typename F>
-    void own_phase(int64_t count, const F& f) {
+    void parts(int64_t count, const F& f, int64_t least = 1) {
       if (count == 0) return;
-      if (count > team_.threads_) return phase(count, f);
-      for (int64_t unit; (unit = team_.claim_own(number_, index, count)) >= 0;) {
-        f(unit);
-        team_.finish(number_, count);
+      const int64_t threads = team_.threads_, equal = (count + threads - 1) / threads;
+      const int64_t size = (equal + least - 1) / least * least, number = (count + size - 1) / size;
+      for (int64_t part; (part = team_.claim_own(number_, index_, number)) >= 0;) {
+        f(part * size, std::min(count, (part + 1) * size));
+        team_.finish(number_, number);
       }
       ++number_;
     }
 
-    // Call f(unit) for the units of [0, count), which are small: threads take equal parts of them.
-    template <typename F>
-    void shares(int64_t count, const F& f) {
-      const int64_t share = (count + team_.threads_ - 1) / team_.threads_;
-      own_phase(share == 0 ? 0 : (count + share - 1) / share, [&](int64_t part) {
-        for (int64_t unit = part * share; unit < std::min(count, (part + 1) * share); ++unit)
-          f(unit);
-      });
-    }
-
-    const int64_t index;  // of the thread
-
    private:
     Team& team_;
+    const int64_t index_;  // of the thread
     uint32_t number_ = 0;
   };
 
@@ -101,14 +91,13 @@ class Team {
     }
   }
 
-  // A unit of a phase in which each thread has one; -1 when the phase is over.
+  // A part of a phase that has `count` of them, no more than there are threads, beginning with the
+  // thread's own; -1 when the phase is over.
   int64_t claim_own(uint32_t number, int64_t index, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
-      std::atomic<uint32_t>& taken = taken_[(index + i) % count];
-      uint32_t last =
-          taken.load(std::memory_order_relaxed);  // the phase that it was taken in, plus 1
-      if (last <= number && taken.compare_exchange_strong(last, number + 1))
-        return (index + i) % count;
+      const int64_t part = (index + i) % count;
+      uint32_t last = taken_[part].load(std::memory_order_relaxed);
+      if (last <= number && taken_[part].compare_exchange_strong(last, number + 1)) return part;
     }
     wait(number);
     return -1;
@@ -121,7 +110,7 @@ class Team {
   }
 
   const int64_t threads_;
-  const std::unique_ptr<std::atomic<uint32_t>[]> taken_;
+  const std::unique_ptr<std::atomic<uint32_t>[]> taken_;  // of each part: the last phase, plus 1
   std::atomic<uint64_t> state_{0};  // number of the phase, and in the lower half its next unit
   std::atomic<int64_t> done_{0};    // units of the phase
 };
