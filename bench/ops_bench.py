@@ -59,10 +59,9 @@ def run(
         dtype: Of what they work on, as in ``ops_cases.prepare``.
     """
     end = time.monotonic() + seconds
-    kind = "-".join(
-        ["ops", *([op] if op else []), *([_name(dtype)] if dtype else []), *["toy"] * toy]
-        + ["checked"] * (not timed)
-    )
+    type_name = str(dtype).removeprefix("torch.") if dtype else None
+    parts = ["ops", op, type_name, "toy" if toy else None, None if timed else "checked"]
+    kind = "-".join(filter(None, parts))
     file, document = results.begin(
         folder, kind, device, on=device.type, toy=toy, bandwidth=None, cases=[]
     )
@@ -112,17 +111,13 @@ def _run_case(
     return record
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _row(name: str, ours: bool) -> dict[str, Any]:
     blank = dict.fromkeys(("note", "eager", "graph"))
     return {"name": name, "ours": ours, "status": "checked", **blank}
 
 
 def _failure(error: Exception) -> dict[str, str]:
-    """That there is not enough memory for a case is no fault."""
+    """A case that does not fit into memory is skipped; whatever else goes wrong is a failure."""
     full = isinstance(error, torch.OutOfMemoryError)
     return {"status": "skipped" if full else "failed", "note": first_line(error)}
 

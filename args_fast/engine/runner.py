@@ -68,8 +68,9 @@ class Runner:
         self.steps = 1 if self.on_host else steps
         self._per_token = 0.0
         if panel.joins(key):
-            lookahead = (lookahead if joined is None else joined) / panel.joined_share(key)
-            self._per_token = panel.attention_per_token(key)
+            (reward,) = panel.named(key)
+            lookahead = (lookahead if joined is None else joined) / reward.joined_share
+            self._per_token = reward.attention_per_token
         self.lookahead = lookahead if key and not eager else 0
         self.newest: Any = None  # the event at the end of everything that was launched, on CUDA
         self._lm = lm

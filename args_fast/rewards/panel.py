@@ -113,14 +113,6 @@ class Panel:
         """Whether the judge of a key can share the language model's pass: that of one reward."""
         return isinstance(key, str) and bool(key) and self.rewards[key].joins
 
-    def joined_share(self, key: Key) -> float:
-        """The part of the layers in which that pass has rows of the reward's own."""
-        return self.named(key)[0].joined_share
-
-    def attention_per_token(self, key: Key) -> float:
-        """What a token of the prefix adds to the work of a row of that pass, as a part of it."""
-        return self.named(key)[0].attention_per_token
-
     def named(self, key: Key) -> list[Reward]:
         """The rewards that a key stands for."""
         return [self.rewards[name] for name in _names(key)]
