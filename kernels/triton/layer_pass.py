@@ -21,7 +21,6 @@ PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
-AHEAD = 2  # blocks of its weights that a program asks for before it may begin
 
 Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None
 Norm = tuple[Tensor | None, Tensor | None]  # weight and bias
@@ -33,13 +32,15 @@ Norm = tuple[Tensor | None, Tensor | None]  # weight and bias
 Embedding = tuple[Tensor, Tensor, Tensor | None, Tensor | None, int]
 
 # By compute capability, the highest that the device has. "resident": programs that one
-# multiprocessor is to have at once. Each product, by bytes of an element (_project by the padded
+# multiprocessor is to have at once. "ahead": blocks of its weights that a program asks for before
+# it may begin. Each product, by bytes of an element (_project by the padded
 # head too): rows of W per tile, K per block, warps, stages.
 # Not measured: chosen as those of args_fast.kernels.linear, so that nothing spills and two programs
 # fit a multiprocessor of an A100.
 TUNING = {
     (8, 0): {
         "resident": 2,
+        "ahead": 2,
         "project": {
             (2, 16): (16, 256, 4, 3),
             (2, 32): (32, 128, 4, 4),
@@ -132,13 +133,15 @@ class LayerPass:
         slots = self.tuning["resident"] * self.multiprocessors
         sums = ROWS * 4 / (block_k * self.size)
         blocks = triton.cdiv(K, block_k)
+        splits = divide(tiles or triton.cdiv(N, block_n), blocks, slots, sums)
+        ahead = min(self.tuning["ahead"], triton.cdiv(blocks, splits)) * block_k * self.size // 128
         return {
-            "SPLITS": divide(tiles or triton.cdiv(N, block_n), blocks, slots, sums),
+            "SPLITS": splits,
             "EVEN": K % block_k == 0,
             "BLOCK_N": block_n,
             "BLOCK_K": block_k,
             "STAGES": stages,
-            "LINES": triton.next_power_of_2(AHEAD * block_k * self.size // 128) if self.pdl else 0,
+            "LINES": triton.next_power_of_2(ahead) if self.pdl else 0,
             "num_warps": warps,
         } | self.common
 

@@ -60,7 +60,7 @@ def _share(K, row_tiles, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr):
     tile = tl.program_id(0) // row_tiles // SPLITS
     blocks = tl.cdiv(K, BLOCK_K)
     begin = blocks * split // SPLITS * BLOCK_K
-    end = blocks * (split + 1) // SPLITS * BLOCK_K
+    end = tl.minimum(blocks * (split + 1) // SPLITS * BLOCK_K, K)
     return row_tile, split, tile, begin, end
 
 
@@ -91,12 +91,12 @@ def _tile_at(n, k, stride, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _prefetch(w_ptr, real, n, w_stride, begin, K, LINES: tl.constexpr):
+def _prefetch(w_ptr, real, n, w_stride, begin, end, LINES: tl.constexpr):
     """Ask for the first lines of this program's weights: W's rows n from column ``begin`` on."""
     elements: tl.constexpr = 1024 // w_ptr.dtype.element_ty.primitive_bitwidth  # of 128 bytes
     column = begin + tl.arange(0, LINES) * elements
     at = (n * w_stride)[:, None] + column
-    address = w_ptr + tl.where(real[:, None] & (column < K), at, 0)
+    address = w_ptr + tl.where(real[:, None] & (column < end), at, 0)
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
         "=r,l",
@@ -142,12 +142,30 @@ def _store_stats(stats_ptr, x, m, M, within, tile, count, TILES, RMS: tl.constex
 @triton.jit
 def _normed(x, mean, factor, weight_ptr, bias_ptr, column, within):
     """norm(x) of the columns that are loaded, whatever kind of norm it is."""
-    x = (x - mean[:, None]) * factor[:, None]
-    if weight_ptr is not None:
-        x *= tl.load(weight_ptr + column, mask=within, other=0.0).to(tl.float32)
-    if bias_ptr is not None:
-        x += tl.load(bias_ptr + column, mask=within, other=0.0).to(tl.float32)
-    return x
+    gain = _vector(weight_ptr, column, within, 1.0)
+    return (x - mean[:, None]) * factor[:, None] * gain + _vector(bias_ptr, column, within, 0.0)
+
+
+@triton.jit
+def _vector(ptr, n, real, absent: tl.constexpr):
+    """Elements of a norm's weight or bias in f32; ``absent`` where it has none."""
+    if ptr is not None:
+        return tl.load(ptr + n, mask=real, other=0.0).to(tl.float32)
+    else:
+        return tl.full(n.shape, absent, tl.float32)
+
+
+@triton.jit
+def _block(x_at, weight_ptr, bias_ptr, rows, k, start, end, EVEN: tl.constexpr):
+    """The columns of x from ``start`` on, and the norm's weight and bias; zeros from ``end`` on.
+    Products load them a block ahead: the way from L2 would else be waited for at every block."""
+    if EVEN:
+        inside = tl.full(k.shape, True, tl.int1) & (start < end)
+    else:
+        inside = start + k < end
+    x = tl.load(x_at + start, mask=rows & inside, other=0.0)
+    gain = _vector(weight_ptr, start + k, inside, 1.0)
+    return x, gain, _vector(bias_ptr, start + k, inside, 0.0)
 
 
 @triton.jit
@@ -324,7 +342,7 @@ def _project(
         w_ptr = wv_ptr + _row_at((head - HQ - HKV) * D, kv_stride, COLUMNS)
     launch_dependents(PDL)
     if LINES > 0:
-        _prefetch(w_ptr, real, n, w_stride, begin, H, LINES)
+        _prefetch(w_ptr, real, n, w_stride, begin, end, LINES)
     wait(PDL)
 
     if stats_ptr is not None:
@@ -332,20 +350,20 @@ def _project(
     x_at = x_ptr + m[:, None] * H + k
     w_at = w_ptr + _tile_at(n, k, w_stride, COLUMNS)
     acc = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    rows = (m < M)[:, None]
+    x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
-        column = start + k
-        x_within = (m < M)[:, None]
+        if stats_ptr is not None:
+            x = (x - mean[:, None]) * factor[:, None] * gain + shift
+        now = x.to(q_ptr.dtype.element_ty)
+        after = start + BLOCK_K
+        x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
         w_within = real[:, None]
         if not EVEN:
-            x_within = x_within & (column < H)
-            w_within = w_within & (column < H)
-        x = tl.load(x_at + start, mask=x_within, other=0.0)
-        if stats_ptr is not None:
-            inside = column < H
-            x = _normed(x, mean, factor, norm_weight_ptr, norm_bias_ptr, column, inside)
+            w_within = w_within & (start + k < end)
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
-        acc = tl.dot(x.to(w.dtype), tl.trans(w), acc, input_precision="ieee")
+        acc = tl.dot(now, tl.trans(w), acc, input_precision="ieee")
 
     N: tl.constexpr = (HQ + 2 * HKV) * D
     size = M * N
@@ -445,9 +463,9 @@ def _feed(
         gate_ptr += _row_at(first, w_stride, COLUMNS)
     launch_dependents(PDL)
     if LINES > 0:
-        _prefetch(up_ptr, real, n, w_stride, begin, H, LINES)
+        _prefetch(up_ptr, real, n, w_stride, begin, end, LINES)
         if gate_ptr is not None:
-            _prefetch(gate_ptr, real, n, w_stride, begin, H, LINES)
+            _prefetch(gate_ptr, real, n, w_stride, begin, end, LINES)
     wait(PDL)
 
     if stats_ptr is not None:
@@ -456,24 +474,23 @@ def _feed(
     w_at = _tile_at(n, k, w_stride, COLUMNS)
     up = tl.zeros([M_TILE, BLOCK_N], tl.float32)
     gate = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    rows = (m < M)[:, None]
+    x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
-        column = start + k
-        x_within = (m < M)[:, None]
+        if stats_ptr is not None:
+            x = (x - mean[:, None]) * factor[:, None] * gain + shift
+        now = x.to(up_ptr.dtype.element_ty)
+        after = start + BLOCK_K
+        x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
         w_within = real[:, None]
         if not EVEN:
-            x_within = x_within & (column < H)
-            w_within = w_within & (column < H)
-        x = tl.load(x_at + start, mask=x_within, other=0.0)
-        if stats_ptr is not None:
-            inside = column < H
-            x = _normed(x, mean, factor, norm_weight_ptr, norm_bias_ptr, column, inside)
-        x = x.to(up_ptr.dtype.element_ty)
+            w_within = w_within & (start + k < end)
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(up_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
-        up = tl.dot(x, tl.trans(w), up, input_precision="ieee")
+        up = tl.dot(now, tl.trans(w), up, input_precision="ieee")
         if gate_ptr is not None:
             w = tl.load(gate_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
-            gate = tl.dot(x, tl.trans(w), gate, input_precision="ieee")
+            gate = tl.dot(now, tl.trans(w), gate, input_precision="ieee")
 
     within = (m < M)[:, None] & real
     counter = counters_ptr + tile * row_tiles + row_tile
@@ -539,7 +556,7 @@ def _add(
     w_ptr += _row_at(first, w_stride, COLUMNS)
     launch_dependents(PDL)
     if LINES > 0:
-        _prefetch(w_ptr, real, n, w_stride, begin, K, LINES)
+        _prefetch(w_ptr, real, n, w_stride, begin, end, LINES)
     wait(PDL)
 
     y_at = y_ptr + m[:, None] * K + k
