@@ -83,12 +83,15 @@ ON_CPU = Case("opt-125m", "opt-125m", dtype="float32", new_tokens=24)
 SETS: dict[str, list[Case]] = {
     "A": PAPER,
     # Again with the table of products that was measured there, and with the fused layers.
-    "B": [replace(case, methods=FUSED) for case in PAPER],
+    "B": [
+        replace(case, methods=(*FUSED, *[baselines.K_COPIES] * (case.prompt > 128)))
+        for case in PAPER
+    ],
     "C": [
-        replace(LLAMA, new_tokens=32, methods=(*LLAMA.methods, *ONE_SET)),
-        replace(CURVE, prompt=1900, new_tokens=32),
-        replace(PAIR, batch=16, new_tokens=32),
-        replace(PAIR, batch=4, new_tokens=32),
+        replace(LLAMA, new_tokens=32, methods=(*FUSED, *ONE_SET)),
+        replace(PAIR, batch=16, new_tokens=32, methods=FUSED),
+        replace(PAIR, batch=4, new_tokens=32, methods=FUSED),
+        replace(PAIR, new_tokens=32),
         replace(PAIR, methods=COMPILED, new_tokens=32),
     ],
     "cpu": [

@@ -232,7 +232,9 @@ def sanitize(check: Check) -> list[Outcome]:
         check.end = time.monotonic() + (end - time.monotonic()) / (len(runs) - number)
         # What torch tries and handles itself is not an error; compilers are not looked at.
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--report-api-errors", "no"]
-        command += ["--target-processes", "application-only", *sanitized(check, kind)[what]]
+        # The tool waits 10 seconds for the first call of CUDA, and imports can take longer.
+        command += ["--launch-timeout", "60", "--target-processes", "application-only"]
+        command += sanitized(check, kind)[what]
         # Without the allocator's pool every tensor has bounds of its own.
         variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", **test_variables(check)}
         outcomes.append(check.run(f"{kind} {what}", command, **variables))

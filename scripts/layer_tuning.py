@@ -1,6 +1,6 @@
-"""How the Triton layers' products are best cut on this GPU: the TUNING of kernels/triton/layer_pass.py.
+"""How the products of the Triton layers are best cut on this GPU: TUNING of layer_pass.py.
 
-    python scripts/layer_tuning.py                                # OPT-2.7B and OPT-350M, two minutes
+    python scripts/layer_tuning.py      # OPT-2.7B and OPT-350M, two minutes with 16 cores
     python scripts/layer_tuning.py --shape llama-7b --workers 12
 
 Every cut is timed in a CUDA graph of many launches, each with weights of its own, so that no cache
@@ -17,7 +17,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ import torch
 
 from args_fast.kernels import layer_pass
 from args_fast.kernels.decoder_layers import COUNTERS, decoder_layers
-from args_fast.kernels.device import machine
+from args_fast.kernels.device import machine, tuned
 from args_fast.kernels.linear import divide
 
 ROWS = 10
@@ -45,6 +44,7 @@ WIDE = [
     *((64, 64, 4, 6), (64, 128, 4, 3), (64, 128, 4, 4), (64, 128, 8, 4), (128, 128, 8, 3)),
 ]
 DEEP = [(64, 4, 3), (64, 4, 4), (64, 8, 4), (128, 4, 2), (128, 8, 3)]
+RESIDENT = (2, 3, 4)
 SPLITS = {"project": (1, 2, 3), "feed": (1, 2, 3), "o": (3, 6, 8), "down": (3, 4, 6, 8)}
 
 
@@ -53,7 +53,7 @@ class Cut(NamedTuple):
 
     shape: str
     kind: str  # project, feed, o or down
-    tile: tuple[int, int, int, int] | None  # None: what is in TUNING
+    tile: tuple[int, ...] | None  # as in TUNING; None: what is there
     splits: int | None  # None: the engine's rule
 
 
@@ -64,9 +64,9 @@ def cuts(shape: str, few: bool) -> list[Cut]:
     for kind, splits in SPLITS.items():
         tiles = [(D, *rest) for rest in DEEP] if kind == "project" else WIDE
         found.append(Cut(shape, kind, None, None))
-        found += [
-            Cut(shape, kind, t, s) for t, s in product(tiles[:1] if few else tiles, (None, *splits))
-        ]
+        for tile in tiles[:1] if few else tiles:
+            found += [Cut(shape, kind, (*tile, resident), None) for resident in RESIDENT]
+            found += [Cut(shape, kind, (*tile, 1), count) for count in splits]
     return found
 
 
@@ -96,7 +96,7 @@ def read_bytes(layer: dict[str, Any], kind: str) -> int:
 
 
 def changed(device: torch.device, **changes: Any) -> dict[tuple[int, int], dict[str, Any]]:
-    """TUNING with other entries: "ahead", "resident", or {key: tile} of a product."""
+    """TUNING with other entries: "ahead", or {key: tile} of a product."""
     capability, _ = machine(device)
     known = layer_pass.TUNING[max(old for old in layer_pass.TUNING if old <= capability)]
     made = {
@@ -270,26 +270,32 @@ CASES = ((1, 160), (ROWS, 160), (1, 1900))  # rows, and tokens before them
 
 
 class Variant(NamedTuple):
-    """TUNING with some of it changed, and PROMPT, which says how long a chunk of attention is."""
+    """TUNING with some of it changed, PROMPT, which says how long a chunk of the attention is, and
+    the attention's blocks of heads padded to 128 for tiles of 16 rows."""
 
     name: str
     changes: dict[str, Any]
     prompt: int = layer_pass.PROMPT
+    block: tuple[int, int, int] | None = None
 
 
 def variants(best: dict[str, Any]) -> list[Variant]:
     tried = [Variant("TUNING", {}), Variant("best cuts", best)]
-    tried += [Variant(f"ahead {n}", best | {"ahead": n}) for n in (1, 4, 8)]
-    tried += [Variant(f"resident {n}", best | {"resident": n}) for n in (1, 3, 4)]
-    return tried + [Variant(f"chunks for {n} tokens", best, n) for n in (256, 512, 1024)]
+    tried += [Variant(f"ahead {n}", best | {"ahead": n}) for n in (1, 4)]
+    tried += [Variant(f"chunks for {n} tokens", best, n) for n in (1024, 4096)]
+    blocks = ((64, 4, 3), (32, 4, 4), (128, 8, 2))
+    return tried + [Variant(f"attention {x}", best, block=x) for x in blocks]
 
 
 def passes(shape: str, device: torch.device, count: int, tried: list[Variant]) -> None:
     """Prints the milliseconds of a pass through so many layers with each variant."""
     model = Whole(shape, device, count)
     known = layer_pass.TUNING, layer_pass.PROMPT
-    for name, changes, prompt in tried:
+    of_heads = tuned(layer_pass.ATTENTION, machine(device)[0])["blocks"][2, 128]
+    block = of_heads[16]
+    for name, changes, prompt, changed_block in tried:
         layer_pass.TUNING, layer_pass.PROMPT = changed(device, **changes), prompt
+        of_heads[16] = changed_block or block
         try:
             took = [model.seconds(*case) for case in CASES]
         except Exception as error:
@@ -297,6 +303,7 @@ def passes(shape: str, device: torch.device, count: int, tried: list[Variant]) -
             continue
         finally:
             layer_pass.TUNING, layer_pass.PROMPT = known
+            of_heads[16] = block
         words = (
             f"{r} rows after {t}: {x * 1e3:6.3f}" for (r, t), x in zip(CASES, took, strict=True)
         )

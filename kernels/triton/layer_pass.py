@@ -31,33 +31,42 @@ Norm = tuple[Tensor | None, Tensor | None]  # weight and bias
 # Tables are contiguous and of the weights' type.
 Embedding = tuple[Tensor, Tensor, Tensor | None, Tensor | None, int]
 
-# By compute capability, the highest that the device has. "resident": programs that one
-# multiprocessor is to have at once. "ahead": blocks of its weights that a program asks for before
-# it may begin. Each product, by bytes of an element (_project by the padded
-# head too): rows of W per tile, K per block, warps, stages.
-# Not measured: chosen as those of args_fast.kernels.linear, so that nothing spills and two programs
-# fit a multiprocessor of an A100.
-TUNING = {
+# By compute capability, the highest that the device has. Each product, by bytes of an element
+# (_project by the padded head too): rows of W per tile, K per block, warps, stages, and programs of
+# one multiprocessor, for which K is divided. "ahead": blocks of its weights that a program asks for
+# before it may begin.
+# (8, 0) is not measured: chosen as those of args_fast.kernels.linear, so that nothing spills and
+# two programs fit a multiprocessor of an A100. (9, 0): as (8, 0), but for the entries that
+# scripts/layer_tuning.py found on an H100, in bfloat16 with the shapes of OPT-2.7B and OPT-350M.
+TUNING: dict[tuple[int, int], dict[str, Any]] = {
     (8, 0): {
-        "resident": 2,
         "ahead": 2,
         "project": {
-            (2, 16): (16, 256, 4, 3),
-            (2, 32): (32, 128, 4, 4),
-            (2, 64): (64, 128, 4, 3),
-            (2, 128): (128, 64, 4, 3),
-            (2, 256): (256, 32, 4, 3),
-            (4, 16): (16, 32, 4, 4),
-            (4, 32): (32, 32, 4, 4),
-            (4, 64): (64, 32, 4, 4),
-            (4, 128): (128, 32, 4, 3),
-            (4, 256): (256, 16, 8, 3),
+            (2, 16): (16, 256, 4, 3, 2),
+            (2, 32): (32, 128, 4, 4, 2),
+            (2, 64): (64, 128, 4, 3, 2),
+            (2, 128): (128, 64, 4, 3, 2),
+            (2, 256): (256, 32, 4, 3, 2),
+            (4, 16): (16, 32, 4, 4, 2),
+            (4, 32): (32, 32, 4, 4, 2),
+            (4, 64): (64, 32, 4, 4, 2),
+            (4, 128): (128, 32, 4, 3, 2),
+            (4, 256): (256, 16, 8, 3, 2),
         },
-        "feed": {2: (32, 128, 4, 3), 4: (32, 32, 4, 4)},
-        "add": {2: (64, 128, 8, 4), 4: (64, 32, 4, 4)},
+        "feed": {2: (32, 128, 4, 3, 2), 4: (32, 32, 4, 4, 2)},
+        "add": {2: (64, 128, 8, 4, 2), 4: (64, 32, 4, 4, 2)},
     },
 }
-TUNING[9, 0] = TUNING[8, 0]
+TUNING[9, 0] = {
+    "ahead": 2,
+    "project": TUNING[8, 0]["project"]
+    | {
+        (2, 64): (64, 128, 8, 3, 3),
+        (2, 128): (128, 128, 8, 3, 3),
+    },
+    "feed": {2: (64, 128, 4, 3, 4), 4: (32, 32, 4, 4, 2)},
+    "add": {2: (32, 128, 4, 5, 4), 4: (64, 32, 4, 4, 2)},
+}
 
 
 class LayerPass:
@@ -129,8 +138,8 @@ class LayerPass:
 
     def _cut(self, kind: str, key: object, K: int, *, N: int = 0, tiles: int = 0) -> dict[str, Any]:
         """How a product is cut, from the model's sizes and the device alone."""
-        block_n, block_k, warps, stages = self.tuning[kind][key]
-        slots = self.tuning["resident"] * self.multiprocessors
+        block_n, block_k, warps, stages, resident = self.tuning[kind][key]
+        slots = resident * self.multiprocessors
         sums = ROWS * 4 / (block_k * self.size)
         blocks = triton.cdiv(K, block_k)
         splits = divide(tiles or triton.cdiv(N, block_n), blocks, slots, sums)

@@ -159,10 +159,7 @@ def _vector(ptr, n, real, absent: tl.constexpr):
 def _block(x_at, weight_ptr, bias_ptr, rows, k, start, end, EVEN: tl.constexpr):
     """The columns of x from ``start`` on, and the norm's weight and bias; zeros from ``end`` on.
     Products load them a block ahead: the way from L2 would else be waited for at every block."""
-    if EVEN:
-        inside = tl.full(k.shape, True, tl.int1) & (start < end)
-    else:
-        inside = start + k < end
+    inside = tl.full(k.shape, True, tl.int1) & (start < end) if EVEN else start + k < end
     x = tl.load(x_at + start, mask=rows & inside, other=0.0)
     gain = _vector(weight_ptr, start + k, inside, 1.0)
     return x, gain, _vector(bias_ptr, start + k, inside, 0.0)
@@ -353,11 +350,14 @@ def _project(
     rows = (m < M)[:, None]
     x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
+        if COLUMNS:  # whose loads the compiler keeps under way only next to those of x
+            x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, start, end, EVEN)
         if stats_ptr is not None:
             x = (x - mean[:, None]) * factor[:, None] * gain + shift
         now = x.to(q_ptr.dtype.element_ty)
-        after = start + BLOCK_K
-        x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
+        if not COLUMNS:
+            after = start + BLOCK_K
+            x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
         w_within = real[:, None]
         if not EVEN:
             w_within = w_within & (start + k < end)
@@ -477,11 +477,14 @@ def _feed(
     rows = (m < M)[:, None]
     x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
+        if COLUMNS:  # whose loads the compiler keeps under way only next to those of x
+            x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, start, end, EVEN)
         if stats_ptr is not None:
             x = (x - mean[:, None]) * factor[:, None] * gain + shift
         now = x.to(up_ptr.dtype.element_ty)
-        after = start + BLOCK_K
-        x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
+        if not COLUMNS:
+            after = start + BLOCK_K
+            x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
         w_within = real[:, None]
         if not EVEN:
             w_within = w_within & (start + k < end)
