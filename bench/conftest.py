@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from args_fast.bench import baselines, slowdown
+from args_fast.bench import slowdown
 from args_fast.bench.timing import describe, environment, read_bandwidth
 
 CPU = torch.device("cpu")
@@ -26,10 +26,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     for info in slowdowns:
         methods = info["methods"]
         write(f"\n{info['case']}: {slowdown.headline(methods)}")
-        greedies = [name for name in methods if name in baselines.GREEDIES]
-        write(slowdown.as_markdown(slowdown.table(methods, greedies, bandwidth)))
-        for line in slowdown.failures(methods):
-            write(line)
+        write("\n".join(slowdown.shown(methods, bandwidth)))
     if requests:
         write("\nseveral requests")
         write(slowdown.as_markdown(throughput(requests)))

@@ -1,15 +1,11 @@
-"""The slowdown: how it is defined, measured and shown. This project has no other definition.
-
-    step      (T(n) - T(1)) / (n - 1), where T(n) is the time of decoding n new tokens of a prompt
-    slowdown  the step of ARGS / the step of a greedy decoding that is named, in the same run on the
-              same device: the prompt's time is in neither
-    first     T(1): the time to the first token, a figure of its own
+"""The slowdown: how it is defined (``DEFINITION``), measured and shown. There is no other one here.
 
 Every method is a function from prompts to tokens and is timed from outside, so transformers, the
 published way of caching and our engine are measured alike. The methods of a case take turns, round
 by round, so that a change of the machine's speed meets all of them.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,43 +29,15 @@ Report = Callable[[str], None]  # gets a line of progress
 Figures = dict[str, Any]  # of one method: see ``figures``; or {"error": its words}
 
 
-def ignore(line: str) -> None:
-    """Reports nothing."""
+def say(line: str) -> None:
+    """Reports a line of progress on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def slowdown(methods: dict[str, Figures], method: str, greedy: str) -> float | None:
     """The step of a method over that of a greedy decoding; None where one was not measured."""
     steps = [methods.get(name, {}).get("step", {}).get("median") for name in (method, greedy)]
     return steps[0] / steps[1] if all(steps) else None
-
-
-def figures(
-    turns: Sequence[Turn], new_tokens: int, *, batch: int = 1, bytes_read: int | None = None
-) -> Figures:
-    """What the rounds of one method say.
-
-    Args:
-        turns: T(n) and T(1) of every round.
-        new_tokens: n.
-        batch: Prompts decoded together.
-        bytes_read: Bytes that a step cannot avoid reading, where they are known.
-
-    Returns:
-        "step" and "first", in seconds, each a Sample; tokens and bytes per second of a step.
-    """
-    step = summary([(whole - first) / (new_tokens - 1) for whole, first in turns])
-    if step["median"] <= 0:
-        raise RuntimeError(
-            f"{new_tokens} tokens took no longer than one: the machine is too noisy to time a "
-            "step; decode more new tokens, or stop what else is running"
-        )
-    return {
-        "new_tokens": new_tokens,
-        "step": step,
-        "first": summary([first for _, first in turns]),
-        "tokens_per_second": batch / step["median"],
-        "bytes_per_second": bytes_read / step["median"] if bytes_read else None,
-    }
 
 
 @dataclass
@@ -106,22 +74,29 @@ class Method:
         return None
 
     def figures(self) -> Figures:
+        """What the turns say: "step" and "first" in seconds, each a Sample, tokens and bytes per
+        second of a step; or "error"."""
+        steps = [(whole - first) / (self.new_tokens - 1) for whole, first in self.turns]
+        if self.error is None and summary(steps)["median"] <= 0:
+            self.error = (
+                f"{self.new_tokens} tokens took no longer than one: the machine is too noisy to "
+                "time a step; decode more new tokens, or stop what else is running"
+            )
         if self.error is not None:
             return {"error": self.error}
-        try:
-            return figures(
-                self.turns, self.new_tokens, batch=self.batch, bytes_read=self.bytes_read
-            )
-        except RuntimeError as error:
-            return {"error": first_line(error)}
+        step = summary(steps)
+        return {
+            "new_tokens": self.new_tokens,
+            "step": step,
+            "first": summary([first for _, first in self.turns]),
+            "tokens_per_second": self.batch / step["median"],
+            "bytes_per_second": self.bytes_read / step["median"] if self.bytes_read else None,
+        }
 
 
-def take_turns(methods: Sequence[Method], report: Report = ignore) -> dict[str, Figures]:
-    """Warm the methods up, let them take turns, and return their figures.
-
-    A method that fails is a result: {"error": its first line}, next to the figures of the others.
-    ``report`` gets a line before every turn.
-    """
+def take_turns(methods: Sequence[Method], report: Report = say) -> dict[str, Figures]:
+    """Warm the methods up, let them take turns, and return their figures. A method that fails is a
+    result: {"error": its first line}. ``report`` gets a line before every turn."""
     for method in methods:
         report(f"warming up: {method.name}")
         for _ in range(method.warm_ups):
@@ -137,7 +112,7 @@ def take_turns(methods: Sequence[Method], report: Report = ignore) -> dict[str, 
 
 
 def measure_case(
-    pair: ArgsDecoder, case: Case, *, rounds: int = 5, report: Report = ignore
+    pair: ArgsDecoder, case: Case, *, rounds: int = 5, report: Report = say
 ) -> dict[str, Figures]:
     """Measure the methods of a case in this process.
 
@@ -154,7 +129,6 @@ def measure_case(
         models = [pair.language_model]
         if name not in (*baselines.GREEDIES, baselines.ADAPTER):
             models.append(pair.reward_model)
-        middle = case.prompt + new_tokens // 2
         methods.append(
             Method(
                 name,
@@ -163,7 +137,7 @@ def measure_case(
                 min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
                 baselines.warm_ups(name, pair.device.type),
                 case.batch,
-                step_bytes(*models, prefix=middle, batch=case.batch),
+                step_bytes(*models, prefix=case.prompt + new_tokens // 2, batch=case.batch),
             )
         )
     return take_turns(methods, report)
@@ -202,22 +176,24 @@ def headline(methods: dict[str, Figures], method: str = baselines.ARGS) -> str:
 
 
 def table(
-    methods: dict[str, Figures], greedies: Sequence[str], bandwidth: float
+    methods: dict[str, Figures], bandwidth: float, greedies: Sequence[str] = baselines.GREEDIES
 ) -> list[list[str]]:
     """The figures of all methods as rows of cells, the header first.
 
     Args:
-        methods: What ``measure_case`` returns.
-        greedies: The greedy decodings that slowdowns are given against.
+        methods: What ``take_turns`` returns; where "equal_tokens" is among it, they are shown too.
         bandwidth: Bytes per second of a plain read in the same run.
+        greedies: Slowdowns are against those that were measured.
     """
-    rows = [[*HEADER, *(f"x {name}" for name in greedies)]]
+    greedies = [name for name in greedies if name in methods]
+    compared = any("equal_tokens" in record for record in methods.values())
+    rows = [[*HEADER, *(f"x {name}" for name in greedies), *["equal tokens"] * compared]]
     for name, record in methods.items():
         if "error" in record:
             rows.append([name, "failed", *[""] * (len(rows[0]) - 2)])
             continue
-        step, first = record["step"], record["first"]
-        rate = record["bytes_per_second"]
+        step, rate = record["step"], record["bytes_per_second"]
+        ratios = [slowdown(methods, name, greedy) for greedy in greedies]
         rows.append(
             [
                 name,
@@ -226,14 +202,18 @@ def table(
                 f"{record['tokens_per_second']:.1f}",
                 f"{rate / 1e9:.1f}" if rate else "",
                 f"{rate / bandwidth:.0%}" if rate else "",
-                f"{first['median'] * 1e3:.1f}",
-                *(
-                    f"{ratio:.2f}" if (ratio := slowdown(methods, name, greedy)) else ""
-                    for greedy in greedies
-                ),
+                f"{record['first']['median'] * 1e3:.1f}",
+                *(f"{ratio:.2f}" if ratio else "" for ratio in ratios),
+                *["/".join(map(str, record.get("equal_tokens", ())))] * compared,
             ]
         )
     return rows
+
+
+def shown(methods: dict[str, Figures], *arguments: Any) -> list[str]:
+    """The lines of a page: ``table`` of the same arguments, and what failed."""
+    failed = [f"\n- {line}" for line in failures(methods)]
+    return [as_markdown(table(methods, *arguments)), *failed]
 
 
 def failures(methods: dict[str, Figures]) -> list[str]:

@@ -23,9 +23,10 @@ import torch
 from transformers.utils import logging
 
 from args_fast import ArgsDecoder
-from args_fast.bench import baselines, cases, models, results, slowdown, traffic
+from args_fast.bench import cases, models, results, slowdown, traffic
 from args_fast.bench.baselines.engine import cache_bytes
 from args_fast.bench.cases import Case
+from args_fast.bench.slowdown import say
 from args_fast.bench.timing import copy_bandwidth, describe, read_bandwidth, synchronise
 
 
@@ -37,7 +38,6 @@ def sweep(
     *,
     budget: float = math.inf,
     rounds: int = 5,
-    report: slowdown.Report = slowdown.ignore,
 ) -> list[Case]:
     """Measure the cases that the document does not hold yet, and return those that are left.
 
@@ -48,7 +48,6 @@ def sweep(
         device: Where the cases are measured.
         budget: Seconds. A case is not begun unless as much is left as the longest one took so far.
         rounds: Turns of every method.
-        report: Gets lines of progress.
 
     Raises:
         RuntimeError: The device does not answer any more; what is finished is written.
@@ -62,8 +61,8 @@ def sweep(
         longest = max((record["seconds"] for record in document["cases"].values()), default=0.0)
         if time.monotonic() - began + longest > budget:
             break
-        report(f"{len(left)} left: {left[0].key}")
-        document["cases"][left[0].key] = _measure(left[0], device, rounds, report)
+        say(f"{len(left)} left: {left[0].key}")
+        document["cases"][left[0].key] = _measure(left[0], device, rounds)
         results.write(file, document, markdown(document))
         left = left[1:]
         # After an illegal access every later call fails: the next process continues.
@@ -71,17 +70,15 @@ def sweep(
     return left
 
 
-def _measure(
-    case: Case, device: torch.device, rounds: int, report: slowdown.Report
-) -> dict[str, Any]:
+def _measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
     began = time.monotonic()
     torch.compiler.reset()  # compiled steps of earlier cases count against a limit of shapes
     gc.collect()
     try:
-        methods = slowdown.measure_case(build(case, device), case, rounds=rounds, report=report)
+        methods = slowdown.measure_case(build(case, device), case, rounds=rounds)
     except torch.OutOfMemoryError as error:  # the models do not fit
         methods = {name: {"error": slowdown.first_line(error)} for name in case.methods}
-    report(slowdown.headline(methods))
+    say(slowdown.headline(methods))
     return {
         "case": asdict(case),
         "methods": methods,
@@ -122,11 +119,8 @@ def markdown(document: dict[str, Any]) -> str:
         lines += [f"A plain read reaches {read:.0f} GB/s here, a copy {copied:.0f}."]
     for record in document["cases"].values():
         case = Case(**record["case"] | {"methods": tuple(record["case"]["methods"])})
-        greedies = [name for name in case.methods if name in baselines.GREEDIES]
-        rows = slowdown.table(record["methods"], greedies, document["bandwidth"])
         lines += ["", f"## {case.name}", "", slowdown.headline(record["methods"]) + ".", ""]
-        lines += [slowdown.as_markdown(rows)]
-        lines += [f"\n- {line}" for line in slowdown.failures(record["methods"])]
+        lines += slowdown.shown(record["methods"], document["bandwidth"])
     return "\n".join(lines) + "\n"
 
 
@@ -153,14 +147,9 @@ def main(arguments: list[str] | None = None) -> int:
     kind = "slowdown-rehearsed" if options.rehearse else "slowdown"
     empty: dict[str, Any] = {"bandwidth": None, "copy_bandwidth": None, "cases": {}}
     file, document = results.begin(folder, kind, device, **empty)
-
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    budget, rounds = options.budget, options.rounds
-    left = sweep(settings, file, document, device, budget=budget, rounds=rounds, report=report)
+    left = sweep(settings, file, document, device, budget=options.budget, rounds=options.rounds)
     if left:
-        report(f"{len(left)} of {len(settings)} cases are left: run the same command again")
+        say(f"{len(left)} of {len(settings)} cases are left: run the same command again")
     wrong = failures(document)
     for line in wrong:
         print(f"WRONG  {line}")

@@ -31,7 +31,7 @@ from transformers.utils import logging
 from args_fast import smollm2
 from args_fast.bench import baselines, results, slowdown
 from args_fast.bench.peers.worker import Worker, WorkerError
-from args_fast.bench.slowdown import Figures, Method
+from args_fast.bench.slowdown import Figures, Method, say
 from args_fast.bench.timing import describe, read_bandwidth
 from args_fast.bench.traffic import step_bytes
 from args_fast.errors import MissingPackageError
@@ -54,7 +54,6 @@ def compare(
     new_tokens: int,
     rounds: int,
     model_bytes: int,
-    report: slowdown.Report = slowdown.ignore,
 ) -> dict[str, Figures]:
     """Ask all methods of all workers in turn; the figures of each method.
 
@@ -65,7 +64,6 @@ def compare(
         rounds: Turns of each method.
         model_bytes: Bytes that a step of one model reads for all prompts; both models are of one
             size.
-        report: Gets lines of progress.
     """
     texts: dict[str, list[list[int]]] = {}  # the longest of each method
 
@@ -90,7 +88,7 @@ def compare(
         for worker in workers
         for name in worker.methods
     ]
-    measured = slowdown.take_turns(methods, report)
+    measured = slowdown.take_turns(methods)
     for name, figures in measured.items():
         reference = texts.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
         if "error" not in figures and reference is not None:
@@ -125,7 +123,8 @@ def load(
         say(f"loading {name}, {dtype}")
         try:
             variables = plain | (vllm if name == "vllm_cpu" else {})
-            worker = Worker(python, f"peers.{name}", folder / f"{name}.log", variables, arguments)
+            options = {"module": f"peers.{name}", "variables": variables, "arguments": arguments}
+            worker = Worker(python, folder / f"{name}.log", **options)
             stack.enter_context(worker).wait_until_loaded()
             workers.append(worker)
         except (WorkerError, OSError) as error:
@@ -138,10 +137,6 @@ def cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def page(document: dict[str, Any]) -> str:
@@ -157,12 +152,7 @@ def page(document: dict[str, Any]) -> str:
         *(f"\n{line}" for line in ONE_AT_A_TIME.values() if document["batch"] > 1),
     ]
     for dtype, methods in document["types"].items():
-        rows = slowdown.table(methods, GREEDIES, document["bandwidth"])
-        counts = [methods[name].get("equal_tokens") for name in methods]
-        for row, count in zip(rows, ["equal tokens", *counts], strict=True):
-            row.append(count if isinstance(count, str) else "/".join(map(str, count or ())))
-        lines += [f"\n## {dtype}\n", slowdown.as_markdown(rows)]
-        lines += [f"\n- {line}" for line in slowdown.failures(methods)]
+        lines += [f"\n## {dtype}\n", *slowdown.shown(methods, document["bandwidth"], GREEDIES)]
     return "\n".join(lines) + "\n"
 
 
@@ -230,7 +220,6 @@ def main(arguments: list[str] | None = None) -> int:
                 model_bytes=model_bytes(
                     dtype, options.prompt + options.new_tokens // 2, options.batch
                 ),
-                report=say,
             )
         results.write(file, document, page(document))
     print(page(document), file.with_suffix(".md"), sep="\n")

@@ -6,26 +6,29 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import stub_peer
 import torch
 from tiny_models import language_model, tokens
 
 from args_fast.bench import baselines, slowdown
 from args_fast.bench.peers import compare, ours
+from args_fast.bench.peers import worker as worker_module
 from args_fast.bench.peers.worker import Worker, WorkerError
 
-HELPERS = Path(__file__).parents[1] / "helpers"
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
+    monkeypatch.setattr(worker_module, "FOLDER", str(Path(stub_peer.__file__).parent))
 
 
 def stub(tmp_path, model="stub", room=40):
     arguments = {"model": model, "dtype": "float32", "threads": 1, "room": room}
-    variables = {"PYTHONPATH": str(HELPERS)}
-    python = Path(sys.executable)
-    return Worker(python, "stub_peer", tmp_path / "stub.log", variables, arguments)
+    options = {"module": "stub_peer", "variables": {}, "arguments": arguments}
+    return Worker(Path(sys.executable), tmp_path / "stub.log", **options)
 
 
 @pytest.fixture
-def worker(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "PAUSE", 0.0)
+def worker(tmp_path):
     with stub(tmp_path) as worker:
         worker.wait_until_loaded()
         yield worker
@@ -54,7 +57,7 @@ def test_peer_that_cannot_be_loaded_says_why(tmp_path):
 
 
 def test_process_that_ends_is_told_with_its_log(worker):
-    worker._process.kill()
+    worker._group.terminate(0.0)
     with pytest.raises(WorkerError, match=r"the process ended; see .*stub\.log"):
         worker.decode("stub greedy", [[3]], 1)
 
@@ -63,12 +66,9 @@ def test_process_that_ends_is_told_with_its_log(worker):
 
 
 @pytest.mark.parametrize("prompts", [[[3, 5]], [[3, 5], [4, 1], [2, 2]]])
-def test_methods_take_turns_and_their_tokens_are_compared(worker, prompts):
-    told = []
-    found = compare.compare(
-        [worker], prompts, new_tokens=8, rounds=2, model_bytes=10**6, report=told.append
-    )
-    assert told[3:5] == ["round 1 of 2: transformers greedy", "round 1 of 2: stub greedy"]
+def test_methods_take_turns_and_their_tokens_are_compared(worker, prompts, capsys):
+    found = compare.compare([worker], prompts, new_tokens=8, rounds=2, model_bytes=10**6)
+    assert capsys.readouterr().err.splitlines()[3:5] == ["round 1 of 2: transformers greedy", "round 1 of 2: stub greedy"]
     batch = len(prompts)
     assert found["stub greedy"]["equal_tokens"] == [8 * batch, 8 * batch]
     assert found["other greedy"]["equal_tokens"] == [batch, 8 * batch]
@@ -84,14 +84,15 @@ def test_method_that_fails_leaves_the_others(worker):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_page_has_the_equal_tokens_of_every_method(batch):
-    figures = slowdown.figures([(2.0, 1.0)], 11) | {"equal_tokens": [7, 10]}
+    timed = slowdown.Method("", lambda new_tokens: 0.0, 11, 1, turns=[(2.0, 1.0)])
+    figures = timed.figures() | {"equal_tokens": [7, 10]}
     methods = {baselines.TRANSFORMERS: figures, "vLLM greedy": {"error": "WorkerError: no"}}
     facts = {"device": "A CPU", "threads": 2, "versions": {}, "cuda": None, "commit": "c"}
     document = {"environment": facts | {"date": "2030"}, "bandwidth": 2e10, "prompt": 128}
     document |= {"batch": batch, "new_tokens": 33, "rounds": 5, "types": {"float32": methods}}
     text = compare.page(document)
     assert text.count("| equal tokens |") == 1
-    assert "| 1.00 | | | 7/10 |" in " ".join(text.split())
+    assert "| 1.00 | 7/10 |" in " ".join(text.split())
     assert "- vLLM greedy: WorkerError: no" in text
     assert "## float32" in text
     assert ("4 prompts, decoded together" in text) == (batch > 1)
@@ -110,8 +111,8 @@ def workers(monkeypatch, tmp_path):
     class Started:
         absent = ()
 
-        def __init__(self, python, module, log, variables, arguments):
-            self.python, self.module, self.log = python, module, log
+        def __init__(self, python, log, module, variables, arguments):
+            self.python, self.module = python, module
             self.variables, self.arguments = variables, arguments
 
         def wait_until_loaded(self):
@@ -182,7 +183,6 @@ def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
         worker.wait_until_loaded()
         return [worker]
 
-    monkeypatch.setattr(compare, "PAUSE", 0.0)
     monkeypatch.setattr(compare.torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(compare, "load", load)
     monkeypatch.setattr(compare, "read_bandwidth", lambda device: 1e10)
