@@ -8,8 +8,8 @@ in turn, so that a change of the machine's speed meets all of them. The definiti
 bench/slowdown.py. "Equal tokens" shows whether an engine decodes what the others decode; in 16 bits
 their rounding differs, and so may tokens.
 
-Written to bench/results/<device>/peers-<date>-<commit>.json and .md, and to $OUT. make installs the
-peers into build/peers, which takes some 20 minutes and 5 GB; one that is not there is left out.
+Written to bench/results/<device>/peers-<settings>-<date>-<commit>.json and .md, and to $OUT. make
+installs the peers into build/peers, in 20 minutes and 5 GB; one that is not there is left out.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import starmap, takewhile
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from transformers.utils import logging
 
 from args_fast import smollm2
 from args_fast.bench import baselines, results, slowdown
+from args_fast.bench.cases import Case
 from args_fast.bench.peers.worker import Worker, WorkerError
 from args_fast.bench.slowdown import Figures, Method, say
 from args_fast.bench.timing import describe, read_bandwidth
@@ -37,6 +37,7 @@ from args_fast.bench.traffic import step_bytes
 from args_fast.errors import MissingPackageError
 
 CPU = torch.device("cpu")
+VOCABULARY = 40000  # of SmolLM2, whose last ids are rare
 FOLDER = Path("build") / "peers"
 PEERS = ("llama_cpp", "vllm_cpu", "ours")  # the last runs in this environment
 ONE_AT_A_TIME = {"llama_cpp": "llama.cpp is left out: its binding decodes one prompt at a time."}
@@ -48,23 +49,17 @@ PAUSE = 0.3  # seconds before each decode, in which the threads of the last one 
 
 
 def compare(
-    workers: Sequence[Worker],
-    prompts: Sequence[Sequence[int]],
-    *,
-    new_tokens: int,
-    rounds: int,
-    model_bytes: int,
+    workers: Sequence[Worker], case: Case, rounds: int, model_bytes: int
 ) -> dict[str, Figures]:
     """Ask all methods of all workers in turn; the figures of each method.
 
     Args:
         workers: The loaded peers.
-        prompts: Ids of each; all are of one length and are decoded together.
-        new_tokens: Decoded by each method in a turn.
+        case: The prompts, and the new tokens that each method decodes in a turn.
         rounds: Turns of each method.
-        model_bytes: Bytes that a step of one model reads for all prompts; both models are of one
-            size.
+        model_bytes: Bytes that a step of one model reads; both models are of one size.
     """
+    prompts = case.prompts(VOCABULARY)
     texts: dict[str, list[list[int]]] = {}  # the longest of each method
 
     def ask(worker: Worker, name: str, new_tokens: int) -> float:
@@ -80,9 +75,9 @@ def compare(
         Method(
             name,
             partial(ask, worker, name),
-            new_tokens,
+            case.new_tokens,
             rounds,
-            batch=len(prompts),
+            batch=case.batch,
             bytes_read=model_bytes * (2 if name in TWICE else 1),
         )
         for worker in workers
@@ -103,15 +98,14 @@ def equal_tokens(ids: Sequence[int], reference: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def load(
-    peers: Sequence[str], dtype: str, folder: Path, room: int, threads: int, stack: ExitStack
-) -> list[Worker]:
+def load(peers: Sequence[str], case: Case, folder: Path, stack: ExitStack) -> list[Worker]:
     """The loaded workers of these peers. One that is not installed or cannot be loaded says why,
     and the others are compared without it."""
+    room, threads = case.prompt + case.new_tokens + 1, len(cores())
     plain = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     vllm = {
         "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores()[:threads])),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores())),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
@@ -119,8 +113,8 @@ def load(
     for name in peers:
         python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
         model = folder if name == "llama_cpp" else smollm2.lm()
-        arguments = {"model": str(model), "dtype": dtype, "threads": threads, "room": room}
-        say(f"loading {name}, {dtype}")
+        arguments = {"model": str(model), "dtype": case.dtype, "threads": threads, "room": room}
+        say(f"loading {name}, {case.dtype}")
         try:
             variables = plain | (vllm if name == "vllm_cpu" else {})
             options = {"module": f"peers.{name}", "variables": variables, "arguments": arguments}
@@ -141,32 +135,29 @@ def cores() -> list[int]:
 
 def page(document: dict[str, Any]) -> str:
     """The document as a page."""
+    batch = document["batch"]
+    prompts = "One prompt" if batch == 1 else f"{batch} prompts, decoded together, each"
     lines = [
         "# SmolLM2-135M-Instruct, engine by engine\n",
         f"{describe(document['environment'])}.\n",
-        f"{_prompts(document)} of {document['prompt']} tokens, {document['new_tokens']} new ones, "
+        f"{prompts} of {document['prompt']} tokens, {document['new_tokens']} new ones, "
         f"methods in turn; rounds: {document['rounds']}. ARGS has k = 10 and a reward model "
         f"of the same size. A plain read reaches {document['bandwidth'] / 1e9:.1f} GB/s.\n",
         f"{slowdown.DEFINITION} Equal tokens: of those that transformers decodes, or for ARGS "
         "those of args-fast.",
-        *(f"\n{line}" for line in ONE_AT_A_TIME.values() if document["batch"] > 1),
+        *(f"\n{line}" for line in ONE_AT_A_TIME.values() if batch > 1),
     ]
     for dtype, methods in document["types"].items():
         lines += [f"\n## {dtype}\n", *slowdown.shown(methods, document["bandwidth"], GREEDIES)]
     return "\n".join(lines) + "\n"
 
 
-def _prompts(document: dict[str, Any]) -> str:
-    batch = document["batch"]
-    return "One prompt" if batch == 1 else f"{batch} prompts, decoded together, each"
-
-
-def model_bytes(dtype: str, prefix: int, batch: int) -> int:
-    """Bytes that a step of the language model reads for texts of so many tokens."""
+def model_bytes(case: Case) -> int:
+    """Bytes that a step of the language model reads, in the middle of the new tokens."""
     config = AutoConfig.from_pretrained(smollm2.lm())
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    return step_bytes(model, prefix=prefix, batch=batch)
+        model = AutoModelForCausalLM.from_config(config, dtype=case.torch_dtype)
+    return step_bytes(model, prefix=case.prompt + case.new_tokens // 2, batch=case.batch)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -178,9 +169,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=1, help="prompts decoded together (1)")
     parser.add_argument("--new-tokens", type=int, default=33, help="tokens of a turn (33)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every method (5)")
-    most = len(cores())
-    parser.add_argument("--threads", type=int, default=most, help=f"of each engine ({most})")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"of the peers ({FOLDER})")
     parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     if options.batch < 1:
@@ -191,36 +179,23 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    torch.set_num_threads(options.threads)
-    folder = options.folder.resolve()
+    torch.set_num_threads(len(cores()))
+    folder = FOLDER.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smollm2.gguf").unlink(missing_ok=True)
     (folder / "smollm2.gguf").symlink_to(smollm2.gguf())
-    random = Random(0)
-    prompts = [
-        [random.randint(100, 40000) for _ in range(options.prompt)] for _ in range(options.batch)
-    ]
     peers = [name for name in PEERS if options.batch == 1 or name not in ONE_AT_A_TIME]
-    room = options.prompt + options.new_tokens + 1
-    settings = {
-        name: getattr(options, name) for name in ("prompt", "batch", "new_tokens", "rounds")
-    }
+    sizes = {name: getattr(options, name) for name in ("prompt", "batch", "new_tokens")}
+    settings = sizes | {"rounds": options.rounds}
     kind = "-".join(f"{name.replace('_', '-')}-{value}" for name, value in settings.items())
-    file, document = results.begin(
-        results.results_folder(CPU, options.results), f"peers-{kind}", CPU
-    )
+    device_folder = results.results_folder(CPU, options.results)
+    file, document = results.begin(device_folder, f"peers-{kind}", CPU)
     document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
     for dtype in options.types:
+        case = Case("smollm2", "smollm2", dtype=dtype, **sizes)
         with ExitStack() as stack:
-            document["types"][dtype] = compare(
-                load(peers, dtype, folder, room, options.threads, stack),
-                prompts,
-                new_tokens=options.new_tokens,
-                rounds=options.rounds,
-                model_bytes=model_bytes(
-                    dtype, options.prompt + options.new_tokens // 2, options.batch
-                ),
-            )
+            workers = load(peers, case, folder, stack)
+            document["types"][dtype] = compare(workers, case, options.rounds, model_bytes(case))
         results.write(file, document, page(document))
     print(page(document), file.with_suffix(".md"), sep="\n")
     return 0
