@@ -1,14 +1,24 @@
-"""Prints what the times that pytest-benchmark collected say: slowdown, throughput."""
+"""The pair of the suites; and what their times say is printed: slowdown, throughput."""
 
 from collections import defaultdict
 from typing import Any
 
+import pytest
 import torch
 
+from args_fast import ArgsDecoder
 from args_fast.bench import slowdown
+from args_fast.bench.cases import SIZE
+from args_fast.bench.models import random_pair
 from args_fast.bench.timing import describe, environment, read_bandwidth
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pair() -> ArgsDecoder:
+    """Two models of the size that is measured."""
+    return random_pair(SIZE, SIZE)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:

@@ -11,9 +11,6 @@ import asyncio
 import contextlib
 import math
 import random
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -22,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from served import in_a_process
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers import LlamaForSequenceClassification as LlamaReward
 
@@ -57,24 +55,11 @@ def engine(folders):
 
 
 @pytest.fixture(scope="module")
-def server(folders):
-    """The address of a server in a process of its own, and the number of that process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "args_fast", "serve", "--port", port]
-    command += ["--lm", str(folders[0]), "--rm", str(folders[1])]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            while True:  # while it loads
-                assert process.poll() is None, "the server ended; start it to see why"
-                with contextlib.suppress(httpx.ConnectError):
-                    httpx.get(f"{url}/health", timeout=600).raise_for_status()
-                    break
-                time.sleep(0.1)
-            yield url, process.pid
-        finally:
-            process.terminate()
+def server(folders, tmp_path_factory):
+    lm, rm = folders
+    log = tmp_path_factory.mktemp("server") / "log"
+    with in_a_process(log, "--lm", lm, "--rm", rm) as (process, url):
+        yield url, process.pid
 
 
 async def answers(url, prompts, stream):

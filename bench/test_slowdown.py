@@ -9,14 +9,8 @@ import pytest
 
 from args_fast.bench import baselines, slowdown
 from args_fast.bench.cases import SIZE, USUAL, Case
-from args_fast.bench.models import random_pair
 
 METHODS = (*USUAL, baselines.K_COPIES, baselines.NAIVE)
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return random_pair(SIZE, SIZE)
 
 
 @pytest.mark.parametrize("prompt", [128, 512])

@@ -9,7 +9,6 @@ import pytest
 from args_fast import DecodingConfig
 from args_fast.bench import baselines
 from args_fast.bench.cases import SIZE, Case
-from args_fast.bench.models import random_pair
 
 REQUESTS = 16
 NEW_TOKENS = 32
@@ -18,11 +17,6 @@ ROUNDS = 3
 PROMPTS = [
     Case(SIZE, SIZE, prompt=LENGTHS[i % len(LENGTHS)]).prompts(500)[0] for i in range(REQUESTS)
 ]
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return random_pair(SIZE, SIZE)
 
 
 @pytest.mark.parametrize("way", ["alone", "together"])
