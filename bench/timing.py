@@ -3,20 +3,19 @@
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from args_fast.machine import processor
+from args_fast.eval import provenance
+from args_fast.machine import processor, versions
 
 PACKAGES = ("torch", "triton", "transformers", "flash-attn", "torchao", "args-fast")
 FLUSHED = 256 * 2**20  # bytes written between two timed calls on CUDA: more than any L2 holds
+WARM_UP = 3  # calls before the first that counts
 READ = {"cpu": 2**30, "cuda": 2**32}  # bytes of the array whose reading is timed
 # Variables of the environment that change what runs, besides our own.
 SWITCHES = (
@@ -64,7 +63,6 @@ def measure(
     call: Callable[[], object],
     device: torch.device,
     *,
-    warm_up: int = 3,
     repeats: int = 20,
     limit: float = 2.0,
     drained: bool = False,
@@ -78,14 +76,13 @@ def measure(
     Args:
         call: What is timed. It need not synchronise.
         device: Where the call runs.
-        warm_up: Calls before the first that counts.
         repeats: Calls that count; at least 3 are made.
         limit: Seconds of timed calls after which no further call is made.
         drained: Let a CUDA device come to rest before every call, so that the host's work for the
             call counts too; otherwise it may be done while the cache is emptied.
         per: What one call does so many times; the sample is of one of them.
     """
-    for _ in range(warm_up):
+    for _ in range(WARM_UP):
         call()
     once = _by_events(call, device, drained) if device.type == "cuda" else None
     times: list[float] = []
@@ -129,23 +126,20 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure needs next to it: the device, the versions, the commit, the time."""
+    """What a figure needs next to it: the device, the versions, the switches that change what runs
+    as far as they are set, the commit ("+" after it where files differ), the time."""
+    set_here = (name for name in os.environ if name.startswith("ARGS_FAST_") or name in SWITCHES)
+    revision, _, changed = (provenance.commit() or "unknown").partition("-")
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "cuda": torch.version.cuda,
-        "switches": switches(),
-        "commit": commit(),
+        "switches": {name: os.environ[name] for name in sorted(set_here)},
+        "commit": revision[:10] + "+" * bool(changed),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def switches() -> dict[str, str]:
-    """Variables of the environment that change what runs, as far as they are set."""
-    chosen = {k: v for k, v in os.environ.items() if k.startswith("ARGS_FAST_") or k in SWITCHES}
-    return dict(sorted(chosen.items()))
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -165,24 +159,3 @@ def device_name(device: torch.device) -> str:
 def slug(name: str) -> str:
     """A device's name as that of a folder."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-def commit() -> str:
-    """The commit of the checkout, with "+" where it has been changed; "unknown" outside one."""
-    try:
-        name = _git("rev-parse", "--short=10", "HEAD")
-        return name + "+" * bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
