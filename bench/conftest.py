@@ -1,4 +1,4 @@
-"""The pair of the suites; and what their times say is printed: slowdown, throughput."""
+"""The pair of the suites, and the table of throughput from the times that they took."""
 
 from collections import defaultdict
 from typing import Any
@@ -7,12 +7,10 @@ import pytest
 import torch
 
 from args_fast import ArgsDecoder
-from args_fast.bench import slowdown
 from args_fast.bench.cases import SIZE
 from args_fast.bench.models import random_pair
-from args_fast.bench.timing import describe, environment, read_bandwidth
-
-CPU = torch.device("cpu")
+from args_fast.bench.slowdown import as_markdown
+from args_fast.bench.timing import describe, environment
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +22,11 @@ def pair() -> ArgsDecoder:
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     session = getattr(config, "_benchmarksession", None)
     results = [result for result in session.benchmarks if result.stats.rounds] if session else []
-    write = terminalreporter.write_line
-    slowdowns = [result.extra_info for result in results if "methods" in result.extra_info]
     requests = [result for result in results if "throughput" in result.extra_info]
-    if slowdowns or requests:
-        terminalreporter.section("what the times say")
-        write(describe(environment(CPU)))
-    if slowdowns:
-        bandwidth = read_bandwidth(CPU)
-        write(f"{slowdown.DEFINITION} That is {bandwidth / 1e9:.1f} GB/s here.")
-    for info in slowdowns:
-        methods = info["methods"]
-        write(f"\n{info['case']}: {slowdown.headline(methods)}")
-        write("\n".join(slowdown.shown(methods, bandwidth)))
     if requests:
-        write("\nseveral requests")
-        write(slowdown.as_markdown(throughput(requests)))
+        terminalreporter.section("several requests")
+        terminalreporter.write_line(describe(environment(torch.device("cpu"))))
+        terminalreporter.write_line(as_markdown(throughput(requests)))
 
 
 def throughput(results: list[Any]) -> list[list[str]]:

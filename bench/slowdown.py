@@ -148,7 +148,7 @@ def _seconds(
 ) -> float:
     """The time of a decode by a method, which has to give what was asked for."""
     counts: list[int] = []
-    method = partial(baselines.METHODS[name], pair, prompts, new_tokens, case.k, case.w)
+    method = partial(baselines.METHODS[name], pair, prompts, case.config(new_tokens))
     took = seconds(lambda: counts.extend(map(len, method())), pair.device)
     if counts != [new_tokens] * case.batch:
         raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 from args_fast import ArgsDecoder, DecodingConfig, reference
+from args_fast.bench.baselines.engine import Ids
 
 
-def naive(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float
-) -> list[list[int]]:
-    config = DecodingConfig(k=k, w=w, max_new_tokens=new_tokens, eos_token_ids=[])
+def naive(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
     models = (pair.language_model, pair.reward_model)
     return [reference.decode(*models, prompt, config).token_ids for prompt in prompts]
