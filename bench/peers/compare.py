@@ -3,17 +3,15 @@
     make bench-peers        then also: python -m args_fast.bench.peers.compare --batch 16
 
 SmolLM2-135M-Instruct, one prompt, or with ``--batch`` several that are decoded together. For each
-type every engine is loaded in a process of its own with the machine's threads, and they are asked
-in turn, so that a change of the machine's speed meets all of them. The definitions are those of
-bench/slowdown.py. "Equal tokens" shows whether an engine decodes what the others decode; in 16 bits
-their rounding differs, and so may tokens.
+type every engine is loaded in a process of its own with as many threads as torch takes here, and
+they are asked in turn. The definitions are those of bench/slowdown.py. "Equal tokens" shows whether
+an engine decodes what the others decode; in 16 bits their rounding differs, and so may tokens.
 
 Written to bench/results/<device>/peers-<settings>-<date>-<commit>.json and .md, and to $OUT. make
 installs the peers into build/peers, in 20 minutes and 5 GB; one that is not there is left out.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -101,36 +99,24 @@ def equal_tokens(ids: Sequence[int], reference: Sequence[int]) -> int:
 def load(peers: Sequence[str], case: Case, folder: Path, stack: ExitStack) -> list[Worker]:
     """The loaded workers of these peers. One that is not installed or cannot be loaded says why,
     and the others are compared without it."""
-    room, threads = case.prompt + case.new_tokens + 1, len(cores())
-    plain = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    vllm = {
-        "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores())),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+    arguments = {
+        "dtype": case.dtype,
+        "threads": torch.get_num_threads(),
+        "room": case.prompt + case.new_tokens + 1,
     }
     workers = []
     for name in peers:
         python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
-        model = folder if name == "llama_cpp" else smollm2.lm()
-        arguments = {"model": str(model), "dtype": case.dtype, "threads": threads, "room": room}
+        model = str(folder if name == "llama_cpp" else smollm2.lm())
         say(f"loading {name}, {case.dtype}")
         try:
-            variables = plain | (vllm if name == "vllm_cpu" else {})
-            options = {"module": f"peers.{name}", "variables": variables, "arguments": arguments}
-            worker = Worker(python, folder / f"{name}.log", **options)
+            log = folder / f"{name}.log"
+            worker = Worker(python, log, f"peers.{name}", {"model": model, **arguments})
             stack.enter_context(worker).wait_until_loaded()
             workers.append(worker)
         except (WorkerError, OSError) as error:
             say(f"{name} is left out: {error}")
     return workers
-
-
-def cores() -> list[int]:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def page(document: dict[str, Any]) -> str:
@@ -179,7 +165,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    torch.set_num_threads(len(cores()))
     folder = FOLDER.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smollm2.gguf").unlink(missing_ok=True)

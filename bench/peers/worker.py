@@ -18,9 +18,7 @@ FOLDER = str(Path(__file__).resolve().parent.parent)  # of bench/, where the mod
 SECONDS_TO_END = 10.0  # then a process is killed
 
 
-def serve(
-    channel: "execnet.Channel", folder: str, module: str, log: str, variables: dict, arguments: dict
-) -> None:
+def serve(channel: "execnet.Channel", folder: str, module: str, log: str, arguments: dict) -> None:
     """Load a peer and decode with it; runs in its process, to which execnet sends this function."""
     import importlib
     import os
@@ -31,7 +29,8 @@ def serve(
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
     os.environ.pop("OMP_WAIT_POLICY", None)  # our Makefile's, which would slow other engines
-    os.environ.update(variables)
+    os.environ["OMP_NUM_THREADS"] = str(arguments["threads"])
+    os.environ["HF_HUB_OFFLINE"] = "1"
     sys.path.append(folder)  # the last one, so that no module of bench/ hides a peer's
     methods = importlib.import_module(module).load(**arguments)
     channel.send(list(methods))
@@ -54,16 +53,18 @@ class Worker:
     Args:
         python: The interpreter of the peer's environment.
         log: The file that gets what the peer prints.
-        options: Of ``serve``: the module that has ``load``, its arguments, and variables of the
-            environment.
+        module: The module that has its ``load``.
+        arguments: Of ``load``.
     """
 
-    def __init__(self, python: Path, log: Path, **options: Any) -> None:
+    def __init__(self, python: Path, log: Path, module: str, arguments: dict[str, Any]) -> None:
         self.methods: list[str] = []
         self._log = log
         self._group = execnet.Group()
         gateway = self._group.makegateway(f"popen//python={quote(str(python))}")
-        self._channel = gateway.remote_exec(serve, folder=FOLDER, log=str(log), **options)
+        self._channel = gateway.remote_exec(
+            serve, folder=FOLDER, module=module, log=str(log), arguments=arguments
+        )
 
     def wait_until_loaded(self) -> None:
         """Raises WorkerError where the peer cannot be loaded."""

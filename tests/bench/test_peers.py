@@ -26,8 +26,7 @@ def _no_pause(monkeypatch):
 
 def stub(tmp_path, model="stub", room=40):
     arguments = {"model": model, "dtype": "float32", "threads": 1, "room": room}
-    options = {"module": "stub_peer", "variables": {}, "arguments": arguments}
-    return Worker(Path(sys.executable), tmp_path / "stub.log", **options)
+    return Worker(Path(sys.executable), tmp_path / "stub.log", "stub_peer", arguments)
 
 
 @pytest.fixture
@@ -117,9 +116,8 @@ def workers(monkeypatch, tmp_path):
     class Started:
         absent = ()
 
-        def __init__(self, python, log, module, variables, arguments):
-            self.python, self.module = python, module
-            self.variables, self.arguments = variables, arguments
+        def __init__(self, python, log, module, arguments):
+            self.python, self.module, self.arguments = python, module, arguments
 
         def wait_until_loaded(self):
             if self.module in self.absent:
@@ -133,7 +131,7 @@ def workers(monkeypatch, tmp_path):
 
     Started.ended = ended
     monkeypatch.setattr(compare, "Worker", Started)
-    monkeypatch.setattr(compare, "cores", lambda: [0])
+    monkeypatch.setattr(compare.torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(compare.smollm2, "lm", lambda: tmp_path / "hf")
     return Started
 
@@ -151,10 +149,8 @@ def test_every_peer_has_the_same_threads_and_room(workers, tmp_path):
         assert worker.arguments["threads"] == 1
         assert worker.arguments["room"] == 200
         assert worker.arguments["dtype"] == "bfloat16"
-        assert worker.variables["OMP_NUM_THREADS"] == "1"
     assert found[0].arguments["model"] == str(tmp_path)
     assert found[0].python == tmp_path / "llama_cpp" / "bin" / "python"
-    assert found[1].variables["VLLM_CPU_OMP_THREADS_BIND"] == "0"
     assert found[2].python == Path(sys.executable)
 
 
@@ -192,7 +188,6 @@ def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
         return [worker]
 
     monkeypatch.setattr(compare, "FOLDER", tmp_path)
-    monkeypatch.setattr(compare.torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(compare, "load", load)
     monkeypatch.setattr(compare, "read_bandwidth", lambda device: 1e10)
     monkeypatch.setattr(compare, "model_bytes", lambda *arguments: 10**6)
