@@ -1,18 +1,16 @@
 """Every op against its peers: one run, one device, one table.
 
     python -m args_fast.bench.ops_bench [--device cuda] [--seconds 600]
-    python -m args_fast.bench.ops_bench --op linear     # products of few rows, for
-                                                        # scripts/linear_table.py
+    python -m args_fast.bench.ops_bench --op linear     # few rows, for scripts/linear_table.py
 
 The most telling cases come first, and what the time does not reach is listed. Results are written
 after every case, to bench/results/<device>/ops-<date>-<commit>.json and .md; a later run of the
 same sources continues there. An implementation is timed only after its output has been compared
 with the plain one; the exit status is 1 if one of ours was wrong, or failed.
 
-Times are per call, of a call made from Python ("eager", on CUDA often the host's time, not the
-kernel's) and, on CUDA, of the same call several times in a row in a CUDA graph. GB/s: the bytes
-that the op cannot avoid moving (inputs once, outputs once) over the better of the two medians; "of
-read": over the bandwidth of a plain read.
+Times are of a call made from Python ("eager", on CUDA often the host's time, not the kernel's) and,
+on CUDA, of the same call several times in a row in a CUDA graph. GB/s: the bytes that the op cannot
+avoid moving (inputs once, outputs once) over the better of the two medians.
 """
 
 import argparse
@@ -33,6 +31,7 @@ from args_fast.bench.timing import Sample, describe, measure, read_bandwidth
 # each, and the pages have room for 112.
 CALLS_PER_GRAPH, CALLS_THAT_WRITE = 20, 4
 FAILED = ("wrong", "failed")
+BLANK = {"status": "checked", "note": None, "eager": None, "graph": None}  # of a row
 HEADER = ("case", "implementation", "eager", "graph", "MB", "GB/s", "of read", "x peer", "note")
 
 
@@ -100,20 +99,11 @@ def _run_case(
         record["floor_bytes"] = prepared.floor
         for name in prepared.calls:
             if timed or name in prepared.ours:  # a check is of ours
-                row = _row(name, name in prepared.ours)
-                record["rows"].append(row)
-                _run_row(row, prepared, device, toy, timed)
-    except ops_cases.NotHereError as why:
-        record["rows"].append(_row("all", False) | {"status": "skipped", "note": str(why)})
+                record["rows"].append(_run_row(name, prepared, device, toy, timed))
     except Exception as error:  # a case that fails must not take the others along
-        record["rows"].append(_row("all", True) | _failure(error))
+        record["rows"].append({"name": "all", "ours": True, **BLANK, **_failure(error)})
     gc.collect()
     return record
-
-
-def _row(name: str, ours: bool) -> dict[str, Any]:
-    blank = dict.fromkeys(("note", "eager", "graph"))
-    return {"name": name, "ours": ours, "status": "checked", **blank}
 
 
 def _failure(error: Exception) -> dict[str, str]:
@@ -123,13 +113,14 @@ def _failure(error: Exception) -> dict[str, str]:
 
 
 def _run_row(
-    row: dict[str, Any], prepared: Prepared, device: torch.device, toy: bool, timed: bool
-) -> None:
+    name: str, prepared: Prepared, device: torch.device, toy: bool, timed: bool
+) -> dict[str, Any]:
     """Compare one implementation with the plain one and, if it is right, time it."""
+    row: dict[str, Any] = {"name": name, "ours": name in prepared.ours, **BLANK}
     repeats, limit = (5, 0.02) if toy else (20, 0.5)
-    call = prepared.calls[row["name"]]
+    call = prepared.calls[name]
     try:
-        off = prepared.difference(row["name"])
+        off = prepared.difference(name)
         if off is not None:
             row.update(status="wrong", note=f"differs from plain by up to {off:.3g}")
         elif timed:
@@ -142,6 +133,7 @@ def _run_row(
     except Exception as error:  # one that fails must not take the others along
         row.update(_failure(error))
     prepared.reset()
+    return row
 
 
 def _graph(

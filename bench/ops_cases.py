@@ -32,10 +32,6 @@ Call = Callable[[], Any]
 Sizes = dict[str, int]  # the axes of an op by name
 
 
-class NotHereError(Exception):
-    """Why a case is left out on this machine."""
-
-
 @dataclass(frozen=True)
 class Case:
     """One op at one size."""
@@ -186,8 +182,8 @@ def _shape(*layers: nn.Linear) -> tuple[int, int, int]:
 
 def prepare(case: Case, device: torch.device, dtype: torch.dtype | None = None) -> Prepared:
     """A case in a type, by default bfloat16 on CUDA and float32 elsewhere; int8 stands for weights
-    of 8 bits next to rows of float32, which only linear has. Raises NotHereError where the case
-    does not fit into memory."""
+    of 8 bits next to rows of float32, which only linear has. Raises torch.OutOfMemoryError where
+    the case does not fit into memory."""
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     make: dict[str, Callable[..., Prepared]] = {
         "topk_logprobs": _topk,
@@ -214,7 +210,7 @@ def difference(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float |
 
 
 def _room(size: int, what: str) -> None:
-    """Raises NotHereError where ``size`` bytes are more than half of what is free."""
+    """Raises torch.OutOfMemoryError where ``size`` bytes are more than half of what is free."""
     device = torch.get_default_device()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -222,7 +218,8 @@ def _room(size: int, what: str) -> None:
     else:
         free = available_memory()
     if size > free // 2:
-        raise NotHereError(f"{what} takes {size / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free")
+        gib = f"{size / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
+        raise torch.OutOfMemoryError(f"{what} takes {gib}")
 
 
 # ---- topk_logprobs -------------------------------------------------------------------------------
