@@ -1,10 +1,9 @@
 """Tokens per second of the server by its number of clients, next to the engine alone.
 
 `pytest bench/test_serve.py --benchmark-only`. Clients ask at once, for a whole answer or a stream,
-and the engine gets as many prompts in a list; server and clients share the machine. The table at
-the end (bench/conftest.py) has tokens per second, in which what the clients take is a cost too. So
-each test also reports the CPU time per token of the server's event loop, and that of the clients;
-the engine decodes in a thread of its own, which is in neither. Nothing is asserted about time.
+and the engine gets as many prompts in a list; server and clients share the machine, so what the
+clients take is a cost too. Each test also reports the CPU time per token of the server's event loop
+and that of the clients; the engine decodes in a thread of its own, which is in neither.
 """
 
 import asyncio
@@ -91,6 +90,7 @@ def loop_seconds(process):
     return math.nan
 
 
+@pytest.mark.usefixtures("speed")
 @pytest.mark.parametrize("way", ["engine", "whole", "stream"])  # one after the other
 @pytest.mark.parametrize("clients", [1, 4, 16, 64])
 def test_clients(benchmark, server, engine, clients, way, capsys):
@@ -107,9 +107,8 @@ def test_clients(benchmark, server, engine, clients, way, capsys):
         rounds.append([(b - a) / clients / NEW_TOKENS for a, b in zip(before, after, strict=True)])
         return results
 
-    benchmark.extra_info.update(
-        throughput=f"{clients} clients", way=way, tokens=clients * NEW_TOKENS
-    )
+    benchmark.group = f"{clients} clients"
+    benchmark.extra_info.update(way=way, tokens=clients * NEW_TOKENS)
     results = benchmark.pedantic(
         decode, setup=lambda: ((fresh_prompts(clients),), {}), rounds=ROUNDS, warmup_rounds=1
     )
