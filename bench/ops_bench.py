@@ -13,7 +13,6 @@ on CUDA, of the same call several times in a row in a CUDA graph. GB/s: the byte
 avoid moving (inputs once, outputs once) over the better of the two medians.
 """
 
-import argparse
 import gc
 import sys
 import time
@@ -38,7 +37,7 @@ HEADER = ("case", "implementation", "eager", "graph", "MB", "GB/s", "of read", "
 @torch.inference_mode()
 def run(
     device: torch.device,
-    folder: Path,
+    folder: Path | None,
     *,
     seconds: float,
     toy: bool = False,
@@ -50,7 +49,7 @@ def run(
 
     Args:
         device: Where the ops run.
-        folder: The device's folder of results.
+        folder: As for ``results.begin``.
         seconds: No case is begun after this time.
         toy: Sizes that show that the program works, and nothing else.
         timed: False compares outputs and measures nothing.
@@ -210,9 +209,7 @@ def _time(sample: Sample | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = results.parser(__doc__)
     here = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=here, help=f"cpu or cuda (here: {here})")
     parser.add_argument("--seconds", type=float, default=600, help="begin no case after them (600)")
@@ -222,12 +219,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy sizes")
     parser.add_argument("--check", action="store_true", help="compare outputs, measure nothing")
-    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
-    device = torch.device(options.device)
     file, document = run(
-        device,
-        results.results_folder(device, options.results),
+        torch.device(options.device),
+        options.results,
         seconds=options.seconds,
         toy=options.toy,
         timed=not options.check,

@@ -9,7 +9,6 @@ continues with what is left: after a kill, a lost device, or when the budget was
 written to bench/results/<device>/slowdown-<date>-<commit>.json and .md, and to $OUT.
 """
 
-import argparse
 import gc
 import math
 import sys
@@ -125,9 +124,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = results.parser(__doc__)
     parser.add_argument("--set", default="all", choices=cases.SETS, help="which cases (all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds (no limit)")
@@ -135,7 +132,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--rehearse", action="store_true", help="tiny models, one case of each size"
     )
-    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
     device = torch.device(options.device)
@@ -143,10 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.rehearse:
         small = [cases.tiny(case) for case in settings]
         settings = [case for case in dict.fromkeys(small) if case.methods]
-    folder = results.results_folder(device, options.results)
     kind = "slowdown-rehearsed" if options.rehearse else "slowdown"
     empty: dict[str, Any] = {"bandwidth": None, "copy_bandwidth": None, "cases": {}}
-    file, document = results.begin(folder, kind, device, **empty)
+    file, document = results.begin(options.results, kind, device, **empty)
     left = sweep(settings, file, document, device, budget=options.budget, rounds=options.rounds)
     if left:
         say(f"{len(left)} of {len(settings)} cases are left: run the same command again")

@@ -11,7 +11,6 @@ Written to bench/results/<device>/peers-<settings>-<date>-<commit>.json and .md,
 installs the peers into build/peers, in 20 minutes and 5 GB; one that is not there is left out.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -147,15 +146,12 @@ def model_bytes(case: Case) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = results.parser(__doc__)
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
     parser.add_argument("--prompt", type=int, default=128, help="tokens (128)")
     parser.add_argument("--batch", type=int, default=1, help="prompts decoded together (1)")
     parser.add_argument("--new-tokens", type=int, default=33, help="tokens of a turn (33)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every method (5)")
-    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     if options.batch < 1:
         parser.error(f"--batch is {options.batch}; it must be at least 1")
@@ -173,8 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = {name: getattr(options, name) for name in ("prompt", "batch", "new_tokens")}
     settings = sizes | {"rounds": options.rounds}
     kind = "-".join(f"{name.replace('_', '-')}-{value}" for name, value in settings.items())
-    device_folder = results.results_folder(CPU, options.results)
-    file, document = results.begin(device_folder, f"peers-{kind}", CPU)
+    file, document = results.begin(options.results, f"peers-{kind}", CPU)
     document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
     for dtype in options.types:
         case = Case("smollm2", "smollm2", dtype=dtype, **sizes)
