@@ -14,7 +14,7 @@ from typing import Any
 from args_fast import ArgsDecoder
 from args_fast.bench import baselines
 from args_fast.bench.cases import Case
-from args_fast.bench.timing import seconds, summary
+from args_fast.bench.timing import summary, timed
 from args_fast.bench.traffic import step_bytes
 
 DEFINITION = (
@@ -26,7 +26,7 @@ DEFINITION = (
 )
 Turn = tuple[float, float]  # seconds of T(n) and of T(1)
 Report = Callable[[str], None]  # gets a line of progress
-Figures = dict[str, Any]  # of one method: see ``figures``; or {"error": its words}
+Figures = dict[str, Any]  # of one method: see ``Method.figures``
 
 
 def say(line: str) -> None:
@@ -46,7 +46,7 @@ class Method:
 
     Attributes:
         name: In tables.
-        decode: Seconds that this many new tokens took, prompt included.
+        decode: Seconds that this many new tokens took, prompt included, and the tokens.
         new_tokens: Decoded in a turn; then one alone.
         rounds: Turns at most.
         warm_ups: Decodes of both lengths before the first turn.
@@ -55,23 +55,32 @@ class Method:
     """
 
     name: str
-    decode: Callable[[int], float]
+    decode: Callable[[int], tuple[float, list[list[int]]]]
     new_tokens: int
     rounds: int
     warm_ups: int = 1
     batch: int = 1
     bytes_read: int | None = None
     turns: list[Turn] = field(default_factory=list)
+    token_ids: list[list[int]] = field(default_factory=list)
     error: str | None = None
 
     def turn(self) -> Turn | None:
         """T(n) and T(1); None after an error, which ends the method's turns."""
         if self.error is None:
             try:
-                return self.decode(self.new_tokens), self.decode(1)
+                whole, self.token_ids = self._decode(self.new_tokens)
+                return whole, self._decode(1)[0]
             except Exception as error:
                 self.error = first_line(error)
         return None
+
+    def _decode(self, new_tokens: int) -> tuple[float, list[list[int]]]:
+        took, token_ids = self.decode(new_tokens)
+        counts = [len(ids) for ids in token_ids]
+        if counts != [new_tokens] * self.batch:
+            raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")
+        return took, token_ids
 
     def figures(self) -> Figures:
         """What the turns say: "step" and "first" in seconds, each a Sample, tokens and bytes per
@@ -123,6 +132,11 @@ def measure_case(
         report: Gets lines of progress.
     """
     prompts = case.prompts(pair.language_model.config.get_text_config().vocab_size)
+
+    def decode(name: str, new_tokens: int) -> tuple[float, list[list[int]]]:
+        method = partial(baselines.METHODS[name], pair, prompts, case.config(new_tokens))
+        return timed(method, pair.device)
+
     methods = []
     for name in case.methods:
         new_tokens = case.tokens_of(name)
@@ -132,7 +146,7 @@ def measure_case(
         methods.append(
             Method(
                 name,
-                partial(_seconds, pair, prompts, case, name),
+                partial(decode, name),
                 new_tokens,
                 min(rounds, baselines.MOST_ROUNDS.get(name, rounds)),
                 baselines.warm_ups(name, pair.device.type),
@@ -141,18 +155,6 @@ def measure_case(
             )
         )
     return take_turns(methods, report)
-
-
-def _seconds(
-    pair: ArgsDecoder, prompts: list[list[int]], case: Case, name: str, new_tokens: int
-) -> float:
-    """The time of a decode by a method, which has to give what was asked for."""
-    counts: list[int] = []
-    method = partial(baselines.METHODS[name], pair, prompts, case.config(new_tokens))
-    took = seconds(lambda: counts.extend(map(len, method())), pair.device)
-    if counts != [new_tokens] * case.batch:
-        raise RuntimeError(f"gave {counts} tokens, and {new_tokens} were asked for")
-    return took
 
 
 def first_line(error: BaseException) -> str:

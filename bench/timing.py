@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,8 +31,7 @@ SWITCHES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TRITON_INTERPRET",
 )
-
-
+T = TypeVar("T")
 Sample = dict[str, float]  # seconds: the median of ``repeats`` times, quartiles and minimum
 
 
@@ -45,13 +44,13 @@ def summary(values: Sequence[float]) -> Sample:
     return found | {"repeats": len(values)}
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one call, with all that it starts on the device."""
+def timed(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """Wall-clock seconds of one call, with all that it starts on the device, and its result."""
     synchronise(device)
     began = time.perf_counter()
-    call()
+    result = call()
     synchronise(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, result
 
 
 def synchronise(device: torch.device) -> None:
@@ -87,7 +86,7 @@ def measure(
     once = _by_events(call, device, drained) if device.type == "cuda" else None
     times: list[float] = []
     while len(times) < repeats and (len(times) < 3 or sum(times) < limit):
-        times.append(once() if once else seconds(call, device))
+        times.append(once() if once else timed(call, device)[0])
     return summary([time / per for time in times])
 
 

@@ -7,9 +7,8 @@
 give the same tokens, and all ARGS decoders do: tests/bench/test_baselines.py.
 """
 
-from args_fast.bench.baselines.engine import Decode, adapter, args, greedy, with_options
+from args_fast.bench.baselines.engine import Decode, adapter, args, greedy, naive, with_options
 from args_fast.bench.baselines.k_copies import k_copies
-from args_fast.bench.baselines.naive import naive
 from args_fast.bench.baselines.transformers_greedy import dynamic_greedy, static_greedy
 
 TRANSFORMERS = "transformers greedy"

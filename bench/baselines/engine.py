@@ -1,4 +1,5 @@
-"""Our own engine: ARGS, greedy decoding as its k = 1, and both with options of the decoder's."""
+"""Ours: the reference without a cache; the engine's ARGS, greedy decoding as its k = 1, and both
+with options of the decoder's."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -9,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from args_fast import ArgsDecoder, DecodingConfig
+from args_fast import ArgsDecoder, DecodingConfig, reference
 from args_fast.kvcache.storage import PAGE_SIZE, pages_for
 
 Ids = list[int]
@@ -17,6 +18,11 @@ Decode = Callable[[ArgsDecoder, Sequence[Ids], DecodingConfig], list[Ids]]
 
 # The further decoders of each pair, by their options, with the tokens that fit into their caches.
 _variants: WeakKeyDictionary[ArgsDecoder, dict[str, tuple[int, ArgsDecoder]]] = WeakKeyDictionary()
+
+
+def naive(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
+    models = (pair.language_model, pair.reward_model)
+    return [reference.decode(*models, prompt, config).token_ids for prompt in prompts]
 
 
 def args(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import starmap, takewhile
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,10 @@ def compare(
         model_bytes: Bytes that a step of one model reads; both models are of one size.
     """
     prompts = case.prompts(VOCABULARY)
-    texts: dict[str, list[list[int]]] = {}  # the longest of each method
 
-    def ask(worker: Worker, name: str, new_tokens: int) -> float:
+    def ask(worker: Worker, name: str, new_tokens: int) -> tuple[float, list[list[int]]]:
         time.sleep(PAUSE)
-        seconds, token_ids = worker.decode(name, prompts, new_tokens)
-        counts = [len(own) for own in token_ids]
-        if counts != [new_tokens] * len(prompts):
-            raise WorkerError(f"{counts} tokens came, and {new_tokens} were asked for")
-        texts[name] = max(texts.get(name, [[]]), token_ids, key=lambda each: len(each[0]))
-        return seconds
+        return worker.decode(name, prompts, new_tokens)
 
     methods = [
         Method(
@@ -81,18 +75,13 @@ def compare(
         for name in worker.methods
     ]
     measured = slowdown.take_turns(methods)
+    texts = {method.name: method.token_ids for method in methods}
     for name, figures in measured.items():
         reference = texts.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
-        if "error" not in figures and reference is not None:
-            same = sum(starmap(equal_tokens, zip(texts[name], reference, strict=True)))
+        if "error" not in figures and reference:  # tokens up to the first difference
+            same = sum(map(len, map(commonprefix, zip(texts[name], reference, strict=True))))
             figures["equal_tokens"] = [same, sum(map(len, reference))]
     return measured
-
-
-def equal_tokens(ids: Sequence[int], reference: Sequence[int]) -> int:
-    """The number of tokens up to the first difference."""
-    pairs = zip(ids, reference, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def load(peers: Sequence[str], case: Case, folder: Path, stack: ExitStack) -> list[Worker]:

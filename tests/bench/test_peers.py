@@ -89,7 +89,7 @@ def test_method_that_fails_leaves_the_others(worker):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_page_has_the_equal_tokens_of_every_method(batch):
-    timed = slowdown.Method("", lambda new_tokens: 0.0, 11, 1, turns=[(2.0, 1.0)])
+    timed = slowdown.Method("", lambda new_tokens: (0.0, []), 11, 1, turns=[(2.0, 1.0)])
     figures = timed.figures() | {"equal_tokens": [7, 10]}
     methods = {baselines.TRANSFORMERS: figures, "vLLM greedy": {"error": "WorkerError: no"}}
     facts = {"device": "A CPU", "threads": 2, "versions": {}, "cuda": None, "commit": "c"}
