@@ -46,16 +46,7 @@ def run(
     dtype: torch.dtype | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Work through the cases until ``seconds`` are over; returns the file and what is now in it.
-
-    Args:
-        device: Where the ops run.
-        folder: As for ``results.begin``.
-        seconds: No case is begun after this time.
-        toy: Sizes that show that the program works, and nothing else.
-        timed: False compares outputs and measures nothing.
-        op: One op alone; None for those of a step; "all" for these and linear.
-        dtype: Of what they work on, as in ``ops_cases.prepare``.
-    """
+    The arguments are the options of ``main``; ``timed`` is False for a check."""
     end = time.monotonic() + seconds
     type_name = str(dtype).removeprefix("torch.") if dtype else None
     parts = ["ops", op, type_name, "toy" if toy else None, None if timed else "checked"]

@@ -38,15 +38,9 @@ def sweep(
     budget: float = math.inf,
     rounds: int = 5,
 ) -> list[Case]:
-    """Measure the cases that the document does not hold yet, and return those that are left.
-
-    Args:
-        settings: The cases, in order.
-        file: Where the document is written after each of them.
-        document: What ``results.begin`` gives.
-        device: Where the cases are measured.
-        budget: Seconds. A case is not begun unless as much is left as the longest one took so far.
-        rounds: Turns of every method.
+    """Measure the cases that the document does not hold yet, and return those that are left. The
+    file is written after each. None is begun unless as much of the budget, in seconds, is left as
+    the longest one took so far.
 
     Raises:
         RuntimeError: The device does not answer any more; what is finished is written.
@@ -78,22 +72,17 @@ def _measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:  # the models do not fit
         methods = {name: {"error": slowdown.first_line(error)} for name in case.methods}
     say(slowdown.headline(methods))
-    return {
-        "case": asdict(case),
-        "methods": methods,
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    seconds = round(time.monotonic() - began, 1)
+    return {"case": asdict(case), "methods": methods, "seconds": seconds}
 
 
 def build(case: Case, device: torch.device) -> ArgsDecoder:
     """The case's pair with random weights, and a cache for its prompts alone: the rest of the
     device is for the other methods."""
     dtype = case.torch_dtype
-    shapes = (
-        models.language_model(case.lm, "meta", dtype),
-        models.reward_model(case.rm, "meta", dtype),
-    )
-    per_token = sum(map(traffic.cached_bytes, shapes))
+    lm = models.language_model(case.lm, "meta", dtype)
+    rm = models.reward_model(case.rm, "meta", dtype)
+    per_token = traffic.cached_bytes(lm) + traffic.cached_bytes(rm)
     room = cache_bytes(per_token, batch=case.batch, tokens=case.prompt + case.new_tokens)
     return models.random_pair(case.lm, case.rm, device=device, dtype=dtype, cache_bytes=room)
 

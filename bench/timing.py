@@ -17,20 +17,9 @@ PACKAGES = ("torch", "triton", "transformers", "flash-attn", "torchao", "args-fa
 FLUSHED = 256 * 2**20  # bytes written between two timed calls on CUDA: more than any L2 holds
 WARM_UP = 3  # calls before the first that counts
 READ = {"cpu": 2**30, "cuda": 2**32}  # bytes of the array whose reading is timed
-# Variables of the environment that change what runs, besides our own.
-SWITCHES = (
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_DEVICE_MAX_CONNECTIONS",
-    "CUDA_LAUNCH_BLOCKING",
-    "NVIDIA_TF32_OVERRIDE",
-    "OMP_WAIT_POLICY",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_NO_CUDA_MEMORY_CACHING",
-    "TORCHDYNAMO_DISABLE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TRITON_INTERPRET",
-)
+# How the variables of the environment begin that change what runs.
+SWITCHES = ("ARGS_FAST_", "CUBLAS_", "CUDA_DEVICE_MAX", "CUDA_LAUNCH", "NVIDIA_TF32", "OMP_")
+SWITCHES += ("PYTORCH_", "TORCH", "TRITON_")
 T = TypeVar("T")
 Sample = dict[str, float]  # seconds: the median of ``repeats`` times, quartiles and minimum
 
@@ -127,7 +116,6 @@ def copy_bandwidth(device: torch.device) -> float:
 def environment(device: torch.device) -> dict[str, Any]:
     """What a figure needs next to it: the device, the versions, the switches that change what runs
     as far as they are set, the commit ("+" after it where files differ), the time."""
-    set_here = (name for name in os.environ if name.startswith("ARGS_FAST_") or name in SWITCHES)
     revision, _, changed = (provenance.commit() or "unknown").partition("-")
     return {
         "device": device_name(device),
@@ -135,7 +123,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(PACKAGES),
         "cuda": torch.version.cuda,
-        "switches": {name: os.environ[name] for name in sorted(set_here)},
+        "switches": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
         "commit": revision[:10] + "+" * bool(changed),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

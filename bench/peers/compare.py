@@ -34,7 +34,7 @@ from args_fast.bench.traffic import step_bytes
 from args_fast.errors import MissingPackageError
 
 CPU = torch.device("cpu")
-VOCABULARY = 40000  # of SmolLM2, whose last ids are rare
+VOCABULARY = 40000  # prompts are of the first of SmolLM2's 49,152 ids
 FOLDER = Path("build") / "peers"
 PEERS = ("llama_cpp", "vllm_cpu", "ours")  # the last runs in this environment
 ONE_AT_A_TIME = {"llama_cpp": "llama.cpp is left out: its binding decodes one prompt at a time."}
@@ -48,14 +48,8 @@ PAUSE = 0.3  # seconds before each decode, in which the threads of the last one 
 def compare(
     workers: Sequence[Worker], case: Case, rounds: int, model_bytes: int
 ) -> dict[str, Figures]:
-    """Ask all methods of all workers in turn; the figures of each method.
-
-    Args:
-        workers: The loaded peers.
-        case: The prompts, and the new tokens that each method decodes in a turn.
-        rounds: Turns of each method.
-        model_bytes: Bytes that a step of one model reads; both models are of one size.
-    """
+    """Ask all methods of all loaded workers in turn; the figures of each method. ``model_bytes``:
+    bytes that a step of one model reads; both models are of one size."""
     prompts = case.prompts(VOCABULARY)
 
     def ask(worker: Worker, name: str, new_tokens: int) -> tuple[float, list[list[int]]]:
@@ -87,11 +81,8 @@ def compare(
 def load(peers: Sequence[str], case: Case, folder: Path, stack: ExitStack) -> list[Worker]:
     """The loaded workers of these peers. One that is not installed or cannot be loaded says why,
     and the others are compared without it."""
-    arguments = {
-        "dtype": case.dtype,
-        "threads": torch.get_num_threads(),
-        "room": case.prompt + case.new_tokens + 1,
-    }
+    room, threads = case.prompt + case.new_tokens + 1, torch.get_num_threads()
+    arguments = {"dtype": case.dtype, "threads": threads, "room": room}
     workers = []
     for name in peers:
         python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
