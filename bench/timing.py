@@ -18,8 +18,8 @@ FLUSHED = 256 * 2**20  # bytes written between two timed calls on CUDA: more tha
 WARM_UP = 3  # calls before the first that counts
 READ = {"cpu": 2**30, "cuda": 2**32}  # bytes of the array whose reading is timed
 # How the variables of the environment begin that change what runs.
-SWITCHES = ("ARGS_FAST_", "CUBLAS_", "CUDA_DEVICE_MAX", "CUDA_LAUNCH", "NVIDIA_TF32", "OMP_")
-SWITCHES += ("PYTORCH_", "TORCH", "TRITON_")
+SWITCHES: tuple[str, ...] = ("ARGS_FAST_", "CUBLAS_", "CUDA_DEVICE_MAX", "CUDA_LAUNCH", "OMP_")
+SWITCHES += ("NVIDIA_TF32", "PYTORCH_", "TORCH", "TRITON_")
 T = TypeVar("T")
 Sample = dict[str, float]  # seconds: the median of ``repeats`` times, quartiles and minimum
 
