@@ -1,8 +1,11 @@
-"""What this machine is called, for reports that name the device of every number, and its memory."""
+"""What this machine is called and has installed, for reports that name the device of every number,
+and its memory."""
 
 import os
 import platform
 import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 
 SMALL_MODEL = 20_000_000  # parameters of both models, up to which one thread is fastest
 
@@ -14,6 +17,17 @@ def processor() -> str:
             return next(line.split(":")[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """The version of each package; None for one that is not installed."""
+    installed: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            installed[package] = None
+    return installed
 
 
 def available_memory() -> int:

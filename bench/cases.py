@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
+from args_fast import DecodingConfig
 from args_fast.bench import baselines, models
 
 USUAL = (baselines.TRANSFORMERS, baselines.GREEDY, baselines.ARGS)
@@ -58,6 +59,10 @@ class Case:
     def tokens_of(self, method: str) -> int:
         """New tokens per prompt that a method decodes: enough to time a step of it."""
         return min(self.new_tokens, baselines.MOST_TOKENS.get(method, self.new_tokens))
+
+    def config(self, new_tokens: int) -> DecodingConfig:
+        """What decodes so many tokens of each prompt, whatever they are."""
+        return DecodingConfig(k=self.k, w=self.w, max_new_tokens=new_tokens, eos_token_ids=[])
 
     def prompts(self, vocabulary: int) -> list[list[int]]:
         """The prompts: random ids, the same in every run."""

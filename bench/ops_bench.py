@@ -1,21 +1,18 @@
 """Every op against its peers: one run, one device, one table.
 
     python -m args_fast.bench.ops_bench [--device cuda] [--seconds 600]
-    python -m args_fast.bench.ops_bench --op linear     # products of few rows, for
-                                                        # scripts/linear_table.py
+    python -m args_fast.bench.ops_bench --op linear     # few rows, for scripts/linear_table.py
 
 The most telling cases come first, and what the time does not reach is listed. Results are written
 after every case, to bench/results/<device>/ops-<date>-<commit>.json and .md; a later run of the
 same sources continues there. An implementation is timed only after its output has been compared
 with the plain one; the exit status is 1 if one of ours was wrong, or failed.
 
-Times are per call, of a call made from Python ("eager", on CUDA often the host's time, not the
-kernel's) and, on CUDA, of the same call several times in a row in a CUDA graph. GB/s: the bytes
-that the op cannot avoid moving (inputs once, outputs once) over the better of the two medians; "of
-read": over the bandwidth of a plain read.
+Times are of a call made from Python ("eager", on CUDA often the host's time, not the kernel's) and,
+on CUDA, of the same call several times in a row in a CUDA graph. GB/s: the bytes that the op cannot
+avoid moving (inputs once, outputs once) over the better of the two medians.
 """
 
-import argparse
 import gc
 import sys
 import time
@@ -33,13 +30,14 @@ from args_fast.bench.timing import Sample, describe, measure, read_bandwidth
 # each, and the pages have room for 112.
 CALLS_PER_GRAPH, CALLS_THAT_WRITE = 20, 4
 FAILED = ("wrong", "failed")
+BLANK = {"status": "checked", "note": None, "eager": None, "graph": None}  # of a row
 HEADER = ("case", "implementation", "eager", "graph", "MB", "GB/s", "of read", "x peer", "note")
 
 
 @torch.inference_mode()
 def run(
     device: torch.device,
-    folder: Path,
+    folder: Path | None,
     *,
     seconds: float,
     toy: bool = False,
@@ -48,16 +46,7 @@ def run(
     dtype: torch.dtype | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Work through the cases until ``seconds`` are over; returns the file and what is now in it.
-
-    Args:
-        device: Where the ops run.
-        folder: The device's folder of results.
-        seconds: No case is begun after this time.
-        toy: Sizes that show that the program works, and nothing else.
-        timed: False compares outputs and measures nothing.
-        op: One op alone; None for those of a step; "all" for these and linear.
-        dtype: Of what they work on, as in ``ops_cases.prepare``.
-    """
+    The arguments are the options of ``main``; ``timed`` is False for a check."""
     end = time.monotonic() + seconds
     type_name = str(dtype).removeprefix("torch.") if dtype else None
     parts = ["ops", op, type_name, "toy" if toy else None, None if timed else "checked"]
@@ -100,20 +89,11 @@ def _run_case(
         record["floor_bytes"] = prepared.floor
         for name in prepared.calls:
             if timed or name in prepared.ours:  # a check is of ours
-                row = _row(name, name in prepared.ours)
-                record["rows"].append(row)
-                _run_row(row, prepared, device, toy, timed)
-    except ops_cases.NotHereError as why:
-        record["rows"].append(_row("all", False) | {"status": "skipped", "note": str(why)})
+                record["rows"].append(_run_row(name, prepared, device, toy, timed))
     except Exception as error:  # a case that fails must not take the others along
-        record["rows"].append(_row("all", True) | _failure(error))
+        record["rows"].append({"name": "all", "ours": True, **BLANK, **_failure(error)})
     gc.collect()
     return record
-
-
-def _row(name: str, ours: bool) -> dict[str, Any]:
-    blank = dict.fromkeys(("note", "eager", "graph"))
-    return {"name": name, "ours": ours, "status": "checked", **blank}
 
 
 def _failure(error: Exception) -> dict[str, str]:
@@ -123,13 +103,14 @@ def _failure(error: Exception) -> dict[str, str]:
 
 
 def _run_row(
-    row: dict[str, Any], prepared: Prepared, device: torch.device, toy: bool, timed: bool
-) -> None:
+    name: str, prepared: Prepared, device: torch.device, toy: bool, timed: bool
+) -> dict[str, Any]:
     """Compare one implementation with the plain one and, if it is right, time it."""
+    row: dict[str, Any] = {"name": name, "ours": name in prepared.ours, **BLANK}
     repeats, limit = (5, 0.02) if toy else (20, 0.5)
-    call = prepared.calls[row["name"]]
+    call = prepared.calls[name]
     try:
-        off = prepared.difference(row["name"])
+        off = prepared.difference(name)
         if off is not None:
             row.update(status="wrong", note=f"differs from plain by up to {off:.3g}")
         elif timed:
@@ -142,6 +123,7 @@ def _run_row(
     except Exception as error:  # one that fails must not take the others along
         row.update(_failure(error))
     prepared.reset()
+    return row
 
 
 def _graph(
@@ -218,9 +200,7 @@ def _time(sample: Sample | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = results.parser(__doc__)
     here = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=here, help=f"cpu or cuda (here: {here})")
     parser.add_argument("--seconds", type=float, default=600, help="begin no case after them (600)")
@@ -230,12 +210,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy sizes")
     parser.add_argument("--check", action="store_true", help="compare outputs, measure nothing")
-    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
-    device = torch.device(options.device)
     file, document = run(
-        device,
-        results.results_folder(device, options.results),
+        torch.device(options.device),
+        options.results,
         seconds=options.seconds,
         toy=options.toy,
         timed=not options.check,

@@ -1,5 +1,6 @@
 """Where results are kept, and how they are written: never half a file, and a copy where asked."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -10,16 +11,11 @@ from typing import Any
 
 import torch
 
-from args_fast.bench.timing import device_name, environment, slug
+from args_fast.bench.timing import environment, slug
 
 FALLBACK = "bench-results"  # in the current folder, outside a checkout
 SOURCES = (".py", ".so", ".json")  # linear.json says which kernels run
 SAME = ("device", "threads", "versions", "switches", "commit", "sources")
-
-
-def results_folder(device: torch.device, folder: Path | None = None) -> Path:
-    """The folder of a device's results: under ``folder``, or under bench/results of a checkout."""
-    return (folder or root()) / slug(device_name(device))
 
 
 def root() -> Path:
@@ -41,17 +37,26 @@ def sources() -> str:
     return digest.hexdigest()[:12]
 
 
-def begin(folder: Path, kind: str, device: torch.device, **empty: Any) -> tuple[Path, dict]:
+def parser(purpose: str | None) -> argparse.ArgumentParser:
+    """The command line of a program that writes results; it adds its own options."""
+    style = argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(description=purpose, formatter_class=style)
+    options.add_argument("--results", type=Path, help="folder for results (bench/results)")
+    return options
+
+
+def begin(folder: Path | None, kind: str, device: torch.device, **empty: Any) -> tuple[Path, dict]:
     """The document to continue, and its file: the newest of this kind that the same code has made
     on the same device, or a new one.
 
     Args:
-        folder: The device's folder.
+        folder: Has a folder for each device; None: ``root()``.
         kind: What the document holds; its name begins with it.
         device: Where it is measured.
         empty: The fields of a new document, the environment aside.
     """
     facts = environment(device) | {"sources": sources()}
+    folder = (folder or root()) / slug(facts["device"])
     for path in sorted(folder.glob(f"{kind}-2*.json"), reverse=True):
         document: dict[str, Any] = json.loads(path.read_text())
         if all(document["environment"].get(name) == facts[name] for name in SAME):

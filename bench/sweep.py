@@ -9,7 +9,6 @@ continues with what is left: after a kill, a lost device, or when the budget was
 written to bench/results/<device>/slowdown-<date>-<commit>.json and .md, and to $OUT.
 """
 
-import argparse
 import gc
 import math
 import sys
@@ -23,9 +22,10 @@ import torch
 from transformers.utils import logging
 
 from args_fast import ArgsDecoder
-from args_fast.bench import baselines, cases, models, results, slowdown, traffic
+from args_fast.bench import cases, models, results, slowdown, traffic
 from args_fast.bench.baselines.engine import cache_bytes
 from args_fast.bench.cases import Case
+from args_fast.bench.slowdown import say
 from args_fast.bench.timing import copy_bandwidth, describe, read_bandwidth, synchronise
 
 
@@ -37,18 +37,10 @@ def sweep(
     *,
     budget: float = math.inf,
     rounds: int = 5,
-    report: slowdown.Report = slowdown.ignore,
 ) -> list[Case]:
-    """Measure the cases that the document does not hold yet, and return those that are left.
-
-    Args:
-        settings: The cases, in order.
-        file: Where the document is written after each of them.
-        document: What ``results.begin`` gives.
-        device: Where the cases are measured.
-        budget: Seconds. A case is not begun unless as much is left as the longest one took so far.
-        rounds: Turns of every method.
-        report: Gets lines of progress.
+    """Measure the cases that the document does not hold yet, and return those that are left. The
+    file is written after each. None is begun unless as much of the budget, in seconds, is left as
+    the longest one took so far.
 
     Raises:
         RuntimeError: The device does not answer any more; what is finished is written.
@@ -62,8 +54,8 @@ def sweep(
         longest = max((record["seconds"] for record in document["cases"].values()), default=0.0)
         if time.monotonic() - began + longest > budget:
             break
-        report(f"{len(left)} left: {left[0].key}")
-        document["cases"][left[0].key] = _measure(left[0], device, rounds, report)
+        say(f"{len(left)} left: {left[0].key}")
+        document["cases"][left[0].key] = _measure(left[0], device, rounds)
         results.write(file, document, markdown(document))
         left = left[1:]
         # After an illegal access every later call fails: the next process continues.
@@ -71,33 +63,26 @@ def sweep(
     return left
 
 
-def _measure(
-    case: Case, device: torch.device, rounds: int, report: slowdown.Report
-) -> dict[str, Any]:
+def _measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
     began = time.monotonic()
     torch.compiler.reset()  # compiled steps of earlier cases count against a limit of shapes
     gc.collect()
     try:
-        methods = slowdown.measure_case(build(case, device), case, rounds=rounds, report=report)
+        methods = slowdown.measure_case(build(case, device), case, rounds=rounds)
     except torch.OutOfMemoryError as error:  # the models do not fit
         methods = {name: {"error": slowdown.first_line(error)} for name in case.methods}
-    report(slowdown.headline(methods))
-    return {
-        "case": asdict(case),
-        "methods": methods,
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    say(slowdown.headline(methods))
+    seconds = round(time.monotonic() - began, 1)
+    return {"case": asdict(case), "methods": methods, "seconds": seconds}
 
 
 def build(case: Case, device: torch.device) -> ArgsDecoder:
     """The case's pair with random weights, and a cache for its prompts alone: the rest of the
     device is for the other methods."""
     dtype = case.torch_dtype
-    shapes = (
-        models.language_model(case.lm, "meta", dtype),
-        models.reward_model(case.rm, "meta", dtype),
-    )
-    per_token = sum(map(traffic.cached_bytes, shapes))
+    lm = models.language_model(case.lm, "meta", dtype)
+    rm = models.reward_model(case.rm, "meta", dtype)
+    per_token = traffic.cached_bytes(lm) + traffic.cached_bytes(rm)
     room = cache_bytes(per_token, batch=case.batch, tokens=case.prompt + case.new_tokens)
     return models.random_pair(case.lm, case.rm, device=device, dtype=dtype, cache_bytes=room)
 
@@ -122,18 +107,13 @@ def markdown(document: dict[str, Any]) -> str:
         lines += [f"A plain read reaches {read:.0f} GB/s here, a copy {copied:.0f}."]
     for record in document["cases"].values():
         case = Case(**record["case"] | {"methods": tuple(record["case"]["methods"])})
-        greedies = [name for name in case.methods if name in baselines.GREEDIES]
-        rows = slowdown.table(record["methods"], greedies, document["bandwidth"])
         lines += ["", f"## {case.name}", "", slowdown.headline(record["methods"]) + ".", ""]
-        lines += [slowdown.as_markdown(rows)]
-        lines += [f"\n- {line}" for line in slowdown.failures(record["methods"])]
+        lines += slowdown.shown(record["methods"], document["bandwidth"])
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = results.parser(__doc__)
     parser.add_argument("--set", default="all", choices=cases.SETS, help="which cases (all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds (no limit)")
@@ -141,7 +121,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--rehearse", action="store_true", help="tiny models, one case of each size"
     )
-    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
     device = torch.device(options.device)
@@ -149,18 +128,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.rehearse:
         small = [cases.tiny(case) for case in settings]
         settings = [case for case in dict.fromkeys(small) if case.methods]
-    folder = results.results_folder(device, options.results)
     kind = "slowdown-rehearsed" if options.rehearse else "slowdown"
     empty: dict[str, Any] = {"bandwidth": None, "copy_bandwidth": None, "cases": {}}
-    file, document = results.begin(folder, kind, device, **empty)
-
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    budget, rounds = options.budget, options.rounds
-    left = sweep(settings, file, document, device, budget=budget, rounds=rounds, report=report)
+    file, document = results.begin(options.results, kind, device, **empty)
+    left = sweep(settings, file, document, device, budget=options.budget, rounds=options.rounds)
     if left:
-        report(f"{len(left)} of {len(settings)} cases are left: run the same command again")
+        say(f"{len(left)} of {len(settings)} cases are left: run the same command again")
     wrong = failures(document)
     for line in wrong:
         print(f"WRONG  {line}")

@@ -1,19 +1,15 @@
 """Tokens per second of the server by its number of clients, next to the engine alone.
 
 `pytest bench/test_serve.py --benchmark-only`. Clients ask at once, for a whole answer or a stream,
-and the engine gets as many prompts in a list; server and clients share the machine. The table at
-the end (bench/conftest.py) has tokens per second, in which what the clients take is a cost too. So
-each test also reports the CPU time per token of the server's event loop, and that of the clients;
-the engine decodes in a thread of its own, which is in neither. Nothing is asserted about time.
+and the engine gets as many prompts in a list; server and clients share the machine, so what the
+clients take is a cost too. Each test also reports the CPU time per token of the server's event loop
+and that of the clients; the engine decodes in a thread of its own, which is in neither.
 """
 
 import asyncio
 import contextlib
 import math
 import random
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -22,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from served import in_a_process
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers import LlamaForSequenceClassification as LlamaReward
 
@@ -57,24 +54,11 @@ def engine(folders):
 
 
 @pytest.fixture(scope="module")
-def server(folders):
-    """The address of a server in a process of its own, and the number of that process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "args_fast", "serve", "--port", port]
-    command += ["--lm", str(folders[0]), "--rm", str(folders[1])]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            while True:  # while it loads
-                assert process.poll() is None, "the server ended; start it to see why"
-                with contextlib.suppress(httpx.ConnectError):
-                    httpx.get(f"{url}/health", timeout=600).raise_for_status()
-                    break
-                time.sleep(0.1)
-            yield url, process.pid
-        finally:
-            process.terminate()
+def server(folders, tmp_path_factory):
+    lm, rm = folders
+    log = tmp_path_factory.mktemp("server") / "log"
+    with in_a_process(log, "--lm", lm, "--rm", rm) as (process, url):
+        yield url, process.pid
 
 
 async def answers(url, prompts, stream):
@@ -106,6 +90,7 @@ def loop_seconds(process):
     return math.nan
 
 
+@pytest.mark.usefixtures("speed")
 @pytest.mark.parametrize("way", ["engine", "whole", "stream"])  # one after the other
 @pytest.mark.parametrize("clients", [1, 4, 16, 64])
 def test_clients(benchmark, server, engine, clients, way, capsys):
@@ -122,9 +107,8 @@ def test_clients(benchmark, server, engine, clients, way, capsys):
         rounds.append([(b - a) / clients / NEW_TOKENS for a, b in zip(before, after, strict=True)])
         return results
 
-    benchmark.extra_info.update(
-        throughput=f"{clients} clients", way=way, tokens=clients * NEW_TOKENS
-    )
+    benchmark.group = f"{clients} clients"
+    benchmark.extra_info.update(way=way, tokens=clients * NEW_TOKENS)
     results = benchmark.pedantic(
         decode, setup=lambda: ((fresh_prompts(clients),), {}), rounds=ROUNDS, warmup_rounds=1
     )

@@ -23,7 +23,7 @@ from transformers import (
 
 from args_fast import ArgsDecoder, DecodingConfig, tiny_pair
 from args_fast.bench.cases import SIZE, Case
-from args_fast.bench.models import CONFIGS, random_pair
+from args_fast.bench.models import CONFIGS
 from args_fast.rewards import Classifier, Text
 
 ROUNDS = 15
@@ -42,11 +42,6 @@ def time_steps(benchmark, pair, prompt, k, rounds):
         next(stream)
         token = benchmark.pedantic(next, args=(stream,), rounds=rounds, warmup_rounds=1)
     assert token.finish_reason is None
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return random_pair(SIZE, SIZE)
 
 
 @pytest.mark.parametrize("prompt_length", [128, 512])

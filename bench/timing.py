@@ -3,37 +3,24 @@
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from args_fast.machine import processor
+from args_fast.eval import provenance
+from args_fast.machine import processor, versions
 
 PACKAGES = ("torch", "triton", "transformers", "flash-attn", "torchao", "args-fast")
 FLUSHED = 256 * 2**20  # bytes written between two timed calls on CUDA: more than any L2 holds
+WARM_UP = 3  # calls before the first that counts
 READ = {"cpu": 2**30, "cuda": 2**32}  # bytes of the array whose reading is timed
-# Variables of the environment that change what runs, besides our own.
-SWITCHES = (
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_DEVICE_MAX_CONNECTIONS",
-    "CUDA_LAUNCH_BLOCKING",
-    "NVIDIA_TF32_OVERRIDE",
-    "OMP_WAIT_POLICY",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_NO_CUDA_MEMORY_CACHING",
-    "TORCHDYNAMO_DISABLE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TRITON_INTERPRET",
-)
-
-
+# How the variables of the environment begin that change what runs.
+SWITCHES: tuple[str, ...] = ("ARGS_FAST_", "CUBLAS_", "CUDA_DEVICE_MAX", "CUDA_LAUNCH", "OMP_")
+SWITCHES += ("NVIDIA_TF32", "PYTORCH_", "TORCH", "TRITON_")
+T = TypeVar("T")
 Sample = dict[str, float]  # seconds: the median of ``repeats`` times, quartiles and minimum
 
 
@@ -46,13 +33,13 @@ def summary(values: Sequence[float]) -> Sample:
     return found | {"repeats": len(values)}
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one call, with all that it starts on the device."""
+def timed(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """Wall-clock seconds of one call, with all that it starts on the device, and its result."""
     synchronise(device)
     began = time.perf_counter()
-    call()
+    result = call()
     synchronise(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, result
 
 
 def synchronise(device: torch.device) -> None:
@@ -64,7 +51,6 @@ def measure(
     call: Callable[[], object],
     device: torch.device,
     *,
-    warm_up: int = 3,
     repeats: int = 20,
     limit: float = 2.0,
     drained: bool = False,
@@ -78,19 +64,18 @@ def measure(
     Args:
         call: What is timed. It need not synchronise.
         device: Where the call runs.
-        warm_up: Calls before the first that counts.
         repeats: Calls that count; at least 3 are made.
         limit: Seconds of timed calls after which no further call is made.
         drained: Let a CUDA device come to rest before every call, so that the host's work for the
             call counts too; otherwise it may be done while the cache is emptied.
         per: What one call does so many times; the sample is of one of them.
     """
-    for _ in range(warm_up):
+    for _ in range(WARM_UP):
         call()
     once = _by_events(call, device, drained) if device.type == "cuda" else None
     times: list[float] = []
     while len(times) < repeats and (len(times) < 3 or sum(times) < limit):
-        times.append(once() if once else seconds(call, device))
+        times.append(once() if once else timed(call, device)[0])
     return summary([time / per for time in times])
 
 
@@ -129,23 +114,19 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure needs next to it: the device, the versions, the commit, the time."""
+    """What a figure needs next to it: the device, the versions, the switches that change what runs
+    as far as they are set, the commit ("+" after it where files differ), the time."""
+    revision, _, changed = (provenance.commit() or "unknown").partition("-")
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "cuda": torch.version.cuda,
-        "switches": switches(),
-        "commit": commit(),
+        "switches": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
+        "commit": revision[:10] + "+" * bool(changed),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def switches() -> dict[str, str]:
-    """Variables of the environment that change what runs, as far as they are set."""
-    chosen = {k: v for k, v in os.environ.items() if k.startswith("ARGS_FAST_") or k in SWITCHES}
-    return dict(sorted(chosen.items()))
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -165,24 +146,3 @@ def device_name(device: torch.device) -> str:
 def slug(name: str) -> str:
     """A device's name as that of a folder."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-def commit() -> str:
-    """The commit of the checkout, with "+" where it has been changed; "unknown" outside one."""
-    try:
-        name = _git("rev-parse", "--short=10", "HEAD")
-        return name + "+" * bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

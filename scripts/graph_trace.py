@@ -10,7 +10,6 @@ clocks and caches as they are, which those of single kernels do not. --device cp
 instead; --rehearse does so with tiny models, to show that the program works.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -115,9 +114,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = results.parser(__doc__)
     parser.add_argument("--lm", default="opt-2.7b", choices=models.CONFIGS, metavar="SHAPE")
     parser.add_argument("--rm", default="opt-350m", choices=models.CONFIGS, metavar="SHAPE")
     parser.add_argument("--prompt", type=int, default=128)
@@ -125,7 +122,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu, of which ops are traced")
     parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
-    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
     case = cases.Case(options.lm, options.rm, prompt=options.prompt)
@@ -140,9 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
         pair = variant(pair, [prompt], WARM_UP + 2 * options.steps, fused_layers=True)
     kinds = KERNELS if device.type == "cuda" else ("cpu_op",)
     found = summarise(trace(pair, case, options.steps), kinds)
-    folder = results.results_folder(device, options.results)
     kind = "graph-trace-rehearsed" if options.rehearse else "graph-trace"
-    file, document = results.begin(folder, kind, device, traces={})
+    file, document = results.begin(options.results, kind, device, traces={})
     document["traces"][name] = {"steps": options.steps, **found}
     results.write(file, document, markdown(document))
     print(markdown(document), file.with_suffix(".md"), sep="\n")

@@ -112,16 +112,8 @@ def bench(
             return
         print(slowdown.headline(methods))
         print(f"{case.name}; {timing.describe(facts)}\n")
-        print(slowdown.as_markdown(slowdown.table(methods, _greedies(methods), bandwidth)))
-        for line in errors:
-            print(line)
+        print(*slowdown.shown(methods, bandwidth), sep="\n")
         note(slowdown.DEFINITION)
-
-
-def _greedies(methods: dict) -> list[str]:
-    from args_fast.bench.baselines import GREEDIES
-
-    return [name for name in methods if name in GREEDIES]
 
 
 def _methods(usual: tuple[str, ...], also: list[str] | None, *, own: bool) -> tuple[str, ...]:

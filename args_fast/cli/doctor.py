@@ -14,7 +14,7 @@ from rich.text import Text
 
 from args_fast import __version__, tiny_pair
 from args_fast.cli.console import errors_in_a_line, plain, results
-from args_fast.machine import processor
+from args_fast.machine import processor, versions
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -46,12 +46,15 @@ def doctor(
 
 def examine() -> dict[str, Any]:
     """All that doctor knows, as plain JSON values."""
+    import torch
+
     from args_fast.models import flash
     from args_fast.ops import backends
 
     return {
         "versions": {"args-fast": __version__, "python": platform.python_version()}
-        | {package: _version(package) for package in PACKAGES},
+        | versions(PACKAGES)
+        | {"torch": torch.__version__},  # its own says for which CUDA it is
         "devices": _devices(),
         "ops": {
             device: {
@@ -65,19 +68,6 @@ def examine() -> dict[str, Any]:
         "embedded_pair": _has_embedded_pair(),
         "missing": _missing(),
     }
-
-
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    if package == "torch":  # its own says for which CUDA it is
-        import torch
-
-        return torch.__version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _devices() -> list[dict[str, Any]]:

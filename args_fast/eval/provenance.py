@@ -3,12 +3,11 @@
 import hashlib
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from args_fast import __version__
-from args_fast.machine import processor
+from args_fast.machine import processor, versions
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "nltk", "scipy", "statsmodels")
 HASHED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
@@ -17,18 +16,15 @@ BLOCK = 1 << 22  # bytes
 
 def environment() -> dict[str, Any]:
     """Versions of what computes, the commit of this checkout if it is one, and the processor."""
-    versions = {"args-fast": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {"versions": versions, "commit": commit(), "processor": processor()}
+    installed = {name: number for name, number in versions(PACKAGES).items() if number}
+    own = {"args-fast": __version__, "python": platform.python_version()}
+    return {"versions": own | installed, "commit": commit(), "processor": processor()}
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package lies in, with "-dirty" where files differ."""
-    folder = Path(__file__).parent
+    """The commit of the checkout that this package lies in, with "-dirty" where its files differ;
+    None outside a checkout."""
+    folder = Path(__file__).resolve().parent
     try:
         revision, changes = (
             subprocess.run(
@@ -39,7 +35,7 @@ def commit() -> str | None:
                 timeout=30,
                 check=True,
             ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except (OSError, subprocess.SubprocessError):
         return None

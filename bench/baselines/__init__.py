@@ -1,15 +1,14 @@
 """Everything that is measured, as functions of one kind.
 
-    decode(pair, prompts, new_tokens, k, w) -> the new tokens of each prompt
+    decode(pair, prompts, config) -> the new tokens of each prompt
 
 ``prompts`` are lists of ids of one length (a batch); nothing ends early, so every prompt gets
-``new_tokens`` ids. The greedy ones use neither k nor w. In float32 all greedy decoders give the
-same tokens, and all ARGS decoders do: tests/bench/test_baselines.py.
+``config.max_new_tokens`` ids. The greedy ones use neither k nor w. In float32 all greedy decoders
+give the same tokens, and all ARGS decoders do: tests/bench/test_baselines.py.
 """
 
-from args_fast.bench.baselines.engine import Decode, adapter, args, greedy, with_options
+from args_fast.bench.baselines.engine import Decode, adapter, args, greedy, naive, with_options
 from args_fast.bench.baselines.k_copies import k_copies
-from args_fast.bench.baselines.naive import naive
 from args_fast.bench.baselines.transformers_greedy import dynamic_greedy, static_greedy
 
 TRANSFORMERS = "transformers greedy"

@@ -1,25 +1,31 @@
-"""Our own engine: ARGS, greedy decoding as its k = 1, and both with options of the decoder's."""
+"""Ours: the reference without a cache; the engine's ARGS, greedy decoding as its k = 1, and both
+with options of the decoder's."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from args_fast import ArgsDecoder, DecodingConfig
+from args_fast import ArgsDecoder, DecodingConfig, reference
 from args_fast.kvcache.storage import PAGE_SIZE, pages_for
 
 Ids = list[int]
-Decode = Callable[[ArgsDecoder, Sequence[Ids], int, int, float], list[Ids]]
+Decode = Callable[[ArgsDecoder, Sequence[Ids], DecodingConfig], list[Ids]]
 
 # The further decoders of each pair, by their options, with the tokens that fit into their caches.
 _variants: WeakKeyDictionary[ArgsDecoder, dict[str, tuple[int, ArgsDecoder]]] = WeakKeyDictionary()
 
 
-def args(pair: ArgsDecoder, prompts: Sequence[Ids], new_tokens: int, k: int, w: float) -> list[Ids]:
-    config = DecodingConfig(k=k, w=w, max_new_tokens=new_tokens, eos_token_ids=[])
+def naive(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
+    models = (pair.language_model, pair.reward_model)
+    return [reference.decode(*models, prompt, config).token_ids for prompt in prompts]
+
+
+def args(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
     results = pair.generate(list(prompts), config)
     require_what_was_asked(pair)
     return [result.token_ids for result in results]
@@ -36,10 +42,8 @@ def require_what_was_asked(pair: ArgsDecoder) -> None:
             raise RuntimeError(f"a step was not captured as a graph: {runner.graphs.failure}")
 
 
-def greedy(
-    pair: ArgsDecoder, prompts: Sequence[Ids], new_tokens: int, k: int, w: float
-) -> list[Ids]:
-    return args(pair, prompts, new_tokens, 1, 0.0)
+def greedy(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
+    return args(pair, prompts, replace(config, k=1, w=0.0))
 
 
 def with_options(decode: Decode, **options: Any) -> Decode:
@@ -47,23 +51,23 @@ def with_options(decode: Decode, **options: Any) -> Decode:
     kept as long as the pair. Call it with the most tokens first: the cache is as large as that."""
 
     def decode_with_options(
-        pair: ArgsDecoder, prompts: Sequence[Ids], new_tokens: int, k: int, w: float
+        pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig
     ) -> list[Ids]:
         variants = _variants.setdefault(pair, {})
-        tokens = len(prompts) * (len(prompts[0]) + new_tokens)
+        tokens = len(prompts) * (len(prompts[0]) + config.max_new_tokens)
         room, decoder = variants.pop(repr(options), (0, None))
         if decoder is None or room < tokens:
             room, decoder = tokens, None  # the old cache goes before there is another one
-            decoder = variant(pair, prompts, new_tokens, **options)
+            decoder = variant(pair, prompts, config.max_new_tokens, **options)
         variants[repr(options)] = room, decoder
-        return decode(decoder, prompts, new_tokens, k, w)
+        return decode(decoder, prompts, config)
 
     return decode_with_options
 
 
 def variant(
     pair: ArgsDecoder,
-    prompts: Sequence[list[int]],
+    prompts: Sequence[Ids],
     new_tokens: int,
     reward: Callable[[ArgsDecoder], Any] | None = None,
     **options: Any,

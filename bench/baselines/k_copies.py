@@ -13,27 +13,26 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from args_fast import ArgsDecoder
+from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.bench.baselines.engine import Ids
 
 
 @torch.inference_mode()
-def k_copies(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float
-) -> list[list[int]]:
-    lm, rm = pair.language_model, pair.reward_model
+def k_copies(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
+    lm, rm, k = pair.language_model, pair.reward_model, config.k
     text = torch.tensor(prompts, device=pair.device)  # [B, t]
     B = len(prompts)
     lm_cache, rm_cache = (DynamicCache(config=model.config) for model in (lm, rm))
     first = torch.arange(B, device=pair.device) * k
     unread = text
-    for _ in range(new_tokens):
+    for _ in range(config.max_new_tokens):
         logits = lm(unread, use_cache=True, **cached(lm, lm_cache)).logits[:, -1]
         logprobs, ids = logits.float().log_softmax(dim=1).topk(k, dim=1)  # [B, k]
         if rm_cache.get_seq_length() == 0:
             rows = torch.cat([text.repeat_interleave(k, dim=0), ids.view(-1, 1)], dim=1)
         else:
             rows = ids.view(-1, 1)
-        scores = logprobs + w * _rewards(rm, rows, rm_cache).view(B, k)
+        scores = logprobs + config.w * _rewards(rm, rows, rm_cache).view(B, k)
         branch = scores.argmax(dim=1)
         rm_cache.batch_select_indices((first + branch).repeat_interleave(k))
         unread = ids.gather(1, branch[:, None])

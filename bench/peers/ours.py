@@ -22,7 +22,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from args_fast import ArgsDecoder
+    from args_fast import ArgsDecoder, DecodingConfig
     from args_fast.bench import baselines
     from args_fast.bench.baselines.engine import lora
     from args_fast.models import placement
@@ -45,6 +45,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     def decode(method: str, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         own = method in (baselines.HEAD, baselines.ADAPTER)
         way = baselines.args if own else baselines.METHODS[method]
-        return way(decoders[method], prompts, new_tokens, K, W)
+        config = DecodingConfig(k=K, w=W, max_new_tokens=new_tokens, eos_token_ids=[])
+        return way(decoders[method], prompts, config)
 
     return {name: partial(decode, name) for name in decoders}

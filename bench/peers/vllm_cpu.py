@@ -1,5 +1,6 @@
 """vLLM on the CPU: greedy decoding."""
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +9,11 @@ if TYPE_CHECKING:
 
 def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]":
     """``model``: a transformers folder; ``room``: prompt and new tokens."""
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "2"
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_LOGGING_LEVEL"] = "WARNING"
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 

@@ -1,52 +1,46 @@
-"""A process that decodes when it is asked to, and both ends of its pipe.
+"""A peer in the Python of its own environment, which decodes when it is asked to.
 
-One line of JSON asks for a decode, {"method", "prompts" (ids of each), "new_tokens"}, and one
-answers it, {"seconds", "token_ids" (of each)} or {"error"}. The first line, unasked, names the
-methods. The clock is the worker's own, so the pipe is in no figure. Only the standard library is
-used here: a worker runs in an environment that has a peer and nothing of ours.
+execnet starts that Python, in which nothing of ours is installed, and carries what is asked and
+answered. The clock is the peer's own, so the pipe is in no figure.
 """
 
-import importlib
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
+
+import execnet
 
 # Prompts of one length, new tokens -> the new ids of each prompt, which are decoded together.
 Decode = Callable[[list[list[int]], int], list[list[int]]]
-# The folder of bench/ comes last in the path, so that no module of it hides a peer's.
-START = "import sys; sys.path.append(sys.argv.pop(1)); from peers.worker import main; main()"
+FOLDER = str(Path(__file__).resolve().parent.parent)  # of bench/, where the modules are
+SECONDS_TO_END = 10.0  # then a process is killed
 
 
-def main() -> None:
-    """Run as a worker: the name of a module, and the arguments of its ``load``."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the peer prints goes to the log
-    name, arguments = sys.argv[1], json.loads(sys.argv[2])
-    try:
-        methods: dict[str, Decode] = importlib.import_module(name).load(**arguments)
-    except Exception as error:
-        print(json.dumps({"error": _words(error)}), file=answers, flush=True)
-        raise
-    print(json.dumps({"methods": list(methods)}), file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
+def serve(channel: "execnet.Channel", folder: str, module: str, log: str, arguments: dict) -> None:
+    """Load a peer and decode with it; runs in its process, to which execnet sends this function."""
+    import importlib
+    import os
+    import sys
+    import time
+
+    with open(log, "ab") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    os.environ.pop("OMP_WAIT_POLICY", None)  # our Makefile's, which would slow other engines
+    os.environ["OMP_NUM_THREADS"] = str(arguments["threads"])
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    sys.path.append(folder)  # the last one, so that no module of bench/ hides a peer's
+    methods = importlib.import_module(module).load(**arguments)
+    channel.send(list(methods))
+    for name, prompts, new_tokens in channel:
         try:
             began = time.perf_counter()
-            token_ids = methods[request["method"]](request["prompts"], request["new_tokens"])
-            answer: dict[str, Any] = {"seconds": time.perf_counter() - began}
-            answer["token_ids"] = [list(map(int, own)) for own in token_ids]
+            token_ids = methods[name](prompts, new_tokens)
+            channel.send((time.perf_counter() - began, token_ids))
         except Exception as error:
-            answer = {"error": _words(error)}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+            channel.send(f"{type(error).__name__}: {error}"[:300])
 
 
 class WorkerError(RuntimeError):
@@ -58,71 +52,45 @@ class Worker:
 
     Args:
         python: The interpreter of the peer's environment.
-        module: The module that has its ``load``.
         log: The file that gets what the peer prints.
-        variables: Environment variables of the process, on top of the present ones.
+        module: The module that has its ``load``.
         arguments: Of ``load``.
     """
 
-    def __init__(
-        self,
-        python: Path,
-        module: str,
-        log: Path,
-        variables: dict[str, str],
-        arguments: dict[str, Any],
-    ) -> None:
-        command = [str(python), "-c", START, str(Path(__file__).resolve().parent.parent)]
-        # Our Makefile makes threads wait passively, which would slow the engines of others.
-        inherited = {name: v for name, v in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        with log.open("a") as output:
-            self._process = subprocess.Popen(
-                [*command, module, json.dumps(arguments)],
-                env={**inherited, **variables},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-        self._log = log
+    def __init__(self, python: Path, log: Path, module: str, arguments: dict[str, Any]) -> None:
         self.methods: list[str] = []
+        self._log = log
+        self._group = execnet.Group()
+        gateway = self._group.makegateway(f"popen//python={quote(str(python))}")
+        self._channel = gateway.remote_exec(
+            serve, folder=FOLDER, module=module, log=str(log), arguments=arguments
+        )
 
     def wait_until_loaded(self) -> None:
         """Raises WorkerError where the peer cannot be loaded."""
-        self.methods = self._answer()["methods"]
+        self.methods = self._answer()
 
     def decode(
         self, method: str, prompts: Sequence[Sequence[int]], new_tokens: int
     ) -> tuple[float, list[list[int]]]:
         """The seconds of a decode, prompts included, and the new ids of each prompt."""
-        request = {"method": method, "prompts": list(prompts), "new_tokens": new_tokens}
-        try:
-            print(json.dumps(request), file=self._requests, flush=True)
-        except BrokenPipeError as error:
-            raise WorkerError(f"the process ended; see {self._log}") from error
-        answer = self._answer()
-        return answer["seconds"], answer["token_ids"]
+        with suppress(OSError):  # the process ended, which the answer says
+            self._channel.send((method, list(prompts), new_tokens))
+        return self._answer()
 
-    def _answer(self) -> dict[str, Any]:
-        line = self._answers.readline()
-        if not line:
-            raise WorkerError(f"the process ended; see {self._log}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(f"{answer['error']} (see {self._log})")
+    def _answer(self) -> Any:
+        try:
+            answer = self._channel.receive()
+        except EOFError:
+            answer = "the process ended"
+        except execnet.RemoteError as error:
+            answer = error.formatted.strip().rpartition("\n")[2]
+        if isinstance(answer, str):
+            raise WorkerError(f"{answer}; see {self._log}")
         return answer
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._requests.close()  # which ends its loop
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._answers.close()
+        self._group.terminate(SECONDS_TO_END)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import decoder, tokens
 
+from args_fast import DecodingConfig
 from args_fast.bench import baselines
 from args_fast.bench.baselines import engine
 from args_fast.bench.models import random_pair
@@ -16,6 +17,10 @@ def pair(request):
 
 def prompts(count, length=7):
     return [tokens(length, seed) for seed in range(count)]
+
+
+def config(new_tokens, k, w):
+    return DecodingConfig(max_new_tokens=new_tokens, k=k, w=w, eos_token_ids=[])
 
 
 GREEDIES = [baselines.TRANSFORMERS, baselines.GREEDY]
@@ -32,21 +37,21 @@ def test_greedies_agree_with_taking_the_best_token_each_time(pair, name, batch):
                 best = pair.language_model(text, use_cache=False).logits[:, -1].argmax(1)
             text = torch.cat([text, best[:, None]], dim=1)
         expected.append(text[0, len(prompt) :].tolist())
-    assert baselines.METHODS[name](pair, prompts(batch), 12, 5, 1.5) == expected
+    assert baselines.METHODS[name](pair, prompts(batch), config(12, 5, 1.5)) == expected
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("k", "w"), [(2, 1.5), (7, 1.5), (5, -3.0), (10, 40.0)])
 def test_k_copies_and_the_reference_give_our_tokens(pair, k, w, batch):
-    ours = baselines.args(pair, prompts(batch), 12, k, w)
-    assert baselines.k_copies(pair, prompts(batch), 12, k, w) == ours
-    assert baselines.naive(pair, prompts(batch), 12, k, w) == ours
+    ours = baselines.args(pair, prompts(batch), config(12, k, w))
+    assert baselines.k_copies(pair, prompts(batch), config(12, k, w)) == ours
+    assert baselines.naive(pair, prompts(batch), config(12, k, w)) == ours
     assert [len(ids) for ids in ours] == [12] * batch
 
 
 def test_the_reward_changes_what_is_decoded(pair):
-    assert baselines.args(pair, prompts(1), 12, 10, 40.0) != baselines.greedy(
-        pair, prompts(1), 12, 10, 40.0
+    assert baselines.args(pair, prompts(1), config(12, 10, 40.0)) != baselines.greedy(
+        pair, prompts(1), config(12, 10, 40.0)
     )
 
 
@@ -56,9 +61,9 @@ def test_nothing_ends_at_an_end_token():
     pair.language_model.lm_head.weight.data.zero_()
     pair.language_model.generation_config.eos_token_id = 0
     for name in GREEDIES:
-        assert baselines.METHODS[name](pair, [[5, 6]], 5, 3, 0.0) == [[0] * 5]
+        assert baselines.METHODS[name](pair, [[5, 6]], config(5, 3, 0.0)) == [[0] * 5]
     for name in (baselines.ARGS, baselines.K_COPIES, baselines.NAIVE):
-        assert len(baselines.METHODS[name](pair, [[5, 6]], 5, 3, 1.0)[0]) == 5
+        assert len(baselines.METHODS[name](pair, [[5, 6]], config(5, 3, 1.0))[0]) == 5
 
 
 def test_a_static_cache_and_compile_change_no_token():
@@ -66,9 +71,9 @@ def test_a_static_cache_and_compile_change_no_token():
     pair.language_model.model.embed_tokens.weight.data.mul_(50)
     for batch, length in ((1, 7), (2, 11)):
         texts = prompts(batch, length)
-        expected = baselines.dynamic_greedy(pair, texts, 9, 1, 0.0)
+        expected = baselines.dynamic_greedy(pair, texts, config(9, 1, 0.0))
         for new_tokens in (9, 9, 1):  # compiled, again in the same cache, the first token alone
-            got = baselines.static_greedy(pair, texts, new_tokens, 1, 0.0)
+            got = baselines.static_greedy(pair, texts, config(new_tokens, 1, 0.0))
             assert got == [ids[:new_tokens] for ids in expected]
 
 
@@ -76,7 +81,10 @@ def test_an_adapter_is_on_the_language_models_own_weights():
     pytest.importorskip("peft")
     pair = random_pair("tiny-llama", "tiny-llama")
     before = [p.clone() for p in pair.language_model.parameters()]
-    wanted = [len(ids) for ids in baselines.METHODS[baselines.ADAPTER](pair, prompts(2), 5, 3, 1.5)]
+    wanted = [
+        len(ids)
+        for ids in baselines.METHODS[baselines.ADAPTER](pair, prompts(2), config(5, 3, 1.5))
+    ]
     assert wanted == [5, 5]
     ((_, decoder),) = engine._variants[pair].values()
     (reward,) = decoder.engine.panel.rewards.values()
@@ -88,7 +96,7 @@ def test_a_step_that_was_not_captured_has_no_figure():
     pair = random_pair("tiny-opt", "tiny-opt")
     pair.engine.bursts.runner("reward").graphs.failure = "RuntimeError: not permitted"
     with pytest.raises(RuntimeError, match=r"not captured as a graph: .*not permitted"):
-        baselines.args(pair, prompts(1), 2, 3, 1.5)
+        baselines.args(pair, prompts(1), config(2, 3, 1.5))
 
 
 # ---- ours with options --------------------------------------------------------------------------
@@ -97,8 +105,8 @@ def test_a_step_that_was_not_captured_has_no_figure():
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", [baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD])
 def test_lookahead_changes_no_token(pair, name, batch):
-    expected = baselines.args(pair, prompts(batch), 12, 5, 1.5)
-    assert baselines.METHODS[name](pair, prompts(batch), 12, 5, 1.5) == expected
+    expected = baselines.args(pair, prompts(batch), config(12, 5, 1.5))
+    assert baselines.METHODS[name](pair, prompts(batch), config(12, 5, 1.5)) == expected
 
 
 def test_compiling_ours_changes_no_token():
@@ -107,17 +115,19 @@ def test_compiling_ours_changes_no_token():
         (baselines.ARGS_COMPILED, baselines.args),
         (baselines.GREEDY_COMPILED, baselines.greedy),
     ):
-        expected = plain(pair, prompts(2), 9, 5, 1.5)
-        assert baselines.METHODS[name](pair, prompts(2), 9, 5, 1.5) == expected
-        assert baselines.METHODS[name](pair, prompts(2), 1, 5, 1.5) == [x[:1] for x in expected]
+        expected = plain(pair, prompts(2), config(9, 5, 1.5))
+        assert baselines.METHODS[name](pair, prompts(2), config(9, 5, 1.5)) == expected
+        assert baselines.METHODS[name](pair, prompts(2), config(1, 5, 1.5)) == [
+            x[:1] for x in expected
+        ]
     torch.compiler.reset()
 
 
 def test_a_decoder_with_options_is_kept_between_calls():
     pair = decoder.__wrapped__()
     method = engine.with_options(baselines.args, max_batch_size=2)
-    expected = baselines.args(pair, prompts(3), 12, 5, 1.5)
-    assert method(pair, prompts(3), 12, 5, 1.5) == expected
+    expected = baselines.args(pair, prompts(3), config(12, 5, 1.5))
+    assert method(pair, prompts(3), config(12, 5, 1.5)) == expected
 
     def variant():
         (found,) = engine._variants[pair].values()
@@ -127,9 +137,9 @@ def test_a_decoder_with_options_is_kept_between_calls():
     assert own is not pair
     assert own.max_batch_size == 2
     assert own.language_model is pair.language_model
-    assert method(pair, prompts(3), 1, 5, 1.5) == [ids[:1] for ids in expected]
+    assert method(pair, prompts(3), config(1, 5, 1.5)) == [ids[:1] for ids in expected]
     assert variant() is own
-    assert method(pair, prompts(3), 40, 5, 1.5)[0][:12] == expected[0]  # a larger cache
+    assert method(pair, prompts(3), config(40, 5, 1.5))[0][:12] == expected[0]  # a larger cache
     assert variant() is not own
 
 
@@ -142,5 +152,5 @@ def test_a_decoder_with_options_has_a_cache_for_its_prompts_and_not_for_more(pai
 @pytest.mark.parametrize("tokens_each", [1, 9, 10, 16, 80])
 def test_a_sized_cache_never_makes_a_sequence_give_way(pair, tokens_each):
     small = engine.variant(pair, prompts(5), tokens_each)
-    baselines.args(small, prompts(5), tokens_each, 5, 1.5)
+    baselines.args(small, prompts(5), config(tokens_each, 5, 1.5))
     assert small.cache.preemptions == 0

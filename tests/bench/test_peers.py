@@ -3,29 +3,34 @@
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import stub_peer
 import torch
 from tiny_models import language_model, tokens
 
 from args_fast.bench import baselines, slowdown
+from args_fast.bench.cases import Case
 from args_fast.bench.peers import compare, ours
+from args_fast.bench.peers import worker as worker_module
 from args_fast.bench.peers.worker import Worker, WorkerError
 
-HELPERS = Path(__file__).parents[1] / "helpers"
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
+    monkeypatch.setattr(worker_module, "FOLDER", str(Path(stub_peer.__file__).parent))
 
 
 def stub(tmp_path, model="stub", room=40):
     arguments = {"model": model, "dtype": "float32", "threads": 1, "room": room}
-    variables = {"PYTHONPATH": str(HELPERS)}
-    python = Path(sys.executable)
-    return Worker(python, "stub_peer", tmp_path / "stub.log", variables, arguments)
+    return Worker(Path(sys.executable), tmp_path / "stub.log", "stub_peer", arguments)
 
 
 @pytest.fixture
-def worker(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "PAUSE", 0.0)
+def worker(tmp_path):
     with stub(tmp_path) as worker:
         worker.wait_until_loaded()
         yield worker
@@ -54,7 +59,7 @@ def test_peer_that_cannot_be_loaded_says_why(tmp_path):
 
 
 def test_process_that_ends_is_told_with_its_log(worker):
-    worker._process.kill()
+    worker._group.terminate(0.0)
     with pytest.raises(WorkerError, match=r"the process ended; see .*stub\.log"):
         worker.decode("stub greedy", [[3]], 1)
 
@@ -62,14 +67,14 @@ def test_process_that_ends_is_told_with_its_log(worker):
 # ---- the comparison ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompts", [[[3, 5]], [[3, 5], [4, 1], [2, 2]]])
-def test_methods_take_turns_and_their_tokens_are_compared(worker, prompts):
-    told = []
-    found = compare.compare(
-        [worker], prompts, new_tokens=8, rounds=2, model_bytes=10**6, report=told.append
-    )
-    assert told[3:5] == ["round 1 of 2: transformers greedy", "round 1 of 2: stub greedy"]
-    batch = len(prompts)
+CASE = Case("stub", "stub", prompt=2, dtype="float32", new_tokens=8)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_methods_take_turns_and_their_tokens_are_compared(worker, batch, capsys):
+    found = compare.compare([worker], replace(CASE, batch=batch), 2, 10**6)
+    said = capsys.readouterr().err.splitlines()
+    assert said[3:5] == ["round 1 of 2: transformers greedy", "round 1 of 2: stub greedy"]
     assert found["stub greedy"]["equal_tokens"] == [8 * batch, 8 * batch]
     assert found["other greedy"]["equal_tokens"] == [batch, 8 * batch]
     step = found["stub greedy"]["step"]["median"]
@@ -78,20 +83,21 @@ def test_methods_take_turns_and_their_tokens_are_compared(worker, prompts):
 
 
 def test_method_that_fails_leaves_the_others(worker):
-    found = compare.compare([worker], [[3] * 33], new_tokens=8, rounds=2, model_bytes=1)
+    found = compare.compare([worker], replace(CASE, prompt=33), 2, 1)
     assert "room for 40 tokens" in found["stub greedy"]["error"]
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_page_has_the_equal_tokens_of_every_method(batch):
-    figures = slowdown.figures([(2.0, 1.0)], 11) | {"equal_tokens": [7, 10]}
+    timed = slowdown.Method("", lambda new_tokens: (0.0, []), 11, 1, turns=[(2.0, 1.0)])
+    figures = timed.figures() | {"equal_tokens": [7, 10]}
     methods = {baselines.TRANSFORMERS: figures, "vLLM greedy": {"error": "WorkerError: no"}}
     facts = {"device": "A CPU", "threads": 2, "versions": {}, "cuda": None, "commit": "c"}
     document = {"environment": facts | {"date": "2030"}, "bandwidth": 2e10, "prompt": 128}
     document |= {"batch": batch, "new_tokens": 33, "rounds": 5, "types": {"float32": methods}}
     text = compare.page(document)
     assert text.count("| equal tokens |") == 1
-    assert "| 1.00 | | | 7/10 |" in " ".join(text.split())
+    assert "| 1.00 | 7/10 |" in " ".join(text.split())
     assert "- vLLM greedy: WorkerError: no" in text
     assert "## float32" in text
     assert ("4 prompts, decoded together" in text) == (batch > 1)
@@ -110,9 +116,8 @@ def workers(monkeypatch, tmp_path):
     class Started:
         absent = ()
 
-        def __init__(self, python, module, log, variables, arguments):
-            self.python, self.module, self.log = python, module, log
-            self.variables, self.arguments = variables, arguments
+        def __init__(self, python, log, module, arguments):
+            self.python, self.module, self.arguments = python, module, arguments
 
         def wait_until_loaded(self):
             if self.module in self.absent:
@@ -126,13 +131,15 @@ def workers(monkeypatch, tmp_path):
 
     Started.ended = ended
     monkeypatch.setattr(compare, "Worker", Started)
+    monkeypatch.setattr(compare.torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(compare.smollm2, "lm", lambda: tmp_path / "hf")
     return Started
 
 
 def test_every_peer_has_the_same_threads_and_room(workers, tmp_path):
     with ExitStack() as stack:
-        found = compare.load(compare.PEERS, "bfloat16", tmp_path, 200, 1, stack)
+        case = replace(CASE, prompt=191, dtype="bfloat16")
+        found = compare.load(compare.PEERS, case, tmp_path, stack)
     assert [worker.module for worker in found] == [
         "peers.llama_cpp",
         "peers.vllm_cpu",
@@ -142,17 +149,15 @@ def test_every_peer_has_the_same_threads_and_room(workers, tmp_path):
         assert worker.arguments["threads"] == 1
         assert worker.arguments["room"] == 200
         assert worker.arguments["dtype"] == "bfloat16"
-        assert worker.variables["OMP_NUM_THREADS"] == "1"
     assert found[0].arguments["model"] == str(tmp_path)
     assert found[0].python == tmp_path / "llama_cpp" / "bin" / "python"
-    assert found[1].variables["VLLM_CPU_OMP_THREADS_BIND"].isdigit()
     assert found[2].python == Path(sys.executable)
 
 
 def test_peer_that_is_absent_is_left_out_and_ended(workers, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(workers, "absent", ("peers.vllm_cpu",))
     with ExitStack() as stack:
-        found = compare.load(compare.PEERS, "float32", tmp_path, 200, 1, stack)
+        found = compare.load(compare.PEERS, CASE, tmp_path, stack)
     assert [worker.module for worker in found] == ["peers.llama_cpp", "peers.ours"]
     assert "vllm_cpu is left out: no" in capsys.readouterr().err
     assert sorted(workers.ended) == ["peers.llama_cpp", "peers.ours", "peers.vllm_cpu"]
@@ -161,7 +166,7 @@ def test_peer_that_is_absent_is_left_out_and_ended(workers, tmp_path, monkeypatc
 def test_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare.smollm2, "lm", lambda: tmp_path / "hf")
     with ExitStack() as stack:
-        assert compare.load(["llama_cpp"], "float32", tmp_path, 200, 1, stack) == []
+        assert compare.load(["llama_cpp"], CASE, tmp_path, stack) == []
     assert "llama_cpp is left out: [Errno 2] No such file" in capsys.readouterr().err
 
 
@@ -176,30 +181,20 @@ def test_every_peer_has_its_requirements():
     ("batch", "asked"), [("1", ["llama_cpp", "vllm_cpu", "ours"]), ("4", ["vllm_cpu", "ours"])]
 )
 def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
-    def load(peers, dtype, folder, room, threads, stack):
+    def load(peers, case, folder, stack):
         assert list(peers) == asked
         worker = stack.enter_context(stub(tmp_path))
         worker.wait_until_loaded()
         return [worker]
 
-    monkeypatch.setattr(compare, "PAUSE", 0.0)
-    monkeypatch.setattr(compare.torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(compare, "FOLDER", tmp_path)
     monkeypatch.setattr(compare, "load", load)
     monkeypatch.setattr(compare, "read_bandwidth", lambda device: 1e10)
     monkeypatch.setattr(compare, "model_bytes", lambda *arguments: 10**6)
     monkeypatch.setattr(compare.smollm2, "check_installed", lambda: None)
     monkeypatch.setattr(compare.smollm2, "gguf", lambda: tmp_path / "q4.gguf")
     arguments = ["--types", "float32", "--prompt", "8", "--new-tokens", "8", "--rounds", "2"]
-    arguments += [
-        "--batch",
-        batch,
-        "--threads",
-        "1",
-        "--folder",
-        str(tmp_path),
-        "--results",
-        str(tmp_path / "r"),
-    ]
+    arguments += ["--batch", batch, "--results", str(tmp_path / "r")]
     assert compare.main(arguments) == 0
     (file,) = (tmp_path / "r").glob("*/peers-*.json")
     document = json.loads(file.read_text())

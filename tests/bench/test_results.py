@@ -76,11 +76,12 @@ def test_a_number_that_is_none_is_refused(tmp_path):
         results.write(tmp_path / "ops.json", {"a": float("nan")}, "")
 
 
-def test_results_are_kept_in_the_checkout_or_in_the_current_folder(tmp_path, monkeypatch):
-    assert results.results_folder(CPU).parts[-3:-1] == ("bench", "results")
+def test_results_are_kept_in_the_checkout_or_in_the_current_folder(tmp_path, facts, monkeypatch):
+    file, _ = results.begin(None, "ops", CPU)
+    assert file.parts[-4:-1] == ("bench", "results", "a-cpu")
     monkeypatch.setattr(results, "__file__", str(tmp_path / "site-packages/bench/results.py"))
     monkeypatch.chdir(tmp_path)
-    assert results.results_folder(CPU).parent == tmp_path / "bench-results"
+    assert results.begin(None, "ops", CPU)[0].parent == tmp_path / "bench-results" / "a-cpu"
 
 
 def test_summary_of_one_measurement_is_itself():

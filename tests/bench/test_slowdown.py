@@ -7,7 +7,7 @@ import pytest
 from args_fast.bench import baselines, slowdown
 from args_fast.bench.cases import USUAL, Case
 from args_fast.bench.models import random_pair
-from args_fast.bench.slowdown import Method, figures, take_turns
+from args_fast.bench.slowdown import Method, take_turns
 
 CASE = Case("tiny-opt", "tiny-opt", k=5, prompt=9, dtype="float32", new_tokens=12)
 
@@ -19,13 +19,14 @@ def method(name, whole, first, log=None, rounds=3, **more):
     def decode(new_tokens):
         if log is not None:
             log.append((name, new_tokens))
-        return next(times[new_tokens])
+        return next(times[new_tokens]), [[0] * new_tokens] * more.get("batch", 1)
 
     return Method(name, decode, 11, rounds, warm_ups=0, **more)
 
 
 def test_step_is_without_the_prompt():
-    found = figures([(3.0, 1.0), (5.0, 2.0), (4.5, 2.0)], 11, batch=4, bytes_read=100)
+    timed = method("a", [3.0, 5.0, 4.5], [1.0, 2.0, 2.0], batch=4, bytes_read=100)
+    found = take_turns([timed])["a"]
     assert found["step"]["median"] == pytest.approx(0.25)
     assert (found["step"]["minimum"], found["step"]["repeats"]) == (pytest.approx(0.2), 3)
     assert found["first"]["median"] == 2.0
@@ -79,7 +80,7 @@ def test_table_has_a_row_for_every_method():
             method("broken", [], []),
         ]
     )
-    header, greedy, args, broken = slowdown.table(methods, ["transformers greedy"], 2e10)
+    header, greedy, args, broken = slowdown.table(methods, 2e10, ["transformers greedy"])
     row = dict(zip(header, greedy, strict=True))
     assert (row["ms per step"], row["GB/s"], row["of read"]) == ("100.00", "10.0", "50%")
     assert row["x transformers greedy"] == "1.00"

@@ -1,40 +1,29 @@
-"""The suites of pytest-benchmark in miniature, and their tables from times that are made up."""
+"""The suites of pytest-benchmark in miniature."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-
-from args_fast.bench import baselines
-from args_fast.bench.conftest import throughput
 
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-def result(data, **info):
-    median = sorted(data)[len(data) // 2]
-    return SimpleNamespace(stats=SimpleNamespace(data=data, median=median), extra_info=info)
-
-
-def test_throughput_is_of_every_way_over_the_first():
-    rows = throughput(
-        [
-            result([4.0], throughput=baselines.ARGS, way="alone", tokens=512),
-            result([1.0], throughput=baselines.ARGS, way="together", tokens=512),
-            result([2.0], throughput="4 clients", way="engine", tokens=96),
-        ]
-    )
-    assert rows == [
-        ["tokens/s", "alone", "together", "engine"],
-        [baselines.ARGS, "128.0 (1.00)", "512.0 (4.00)", ""],
-        ["4 clients", "", "", "48.0 (1.00)"],
-    ]
+def run(*arguments):
+    """The words of pytest over bench/, with tiny models and not as a worker of xdist."""
+    command = [sys.executable, "-m", "pytest", BENCH, "-n", "0", "-p", "no:cacheprovider"]
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    variables |= {"ARGS_FAST_BENCH_MODEL": "tiny-opt", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *arguments], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_suites_run_in_miniature():
-    command = [sys.executable, "-m", "pytest", BENCH, "--benchmark-disable", "-n", "0"]
-    command += ["-p", "no:cacheprovider", "-k", "not 16 and not 64"]  # clients
-    more = {"ARGS_FAST_BENCH_MODEL": "tiny-opt", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, env=os.environ | more, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
+    run("--benchmark-disable", "-k", "not 16 and not 64")  # clients
+
+
+def test_throughput_is_printed():
+    words = run("--benchmark-only", "-k", "requests and greedy")
+    for way in ("alone", "together"):
+        assert re.search(rf"args-fast greedy, {way}: [0-9.]+ tokens/s", words)

@@ -21,7 +21,7 @@ def measured(monkeypatch):
     """Nothing is timed: the cases that would be, in order. One that is in ``fails`` raises."""
     seen, fails = [], {}
 
-    def measure_case(pair, case, *, rounds, report):
+    def measure_case(pair, case, *, rounds):
         if case.key in fails:
             raise fails[case.key]
         seen.append(case)

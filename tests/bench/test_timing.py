@@ -82,7 +82,24 @@ def test_a_copy_counts_what_it_reads_and_what_it_writes(monkeypatch):
     assert timing.copy_bandwidth(CPU) == 2**20
 
 
-@pytest.mark.parametrize("name", [*timing.SWITCHES, "ARGS_FAST_LINEAR", "ARGS_FAST_BACKEND"])
+SWITCHES = [
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_WAIT_POLICY",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TRITON_INTERPRET",
+    "ARGS_FAST_LINEAR",
+    "ARGS_FAST_BACKEND",
+]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_is_part_of_a_results_identity(name, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "sources", lambda: "same")
     monkeypatch.delenv(name, raising=False)

@@ -3,6 +3,10 @@
 import asyncio
 import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -36,6 +40,25 @@ def on_loopback(engine, **given):
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def in_a_process(log, *arguments, **variables):
+    """``args-fast serve`` as a process, and its address, which answers; ``log`` has its words."""
+    command = [sys.executable, "-m", "args_fast", "serve", "--port", "0", *map(str, arguments)]
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, stderr=stderr, env=os.environ | variables) as process,
+    ):
+        try:
+            while not (url := re.search(r"a page to try it: (http://\S+)/", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.01)
+            # The address is bound before it is listened at.
+            httpx.Client(transport=httpx.HTTPTransport(retries=5)).get(url[1] + "/health")
+            yield process, url[1]
+        finally:
+            process.kill()
 
 
 def ask(engine, *requests, **given):
