@@ -98,13 +98,10 @@ format: $(INSTALLED)  ## let ruff rewrite the Python files
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## the slowdown against greedy decoding, and throughput, on this machine
-	$(BIN)/args-fast bench --prompt 128 --also "naive, no cache"
-	$(BIN)/args-fast bench --prompt 512 --also "naive, no cache"
-	$(BIN)/python -m pytest bench/test_throughput.py --benchmark-only
+	$(BIN)/python -m pytest bench/test_slowdown.py bench/test_throughput.py --benchmark-only
 
 bench-steps: $(INSTALLED)  ## one step and each of its ops, on this machine
-	$(BIN)/python -m pytest bench/test_step.py --benchmark-only
-	$(BIN)/python -m args_fast.bench.ops_bench --device cpu --seconds 60
+	$(BIN)/python -m pytest bench/test_step.py bench/test_ops.py --benchmark-only
 
 # Each peer in an environment of its own; one that cannot be installed is left out of the table.
 # What comes along with vLLM and is uninstalled again does not load next to torch's CPU build.
