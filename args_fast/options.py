@@ -78,7 +78,7 @@ class EngineOptions:
         "auto",
         "Run the layers of a decode step as one op, for the models whose layers it knows; False: "
         "always through the model's modules. In 16 bits it rounds less often. 'auto': on the CPU; "
-        "on CUDA it has not been measured and is used only if asked for.",
+        "on CUDA only if asked for: on an H100 it is faster for one text, slower for batches.",
         flag="--fused-layers",
     )
 

@@ -15,7 +15,7 @@ A model whose norms come after the residual sums (OPT-350M) has the same five: x
 its norm, and both who reads it and who adds to it norm it first.
 
 Which program takes what depends on the model's sizes and the device, never on M or on the lengths;
-so a row of a step has the same bits in any batch (by construction: no GPU has shown it).
+so a row of a step has the same bits in any batch.
 """
 
 from collections.abc import Sequence
