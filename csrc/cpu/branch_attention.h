@@ -1,5 +1,5 @@
 // branch_attention: out = softmax(scale * q K^T) V over the prefix, in pages, and the tail. The prefix
-// is cut into splits of SPLIT tokens; a unit of work is one split of one sequence and kv head, which
+// is cut into splits of about SPLIT tokens; a unit of work is one split of one sequence and kv head, which
 // reads its keys and values once for all N * G query rows. States (maximum, sum, weighted values) of
 // the splits are merged with the tail afterwards. Splits depend on the length alone, and a row is
 // computed in one way however many there are, so it has the same bits alone, next to any other rows,
@@ -18,20 +18,25 @@ class AttentionPlan {
         first_(a.B + 1, 0) {
     for (int64_t i = 0; i < a.N; ++i)
       for (int64_t j = 0; j < a.N; ++j) depth_[i] += a.mask[i * a.N + j];
-    for (int64_t b = 0; b < a.B; ++b)
-      first_[b + 1] = first_[b] + (a.lengths[b] + SPLIT - 1) / SPLIT;
-    memory_.reset(new float[splits() * rows_ * (width_ + 2)]);
+    for (int64_t b = 0; b < a.B; ++b) {
+      const int64_t size = split_size(a.lengths[b]);
+      first_[b + 1] = first_[b] + (a.lengths[b] + size - 1) / size;
+    }
+    memory_.reset(new float[splits() * (rows_ * width_ + 2 * padded(rows_))]);
   }
 
-  // Splits of all sequences and kv heads, in the order (b, h, split).
+  // Splits of all sequences and kv heads, in the order (b, split, h): the heads of a token stand next to
+  // each other in memory.
   int64_t splits() const { return first_.back() * Hkv_; }
 
+  // The thread that takes this unit will take the next one, or none if that is negative, after it.
   template <typename T, typename Q>
-  void attend(const Attention& a, int64_t unit, Buffers& buffers) const {
-    const int64_t b =
-        std::upper_bound(first_.begin(), first_.end(), unit / Hkv_) - first_.begin() - 1;
-    const int64_t splits = first_[b + 1] - first_[b], within = unit - first_[b] * Hkv_;
-    attend_split<T, Q>(a, b, within / splits, within % splits, depth_.data(), state(unit), buffers);
+  void attend(const Attention& a, int64_t unit, int64_t next, Buffers& buffers) const {
+    const Split at = split(a, unit);
+    if (buffers.turned_of != at.b) turn_queries<Q>(a, at.b, buffers);
+    buffers.turned_of = next < 0 ? -1 : at.b;
+    attend_split<T>(
+        a, at, next < 0 ? Split{} : split(a, next), depth_.data(), state(unit), buffers);
   }
 
   // Rows of all sequences and kv heads, in the order (b, h, n).
@@ -41,15 +46,30 @@ class AttentionPlan {
   void finish(const Attention& a, int64_t unit, Buffers& buffers) const {
     const int64_t n = unit % N_, h = unit / N_ % Hkv_, b = unit / N_ / Hkv_;
     const int64_t splits = first_[b + 1] - first_[b];
-    const State states = state(first_[b] * Hkv_ + h * splits);
+    const State states = state(first_[b] * Hkv_ + h);
     merge<T, Q>(a, b, h, n, depth_.data(), states, splits, buffers);
   }
 
  private:
+  // Tokens of a split of a sequence: all splits have as many, but for the last one.
+  static int64_t split_size(int64_t length) {
+    const int64_t number = std::max<int64_t>(1, (length + SPLIT / 2) / SPLIT);
+    return std::max<int64_t>(1, (length + number - 1) / number);
+  }
+
+  Split split(const Attention& a, int64_t unit) const {
+    const int64_t b =
+        std::upper_bound(first_.begin(), first_.end(), unit / Hkv_) - first_.begin() - 1;
+    const int64_t within = unit - first_[b] * Hkv_, size = split_size(a.lengths[b]);
+    const int64_t begin = within / Hkv_ * size;
+    return {b, within % Hkv_, begin, std::min(size, a.lengths[b] - begin)};
+  }
+
   State state(int64_t unit) const {
+    const int64_t P = padded(rows_);
     float *values = memory_.get(), *maxima = values + splits() * rows_ * width_;
-    float* totals = maxima + splits() * rows_;
-    return {values + unit * rows_ * width_, maxima + unit * rows_, totals + unit * rows_};
+    float* totals = maxima + splits() * P;
+    return {values + unit * rows_ * width_, maxima + unit * P, totals + unit * P};
   }
 
   const int64_t Hkv_, N_, rows_, width_;
@@ -62,7 +82,8 @@ void attention_of(const Attention& a) {
   const AttentionPlan plan(a);
   torch::stable::parallel_for(0, plan.splits(), 1, [&](int64_t begin, int64_t end) {
     Buffers mine(a);
-    for (int64_t unit = begin; unit < end; ++unit) plan.attend<T, T>(a, unit, mine);
+    for (int64_t unit = begin; unit < end; ++unit)
+      plan.attend<T, T>(a, unit, unit + 1 < end ? unit + 1 : -1, mine);
   });
   torch::stable::parallel_for(0, plan.merges(), 16, [&](int64_t begin, int64_t end) {
     Buffers mine(a);

@@ -21,14 +21,17 @@ class Team {
    public:
     Member(Team& team, int64_t index) : team_(team), index_(index) {}
 
-    // Call f(unit) for the units of [0, count) that fall to this thread.
+    // Call f(unit, next) for the units of [0, count) that fall to this thread, where next is its next
+    // unit, or -1.
     template <typename F>
     void phase(int64_t count, const F& f) {
       if (count == 0) return;
-      for (int64_t unit; (unit = team_.claim(number_, count)) >= 0;) {
-        f(unit);
+      for (int64_t unit = team_.claim(number_, count), next; unit >= 0; unit = next) {
+        next = team_.claim(number_, count);
+        f(unit, next);
         team_.finish(number_, count);
       }
+      team_.wait(number_);
       ++number_;
     }
 
@@ -68,13 +71,12 @@ class Team {
 
   static constexpr int SPINS = 2000;  // then the core is offered to others
 
-  // A unit of the phase, or -1 when the phase is over.
+  // A unit of the phase, or -1 when all are taken.
   int64_t claim(uint32_t number, int64_t count) {
     uint64_t state = state_.load(std::memory_order_acquire);
     while (uint32_t(state >> 32) == number && int64_t(uint32_t(state)) < count)
       if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel))
         return uint32_t(state);
-    wait(number);
     return -1;
   }
 
