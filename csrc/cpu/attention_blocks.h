@@ -89,7 +89,7 @@ inline void weigh(
 }
 
 inline void prefetch(const void* row, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at);
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at, 0, PFLOC);
 }
 
 // A row of whole vectors of floats is used where it stands; any other is widened into `room`.

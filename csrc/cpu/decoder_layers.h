@@ -285,12 +285,17 @@ class LayersOf {
     team.parts(M_, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) place_row(at[m / rows_], own, layer, m);
     });
-    team.phase(a_.reader_count * splits, [&](int64_t unit, int64_t next) {
+#ifdef PARTS
+    team.parts(a_.reader_count * splits, [&](int64_t begin, int64_t end) { for (int64_t unit = begin; unit < end; ++unit) {
+      int64_t next = unit + 1 < end ? unit + 1 : -1;
+#else
+    team.phase(a_.reader_count * splits, [&](int64_t unit, int64_t next) {{
+#endif
       const int64_t i = unit / splits;
       if (next / splits != i) next = -1;
       plans_[i].template attend<T, float>(
           at[i], unit % splits, next < 0 ? -1 : next % splits, own.buffers);
-    });
+    }});
     team.parts(a_.reader_count * merges, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t i = unit / merges;
