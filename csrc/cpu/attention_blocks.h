@@ -3,7 +3,8 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t SPLIT = 64;  // tokens per unit, about: few, so that short prefixes keep all threads busy
+constexpr int64_t SPLIT =
+    64;  // tokens per unit, about: few, so that short prefixes keep all threads busy
 constexpr int64_t LONGEST_SPLIT = SPLIT + SPLIT / 2;
 // Keys that share a loaded vector of queries, and query rows that share a loaded vector of values:
 // twice as many sums stand in registers.
@@ -89,7 +90,8 @@ inline void weigh(
 }
 
 inline void prefetch(const void* row, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at, 0, PFLOC);
+  for (int64_t at = 0; at < bytes; at += 64)
+    __builtin_prefetch(static_cast<const char*>(row) + at, 0, 3);
 }
 
 // A row of whole vectors of floats is used where it stands; any other is widened into `room`.

@@ -4,7 +4,7 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// Tokens [begin, begin + count) of a sequence and kv head.
+// A unit of work: tokens [begin, begin + count) of a sequence and kv head.
 struct Split {
   int64_t b, h, begin, count;
 };
@@ -23,8 +23,7 @@ struct Buffers {
       shares.resize(std::max<int64_t>(shares.size(), a.lengths[b] / SPLIT + 1 + WIDTH));
   }
 
-  const int64_t P;         // query rows of a kv head, padded
-  int64_t turned_of = -1;  // the sequence whose queries are turned, or -1
+  const int64_t P;  // query rows of a kv head, padded
   std::vector<float> q, turned, k, v, scores, shares;
 };
 
@@ -58,22 +57,15 @@ inline void find(
   }
 }
 
-// Keys and values are of type T. Meanwhile `next` is fetched, which may have no tokens: a head's rows
-// lie Hkv * D apart, too far for the processor to foresee.
+// Keys and values are of type T. Values are fetched while scores are made, and the keys of `next`, which
+// may have no tokens, while values are weighed: a head's rows lie Hkv * D apart, too far for the
+// processor to foresee.
 template <typename T>
 void attend_split(
     const Attention& a, const Split& at, const Split& next, const int64_t* depth, State state,
     Buffers& buffers) {
   const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P, D = a.D, W = padded(D);
-  const int64_t length = a.lengths[at.b], count = at.count;
-  // The rows of the tail stand at length + depth >= length, so the first one sees farthest back.
-  if (a.window > 0 && at.begin + count - 1 <= length - a.window) {
-    std::fill_n(state.values, R * W, 0.0f);
-    std::fill_n(state.maxima, P, -INFINITE);
-    std::fill_n(state.totals, P, 0.0f);
-    return;
-  }
-
+  const int64_t count = at.count;
   const T *k_rows[LONGEST_SPLIT], *v_rows[LONGEST_SPLIT], *next_rows[LONGEST_SPLIT];
   find(a, at, a.k_pages, a.k_page_stride, k_rows);
   find(a, at, a.v_pages, a.v_page_stride, v_rows);
@@ -96,7 +88,8 @@ void attend_split(
       for (int64_t r = 0; r < R; ++r) scores[j * P + r] = capped(scores[j * P + r], a.softcap);
   if (a.window > 0)
     for (int64_t r = 0; r < R; ++r) {
-      const int64_t oldest = length + depth[r / G] - a.window;  // not seen, nor what comes before
+      // Not seen, nor what comes before.
+      const int64_t oldest = a.lengths[at.b] + depth[r / G] - a.window;
       for (int64_t j = 0; j < count && at.begin + j <= oldest; ++j) scores[j * P + r] = -INFINITE;
     }
   soften(scores, count, P, state.maxima, state.totals);
@@ -107,9 +100,8 @@ void attend_split(
     const int64_t rows = std::min(ROWS, R - r);
     for (; fetched * R < next.count * (r + rows); ++fetched)
       prefetch(next_rows[fetched], D * sizeof(T));
-    for_rows(rows, [&](auto rows) {
-      weigh<rows()>(scores + r, v, count, P, W, state.values + r * W);
-    });
+    for_rows(
+        rows, [&](auto rows) { weigh<rows()>(scores + r, v, count, P, W, state.values + r * W); });
   }
 }
 

@@ -14,76 +14,87 @@ namespace {
 class AttentionPlan {
  public:
   explicit AttentionPlan(const Attention& a)
-      : Hkv_(a.Hkv), N_(a.N), rows_(a.N * (a.Hq / a.Hkv)), width_(padded(a.D)), depth_(a.N, -1),
-        first_(a.B + 1, 0) {
+      : B_(a.B), Hkv_(a.Hkv), N_(a.N), rows_(a.N * (a.Hq / a.Hkv)), width_(padded(a.D)),
+        depth_(a.N, -1), size_(a.B), first_(a.B + 1, 0) {
     for (int64_t i = 0; i < a.N; ++i)
       for (int64_t j = 0; j < a.N; ++j) depth_[i] += a.mask[i * a.N + j];
-    for (int64_t b = 0; b < a.B; ++b) {
-      const int64_t size = split_size(a.lengths[b]);
-      first_[b + 1] = first_[b] + (a.lengths[b] + size - 1) / size;
+    for (int64_t b = 0; b < B_; ++b) {
+      const int64_t length = a.lengths[b],
+                    number = std::max<int64_t>((length + SPLIT / 2) / SPLIT, 1);
+      size_[b] = std::max<int64_t>((length + number - 1) / number, 1);
+      first_[b + 1] = first_[b] + (length + size_[b] - 1) / size_[b];
     }
-    memory_.reset(new float[splits() * (rows_ * width_ + 2 * padded(rows_))]);
+    memory_.reset(new float[first_[B_] * Hkv_ * (rows_ * width_ + 2 * padded(rows_))]);
   }
 
-  // Splits of all sequences and kv heads, in the order (b, split, h): the heads of a token stand next to
-  // each other in memory.
-  int64_t splits() const { return first_.back() * Hkv_; }
+  // Splits that some row sees, of all sequences and kv heads, in the order (b, split, h): the heads of
+  // a token stand next to each other in memory.
+  int64_t splits(const Attention& a) const {
+    int64_t splits = 0;
+    for (int64_t b = 0; b < B_; ++b) splits += first_[b + 1] - first_[b] - hidden(a, b);
+    return splits * Hkv_;
+  }
 
-  // The thread that takes this unit will take the next one, or none if that is negative, after it.
+  // Attend to splits [begin, end) of these.
   template <typename T, typename Q>
-  void attend(const Attention& a, int64_t unit, int64_t next, Buffers& buffers) const {
-    const Split at = split(a, unit);
-    if (buffers.turned_of != at.b) turn_queries<Q>(a, at.b, buffers);
-    buffers.turned_of = next < 0 ? -1 : at.b;
-    attend_split<T>(
-        a, at, next < 0 ? Split{} : split(a, next), depth_.data(), state(unit), buffers);
+  void attend(const Attention& a, int64_t begin, int64_t end, Buffers& buffers) const {
+    for (int64_t b = 0; b < B_; ++b) {
+      const int64_t before = hidden(a, b) * Hkv_, units = (first_[b + 1] - first_[b]) * Hkv_;
+      const int64_t first = std::max<int64_t>(begin, 0) + before,
+                    last = std::min(end + before, units);
+      if (first < last) turn_queries<Q>(a, b, buffers);
+      for (int64_t unit = first; unit < last; ++unit) {
+        const Split at = split(a, b, unit),
+                    next = unit + 1 < last ? split(a, b, unit + 1) : Split{};
+        attend_split<T>(a, at, next, depth_.data(), state(first_[b] * Hkv_ + unit), buffers);
+      }
+      begin -= units - before;
+      end -= units - before;
+    }
   }
 
   // Rows of all sequences and kv heads, in the order (b, h, n).
-  int64_t merges() const { return (int64_t(first_.size()) - 1) * Hkv_ * N_; }
+  int64_t merges() const { return B_ * Hkv_ * N_; }
 
   template <typename T, typename Q>
   void finish(const Attention& a, int64_t unit, Buffers& buffers) const {
     const int64_t n = unit % N_, h = unit / N_ % Hkv_, b = unit / N_ / Hkv_;
-    const int64_t splits = first_[b + 1] - first_[b];
-    const State states = state(first_[b] * Hkv_ + h);
-    merge<T, Q>(a, b, h, n, depth_.data(), states, splits, buffers);
+    const int64_t first = first_[b] + hidden(a, b), splits = first_[b + 1] - first;
+    merge<T, Q>(a, b, h, n, depth_.data(), state(first * Hkv_ + h), splits, buffers);
   }
 
  private:
-  // Tokens of a split of a sequence: all splits have as many, but for the last one.
-  static int64_t split_size(int64_t length) {
-    const int64_t number = std::max<int64_t>(1, (length + SPLIT / 2) / SPLIT);
-    return std::max<int64_t>(1, (length + number - 1) / number);
+  // Splits of a sequence that no row sees. The rows of the tail stand at length + depth >= length, so
+  // the first one sees farthest back.
+  int64_t hidden(const Attention& a, int64_t b) const {
+    return a.window > 0 ? std::max<int64_t>(a.lengths[b] - a.window + 1, 0) / size_[b] : 0;
   }
 
-  Split split(const Attention& a, int64_t unit) const {
-    const int64_t b =
-        std::upper_bound(first_.begin(), first_.end(), unit / Hkv_) - first_.begin() - 1;
-    const int64_t within = unit - first_[b] * Hkv_, size = split_size(a.lengths[b]);
-    const int64_t begin = within / Hkv_ * size;
-    return {b, within % Hkv_, begin, std::min(size, a.lengths[b] - begin)};
+  Split split(const Attention& a, int64_t b, int64_t unit) const {
+    const int64_t begin = unit / Hkv_ * size_[b];
+    return {b, unit % Hkv_, begin, std::min(size_[b], a.lengths[b] - begin)};
   }
 
   State state(int64_t unit) const {
-    const int64_t P = padded(rows_);
-    float *values = memory_.get(), *maxima = values + splits() * rows_ * width_;
-    float* totals = maxima + splits() * P;
+    const int64_t units = first_[B_] * Hkv_, P = padded(rows_);
+    float *values = memory_.get(), *maxima = values + units * rows_ * width_;
+    float* totals = maxima + units * P;
     return {values + unit * rows_ * width_, maxima + unit * P, totals + unit * P};
   }
 
-  const int64_t Hkv_, N_, rows_, width_;
-  std::vector<int64_t> depth_, first_;
+  const int64_t B_, Hkv_, N_, rows_, width_;
+  // Distance of each row from the prefix; tokens of a split of each sequence, where the last one may have
+  // fewer; and the number of its first one.
+  std::vector<int64_t> depth_, size_, first_;
   std::unique_ptr<float[]> memory_;
 };
 
 template <typename T>
 void attention_of(const Attention& a) {
   const AttentionPlan plan(a);
-  torch::stable::parallel_for(0, plan.splits(), 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, plan.splits(a), 1, [&](int64_t begin, int64_t end) {
     Buffers mine(a);
-    for (int64_t unit = begin; unit < end; ++unit)
-      plan.attend<T, T>(a, unit, unit + 1 < end ? unit + 1 : -1, mine);
+    plan.attend<T, T>(a, begin, end, mine);
   });
   torch::stable::parallel_for(0, plan.merges(), 16, [&](int64_t begin, int64_t end) {
     Buffers mine(a);
