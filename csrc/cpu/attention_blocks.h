@@ -3,8 +3,8 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-constexpr int64_t SPLIT =
-    64;  // tokens per unit, about: few, so that short prefixes keep all threads busy
+// Tokens per unit, about: few, so that short prefixes keep all threads busy.
+constexpr int64_t SPLIT = 64;
 constexpr int64_t LONGEST_SPLIT = SPLIT + SPLIT / 2;
 // Keys that share a loaded vector of queries, and query rows that share a loaded vector of values:
 // twice as many sums stand in registers.
@@ -14,9 +14,9 @@ inline float capped(float score, float softcap) {
   return softcap == 0.0f ? score : softcap * std::tanh(score / softcap);
 }
 
-// Rows [WIDTH, D] as columns of [D, P]: those of a square are interleaved log2(WIDTH) times. Rows are
-// padded to whole vectors.
-inline void transpose(const float* from, int64_t D, int64_t P, float* turned) {
+// Rows [WIDTH, D], padded to whole vectors, as columns [D, WIDTH]: those of a square are interleaved
+// log2(WIDTH) times.
+inline void transpose(const float* from, int64_t D, float* turned) {
   const int64_t W = padded(D);
   for (int64_t d = 0; d < D; d += WIDTH) {
     Vector rows[WIDTH], mixed[WIDTH];
@@ -28,7 +28,7 @@ inline void transpose(const float* from, int64_t D, int64_t P, float* turned) {
       }
       for (int64_t i = 0; i < WIDTH; ++i) rows[i] = mixed[i];
     }
-    for (int64_t i = 0; i < std::min(WIDTH, D - d); ++i) store(turned + (d + i) * P, rows[i]);
+    for (int64_t i = 0; i < std::min(WIDTH, D - d); ++i) store(turned + (d + i) * WIDTH, rows[i]);
   }
 }
 
@@ -49,7 +49,7 @@ inline void for_rows(int64_t rows, F f) {
   f(std::integral_constant<int64_t, MOST>{});
 }
 
-// Scores [T, P] of T keys against P rows of queries that stand transposed, [D, P].
+// Scores [T, P] of T keys against P rows of queries, of which each WIDTH stand transposed, [D, WIDTH].
 template <int64_t T>
 inline void score(const float* q, const float* const* k, int64_t D, int64_t P, float* scores) {
   for_vectors(P, [&](int64_t r, auto vectors) {
@@ -58,7 +58,7 @@ inline void score(const float* q, const float* const* k, int64_t D, int64_t P, f
       for (int64_t u = 0; u < vectors(); ++u) sums[t][u] = Vector{};
     for (int64_t d = 0; d < D; ++d) {
       Vector x[vectors()];
-      for (int64_t u = 0; u < vectors(); ++u) x[u] = load(q + d * P + r + u * WIDTH);
+      for (int64_t u = 0; u < vectors(); ++u) x[u] = load(q + (r + u * WIDTH) * D + d * WIDTH);
       for (int64_t t = 0; t < T; ++t)
         for (int64_t u = 0; u < vectors(); ++u)
           sums[t][u] = multiply_add(splat(k[t][d]), x[u], sums[t][u]);

@@ -17,7 +17,7 @@ struct State {
 // Buffers of one thread, sized once per call.
 struct Buffers {
   explicit Buffers(const Attention& a)
-      : P(padded(a.N * (a.Hq / a.Hkv))), q(WIDTH * padded(a.D)), turned(a.Hkv * a.D * P),
+      : P(padded(a.N * (a.Hq / a.Hkv))), q(WIDTH * padded(a.D)), turned(a.Hkv * P * a.D),
         k(ROWS * padded(a.D)), v(LONGEST_SPLIT * padded(a.D)), scores(LONGEST_SPLIT * P) {
     for (int64_t b = 0; b < a.B; ++b)
       shares.resize(std::max<int64_t>(shares.size(), a.lengths[b] / SPLIT + 1 + WIDTH));
@@ -27,22 +27,21 @@ struct Buffers {
   std::vector<float> q, turned, k, v, scores, shares;
 };
 
-// The queries of a sequence, scaled, as columns: [Hkv, D, P].
+// The queries of a kv head, scaled: each WIDTH rows transposed, [D, WIDTH].
 template <typename Q>
-void turn_queries(const Attention& a, int64_t b, Buffers& buffers) {
+void turn_queries(const Attention& a, int64_t b, int64_t h, Buffers& buffers) {
   const int64_t G = a.Hq / a.Hkv, R = a.N * G, W = padded(a.D), P = buffers.P;
-  for (int64_t h = 0; h < a.Hkv; ++h)
-    for (int64_t first = 0; first < P; first += WIDTH) {
-      for (int64_t i = 0; i < WIDTH; ++i) {
-        const int64_t r = std::min(first + i, R - 1);  // after the last one it stands again
-        const Q* from = static_cast<const Q*>(a.q) + b * a.q_stride[0] + r / G * a.q_stride[1] +
-                        (h * G + r % G) * a.q_stride[2];
-        float* row = buffers.q.data() + i * W;
-        widen(from, a.D, row);
-        for (int64_t d = 0; d < W; d += WIDTH) store(row + d, load(row + d) * a.scale);
-      }
-      transpose(buffers.q.data(), a.D, P, buffers.turned.data() + h * a.D * P + first);
+  for (int64_t first = 0; first < P; first += WIDTH) {
+    for (int64_t i = 0; i < WIDTH; ++i) {
+      const int64_t r = std::min(first + i, R - 1);  // the last one fills up the vector
+      const Q* from = static_cast<const Q*>(a.q) + b * a.q_stride[0] + r / G * a.q_stride[1] +
+                      (h * G + r % G) * a.q_stride[2];
+      float* row = buffers.q.data() + i * W;
+      widen(from, a.D, row);
+      for (int64_t d = 0; d < W; d += WIDTH) store(row + d, load(row + d) * a.scale);
     }
+    transpose(buffers.q.data(), a.D, buffers.turned.data() + (h * P + first) * a.D);
+  }
 }
 
 // Where the keys or values of a split stand.
@@ -80,7 +79,7 @@ void attend_split(
       prefetch(v_rows[j + t], D * sizeof(T));
     }
     for_rows(keys, [&](auto keys) {
-      score<keys()>(buffers.turned.data() + at.h * D * P, k, D, P, scores + j * P);
+      score<keys()>(buffers.turned.data() + at.h * P * D, k, D, P, scores + j * P);
     });
   }
   if (a.softcap != 0.0f)
@@ -144,11 +143,12 @@ void merge(
     for (int64_t s = 0; s < splits; ++s) total += shares[s] * states.totals[s * a.Hkv * P + r];
     for_vectors(W, [&](int64_t d, auto vectors) {
       Vector sums[vectors()] = {};
-      for (int64_t s = 0; s < splits; ++s)
+      for (int64_t s = 0; s < splits; ++s) {
+        if (shares[s] == 0.0f) continue;  // what is not seen may be a NaN
+        const float* from = states.values + (s * a.Hkv * R + r) * W + d;
         for (int64_t u = 0; u < vectors(); ++u)
-          sums[u] = multiply_add(
-              splat(shares[s]), load(states.values + (s * a.Hkv * R + r) * W + d + u * WIDTH),
-              sums[u]);
+          sums[u] = multiply_add(splat(shares[s]), load(from + u * WIDTH), sums[u]);
+      }
       for (int64_t u = 0; u < vectors(); ++u) store(values + d + u * WIDTH, sums[u]);
     });
     for (int64_t j = 0; j < a.N; ++j) {

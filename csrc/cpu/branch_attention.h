@@ -1,7 +1,7 @@
 // branch_attention: out = softmax(scale * q K^T) V over the prefix, in pages, and the tail. The prefix
-// is cut into splits of about SPLIT tokens; a unit of work is one split of one sequence and kv head, which
-// reads its keys and values once for all N * G query rows. States (maximum, sum, weighted values) of
-// the splits are merged with the tail afterwards. Splits depend on the length alone, and a row is
+// is cut into splits of about SPLIT tokens; a unit of work is one split of one sequence and kv head,
+// which reads its keys and values once for all N * G query rows. States (maximum, sum, weighted values)
+// of the splits are merged with the tail afterwards. Splits depend on the length alone, and a row is
 // computed in one way however many there are, so it has the same bits alone, next to any other rows,
 // in any batch, and with any number of threads.
 // Floor: 2 * Hkv * D * itemsize bytes per token of the prefix; 4 * Hq * N * D flops per token.
@@ -42,10 +42,10 @@ class AttentionPlan {
       const int64_t before = hidden(a, b) * Hkv_, units = (first_[b + 1] - first_[b]) * Hkv_;
       const int64_t first = std::max<int64_t>(begin, 0) + before,
                     last = std::min(end + before, units);
-      if (first < last) turn_queries<Q>(a, b, buffers);
       for (int64_t unit = first; unit < last; ++unit) {
         const Split at = split(a, b, unit),
                     next = unit + 1 < last ? split(a, b, unit + 1) : Split{};
+        if (unit < first + Hkv_) turn_queries<Q>(a, b, at.h, buffers);
         attend_split<T>(a, at, next, depth_.data(), state(first_[b] * Hkv_ + unit), buffers);
       }
       begin -= units - before;
