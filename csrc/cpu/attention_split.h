@@ -4,93 +4,104 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// The softmax state of R query rows: weighted values [R, W], maxima and sums [R].
+// A unit of work: tokens [begin, begin + count) of a sequence and kv head.
+struct Split {
+  int64_t b, h, begin, count;
+};
+
+// The softmax state of R query rows after a split: weighted values [R, W], maxima and sums [P].
 struct State {
-  float *values, *maximum, *total;
+  float *values, *maxima, *totals;
 };
 
 // Buffers of one thread, sized once per call.
 struct Buffers {
   explicit Buffers(const Attention& a)
-      : q(a.N * (a.Hq / a.Hkv) * padded(a.D)), k(BLOCK * padded(a.D)), v(SPLIT * padded(a.D)),
-        turned(BLOCK * padded(a.D)), scores(a.N * std::max(a.Hq / a.Hkv * SPLIT, int64_t(1))) {}
+      : P(padded(a.N * (a.Hq / a.Hkv))), q(WIDTH * padded(a.D)), turned(a.Hkv * P * a.D),
+        k(ROWS * padded(a.D)), v(LONGEST_SPLIT * padded(a.D)), scores(LONGEST_SPLIT * P) {
+    for (int64_t b = 0; b < a.B; ++b)
+      shares.resize(std::max<int64_t>(shares.size(), a.lengths[b] / SPLIT + 1 + WIDTH));
+  }
 
-  std::vector<float> q, k, v, turned, scores;
+  const int64_t P;  // query rows of a kv head, padded
+  std::vector<float> q, turned, k, v, scores, shares;
 };
 
-// Keys, values and the tail are of type T; queries and the result of type Q.
-template <typename T, typename Q>
+// The queries of a kv head, scaled: each WIDTH rows transposed, [D, WIDTH].
+template <typename Q>
+void turn_queries(const Attention& a, int64_t b, int64_t h, Buffers& buffers) {
+  const int64_t G = a.Hq / a.Hkv, R = a.N * G, W = padded(a.D), P = buffers.P;
+  for (int64_t first = 0; first < P; first += WIDTH) {
+    for (int64_t i = 0; i < WIDTH; ++i) {
+      const int64_t r = std::min(first + i, R - 1);  // the last one fills up the vector
+      const Q* from = static_cast<const Q*>(a.q) + b * a.q_stride[0] + r / G * a.q_stride[1] +
+                      (h * G + r % G) * a.q_stride[2];
+      float* row = buffers.q.data() + i * W;
+      widen(from, a.D, row);
+      for (int64_t d = 0; d < W; d += WIDTH) store(row + d, load(row + d) * a.scale);
+    }
+    transpose(buffers.q.data(), a.D, buffers.turned.data() + (h * P + first) * a.D);
+  }
+}
+
+// Where the keys or values of a split stand.
+template <typename T>
+inline void find(
+    const Attention& a, const Split& at, const void* pages, const int64_t* stride, const T** rows) {
+  const int32_t* table = a.page_table + at.b * a.table_stride;
+  int64_t page = at.begin / a.page_size, row = at.begin % a.page_size;
+  for (int64_t j = 0; j < at.count; ++page, row = 0) {
+    const T* from = static_cast<const T*>(pages) + table[page] * stride[0] + at.h * stride[2];
+    for (; row < a.page_size && j < at.count; ++row, ++j) rows[j] = from + row * stride[1];
+  }
+}
+
+// Keys and values are of type T. Values are fetched while scores are made, and the keys of `next`, which
+// may have no tokens, while values are weighed: a head's rows lie Hkv * D apart, too far for the
+// processor to foresee.
+template <typename T>
 void attend_split(
-    const Attention& a, int64_t b, int64_t h, int64_t split, const int64_t* depth, State state,
+    const Attention& a, const Split& at, const Split& next, const int64_t* depth, State state,
     Buffers& buffers) {
-  const int64_t G = a.Hq / a.Hkv, R = a.N * G, D = a.D, W = padded(D), length = a.lengths[b];
-  const int64_t begin = split * SPLIT, end = std::min(begin + SPLIT, length);
-  // The rows of the tail stand at length + depth >= length, so the first one sees farthest back.
-  if (a.window > 0 && end - 1 <= length - a.window) {
-    std::fill_n(state.values, R * W, 0.0f);
-    std::fill_n(state.maximum, R, -INFINITE);
-    std::fill_n(state.total, R, 0.0f);
-    return;
-  }
+  const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P, D = a.D, W = padded(D);
+  const int64_t count = at.count;
+  const T *k_rows[LONGEST_SPLIT], *v_rows[LONGEST_SPLIT], *next_rows[LONGEST_SPLIT];
+  find(a, at, a.k_pages, a.k_page_stride, k_rows);
+  find(a, at, a.v_pages, a.v_page_stride, v_rows);
+  find(a, next, a.k_pages, a.k_page_stride, next_rows);
 
-  // Rows of keys and values are fetched before they are worked on: a head's rows lie Hkv * D apart,
-  // too far for the processor to foresee.
-  const T *k_rows[SPLIT], *v_rows[SPLIT];
-  const int32_t* table = a.page_table + b * a.table_stride;
-  const int64_t count = end - begin;
-  for (int64_t j = 0; j < count; ++j) {
-    const int64_t page = table[(begin + j) / a.page_size], row = (begin + j) % a.page_size;
-    k_rows[j] = static_cast<const T*>(a.k_pages) + page * a.k_page_stride[0] +
-                row * a.k_page_stride[1] + h * a.k_page_stride[2];
-    v_rows[j] = static_cast<const T*>(a.v_pages) + page * a.v_page_stride[0] +
-                row * a.v_page_stride[1] + h * a.v_page_stride[2];
-    prefetch(k_rows[j], D * sizeof(T));
-  }
-
-  float* q = buffers.q.data();
-  for (int64_t n = 0; n < a.N; ++n)
-    for (int64_t g = 0; g < G; ++g) {
-      float* row = q + (n * G + g) * W;
-      widen(
-          static_cast<const Q*>(a.q) + b * a.q_stride[0] + n * a.q_stride[1] +
-              (h * G + g) * a.q_stride[2],
-          D, row);
-      for (int64_t d = 0; d < D; ++d) row[d] *= a.scale;
+  float* scores = buffers.scores.data();
+  for (int64_t j = 0; j < count; j += ROWS) {
+    const int64_t keys = std::min(ROWS, count - j);
+    const float* k[ROWS];
+    for (int64_t t = 0; t < keys; ++t) {
+      k[t] = floats(k_rows[j + t], D, buffers.k.data() + t * W);
+      prefetch(v_rows[j + t], D * sizeof(T));
     }
-
-  float *turned = buffers.turned.data(), *scores = buffers.scores.data();
-  for (int64_t first = 0; first < count; first += BLOCK) {
-    const float* k[BLOCK];
-    for (int64_t j = 0; j < BLOCK; ++j) {
-      // What comes after the last one is scored as it is, and masked below.
-      const int64_t at = std::min(first + j, count - 1);
-      k[j] = floats(k_rows[at], D, buffers.k.data() + j * W);
-      if (first + j < count) prefetch(v_rows[at], D * sizeof(T));
-    }
-    transpose(k, W, turned);
-    for (int64_t r = 0; r < R; r += ROWS)
-      for_rows(std::min(ROWS, R - r), [&](auto rows) {
-        score<rows()>(q + r * W, turned, D, W, scores + r * SPLIT + first);
-      });
-  }
-  const int64_t scored = (count + BLOCK - 1) / BLOCK * BLOCK;
-  for (int64_t r = 0; r < R; ++r) {
-    float* s = scores + r * SPLIT;
-    if (a.softcap != 0.0f)
-      for (int64_t j = 0; j < count; ++j) s[j] = capped(s[j], a.softcap);
-    for (int64_t j = count; j < scored; ++j) s[j] = -INFINITE;
-    if (a.window > 0) {
-      const int64_t oldest = length + depth[r / G] - a.window;  // not seen, nor what comes before
-      for (int64_t j = 0; j < count && begin + j <= oldest; ++j) s[j] = -INFINITE;
-    }
-    soften(s, scored, state.maximum[r], state.total[r]);
-  }
-  const float* v[SPLIT];
-  for (int64_t j = 0; j < count; ++j) v[j] = floats(v_rows[j], D, buffers.v.data() + j * W);
-  for (int64_t r = 0; r < R; r += ROWS)
-    for_rows(std::min(ROWS, R - r), [&](auto rows) {
-      weigh<rows()>(scores + r * SPLIT, v, count, W, state.values + r * W);
+    for_rows(keys, [&](auto keys) {
+      score<keys()>(buffers.turned.data() + at.h * P * D, k, D, P, scores + j * P);
     });
+  }
+  if (a.softcap != 0.0f)
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t r = 0; r < R; ++r) scores[j * P + r] = capped(scores[j * P + r], a.softcap);
+  if (a.window > 0)
+    for (int64_t r = 0; r < R; ++r) {
+      // Not seen, nor what comes before.
+      const int64_t oldest = a.lengths[at.b] + depth[r / G] - a.window;
+      for (int64_t j = 0; j < count && at.begin + j <= oldest; ++j) scores[j * P + r] = -INFINITE;
+    }
+  soften(scores, count, P, state.maxima, state.totals);
+
+  const float* v[LONGEST_SPLIT];
+  for (int64_t j = 0; j < count; ++j) v[j] = floats(v_rows[j], D, buffers.v.data() + j * W);
+  for (int64_t r = 0, fetched = 0; r < R; r += ROWS) {
+    const int64_t rows = std::min(ROWS, R - r);
+    for (; fetched * R < next.count * (r + rows); ++fetched)
+      prefetch(next_rows[fetched], D * sizeof(T));
+    for_rows(
+        rows, [&](auto rows) { weigh<rows()>(scores + r, v, count, P, W, state.values + r * W); });
+  }
 }
 
 // Merge the splits' states of one tail row's G heads with the tail and the sinks, and write them.
@@ -98,9 +109,9 @@ template <typename T, typename Q>
 void merge(
     const Attention& a, int64_t b, int64_t h, int64_t n, const int64_t* depth, const State& states,
     int64_t splits, Buffers& buffers) {
-  const int64_t G = a.Hq / a.Hkv, R = a.N * G, D = a.D, W = padded(D);
+  const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P, D = a.D, W = padded(D);
   float *q = buffers.q.data(), *row = buffers.k.data(), *scores = buffers.scores.data();
-  float* values = buffers.v.data();
+  float *values = buffers.v.data(), *shares = buffers.shares.data();
   for (int64_t g = 0; g < G; ++g) {
     const int64_t head = h * G + g, r = n * G + g;
     widen(
@@ -111,8 +122,8 @@ void merge(
     const float sink = a.sinks == nullptr ? -INFINITE : a.sinks[head];
     float highest = sink;
     for (int64_t s = 0; s < splits; ++s) {
-      const float m = states.maximum[s * R + r];
-      if (m > highest || m != m) highest = m;
+      shares[s] = states.maxima[s * a.Hkv * P + r];
+      if (shares[s] > highest || shares[s] != shares[s]) highest = shares[s];
     }
     for (int64_t j = 0; j < a.N; ++j) {
       const bool seen = a.mask[n * a.N + j] && (a.window == 0 || depth[n] - depth[j] < a.window);
@@ -127,15 +138,19 @@ void merge(
     }
 
     float total = sink == -INFINITE ? 0.0f : exp_negative(sink - highest);
-    std::fill_n(values, W, 0.0f);
-    for (int64_t s = 0; s < splits; ++s) {
-      if (states.maximum[s * R + r] == -INFINITE) continue;
-      const float share = exp_negative(states.maximum[s * R + r] - highest);
-      total += share * states.total[s * R + r];
-      const float* from = states.values + (s * R + r) * W;
-      for (int64_t d = 0; d < W; d += WIDTH)
-        store(values + d, load(values + d) + share * load(from + d));
-    }
+    for (int64_t s = 0; s < splits; s += WIDTH)
+      store(shares + s, exp_negative(load(shares + s) - highest));
+    for (int64_t s = 0; s < splits; ++s) total += shares[s] * states.totals[s * a.Hkv * P + r];
+    for_vectors(W, [&](int64_t d, auto vectors) {
+      Vector sums[vectors()] = {};
+      for (int64_t s = 0; s < splits; ++s) {
+        if (shares[s] == 0.0f) continue;  // what is not seen may be a NaN
+        const float* from = states.values + (s * a.Hkv * R + r) * W + d;
+        for (int64_t u = 0; u < vectors(); ++u)
+          sums[u] = multiply_add(splat(shares[s]), load(from + u * WIDTH), sums[u]);
+      }
+      for (int64_t u = 0; u < vectors(); ++u) store(values + d + u * WIDTH, sums[u]);
+    });
     for (int64_t j = 0; j < a.N; ++j) {
       if (scores[j] == -INFINITE) continue;
       const float weight = exp_negative(scores[j] - highest);

@@ -1,6 +1,6 @@
-// Threads that work through the same phases together. A phase is a number of units, which whoever is
-// free takes one by one; the next phase begins when all units of the last one are done. A thread that
-// comes late, or never, costs nothing but its help: the others do its part.
+// Threads that work through the same phases together. A phase has a part for each thread, which takes its
+// own first and then those of threads that have not come yet; the next phase begins when all parts of
+// the last one are done. A thread that comes late, or never, costs nothing but its help.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,25 +15,13 @@ namespace args_fast {
 
 class Team {
  public:
-  // How one thread goes through the phases. Every thread has to call phase() and parts() in the same
-  // order, with the same counts.
+  // How one thread goes through the phases. Every thread has to call parts() in the same order, with the
+  // same counts.
   class Member {
    public:
     Member(Team& team, int64_t index) : team_(team), index_(index) {}
 
-    // Call f(unit) for the units of [0, count) that fall to this thread.
-    template <typename F>
-    void phase(int64_t count, const F& f) {
-      if (count == 0) return;
-      for (int64_t unit; (unit = team_.claim(number_, count)) >= 0;) {
-        f(unit);
-        team_.finish(number_, count);
-      }
-      ++number_;
-    }
-
-    // Call f(begin, end) for parts of [0, count), one for each thread, that are multiples of `least`. A
-    // thread takes its own part first, and after it those of threads that have not come yet.
+    // Call f(begin, end) for parts of [0, count), one for each thread, that are multiples of `least`.
     template <typename F>
     void parts(int64_t count, const F& f, int64_t least = 1) {
       if (count == 0) return;
@@ -68,19 +56,9 @@ class Team {
 
   static constexpr int SPINS = 2000;  // then the core is offered to others
 
-  // A unit of the phase, or -1 when the phase is over.
-  int64_t claim(uint32_t number, int64_t count) {
-    uint64_t state = state_.load(std::memory_order_acquire);
-    while (uint32_t(state >> 32) == number && int64_t(uint32_t(state)) < count)
-      if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel))
-        return uint32_t(state);
-    wait(number);
-    return -1;
-  }
-
   // Until the phase is over.
   void wait(uint32_t number) const {
-    for (int spins = 0; uint32_t(state_.load(std::memory_order_acquire) >> 32) == number;) {
+    for (int spins = 0; phase_.load(std::memory_order_acquire) == number;) {
       if (++spins < SPINS) {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
@@ -106,13 +84,13 @@ class Team {
   void finish(uint32_t number, int64_t count) {
     if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < count) return;
     done_.store(0, std::memory_order_relaxed);
-    state_.store(uint64_t(number + 1) << 32, std::memory_order_release);
+    phase_.store(number + 1, std::memory_order_release);
   }
 
   const int64_t threads_;
   const std::unique_ptr<std::atomic<uint32_t>[]> taken_;  // of each part: the last phase, plus 1
-  std::atomic<uint64_t> state_{0};  // number of the phase, and in the lower half its next unit
-  std::atomic<int64_t> done_{0};    // units of the phase
+  std::atomic<uint32_t> phase_{0};
+  std::atomic<int64_t> done_{0};  // parts of the phase
 };
 
 }  // namespace args_fast

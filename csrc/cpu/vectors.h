@@ -17,7 +17,7 @@ inline Vector load(const float* from) {
 
 inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
-inline Vector splat(float x) { return Vector{} + x; }
+inline Vector splat(float x) { return x - Vector{}; }
 
 // a * b + c in one rounding where the processor has it. Where bits must not depend on how a loop was
 // unrolled, this is written out: the compiler may fuse one copy of a product and not another.

@@ -69,6 +69,14 @@ def test_a_nan_reaches_its_own_rows_and_no_others():
     assert wrong == [[1, 2, 3]]
 
 
+def test_a_nan_in_a_split_that_a_row_does_not_see_stays_out():
+    case = attention_case([128], 2, 1, 1, 8, mask=chain(2))  # two splits of 64 tokens
+    case[4][case[5][0, 63 // 16].long(), 63 % 16] = NAN  # the value of token 63
+    out = op("branch_attention")(*case, 128 - 62, 0.0, None)  # rows see tokens from 63 and 64 on
+    assert out[:, 0].isnan().all()
+    assert not out[:, 1].isnan().any()
+
+
 def test_no_sequences_give_no_rows():
     case = attention_case([3], 2, 2, 1, 8)
     for i in (0, 1, 2, 5, 6):
@@ -104,6 +112,16 @@ def test_a_row_has_the_same_bits_whatever_rows_are_with_it(drawn):
         part = [x[:, first:last] for x in case[:3]]
         out = op("branch_attention")(*part, *case[3:7], siblings(last - first), case[8], *options)
         assert torch.equal(bits(out), bits(rows[:, first:last]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_has_the_same_bits_however_many_vectors_the_rows_fill(dtype):
+    case = attention_case([1029, 95, 96], 16, 6, 2, 64, dtype=dtype)
+    rows = op("branch_attention")(*case, 0, 0.0, None)
+    for N in (1, 2, 5, 6, 11):  # 3 to 33 rows of a kv head
+        part = [x[:, :N] for x in case[:3]]
+        out = op("branch_attention")(*part, *case[3:7], siblings(N), case[8], 0, 0.0, None)
+        assert torch.equal(bits(out), bits(rows[:, :N]))
 
 
 @given(attention_cases())
