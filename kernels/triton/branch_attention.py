@@ -37,7 +37,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # element and head size (padded to a power of two), then by rows of a tile: keys per block, warps,
 # stages of the pipeline.
 # Chosen from what tests/helpers/binaries.py prints, so that no kernel spills its registers, and that
-# a multiprocessor has at least 16 KB of keys and values under way. Measured (H100, in the layers of
+# a multiprocessor has at least 16 KB of keys and values under way. Measured (on an H100, by
 # scripts/layer_tuning.py): (2, 128) for 16 rows; the others are not.
 TUNING = {
     (8, 0): {
