@@ -36,8 +36,8 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # have at once, which says how many programs a prefix is divided among. "blocks": by bytes of an
 # element and head size (padded to a power of two), then by rows of a tile: keys per block, warps,
 # stages of the pipeline.
-# Chosen from what tests/helpers/binaries.py prints, so that no kernel spills its registers, and that
-# a multiprocessor has at least 16 KB of keys and values under way. Measured (on an H100, by
+# Chosen from what tests/helpers/binaries.py prints, so that no kernel spills its registers, and a
+# multiprocessor has at least 16 KB of keys and values under way. Measured (on an H100, by
 # scripts/layer_tuning.py): (2, 128) for 16 rows; the others are not.
 TUNING = {
     (8, 0): {
