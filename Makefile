@@ -112,7 +112,7 @@ $(PEERS)/%/.installed: bench/peers/%.txt
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-bench-peers: $(SMOLLM2)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 20 minutes
+bench-peers: $(SMOLLM2)  ## llama.cpp, vLLM and transformers next to ours; installs them first, 10 minutes
 	-$(MAKE) --keep-going $(patsubst bench/%.txt,build/%/.installed,$(wildcard bench/peers/*.txt))
 	$(BIN)/python -m args_fast.bench.peers.compare $(FLAGS)
 

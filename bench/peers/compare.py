@@ -8,7 +8,7 @@ they are asked in turn. The definitions are those of bench/slowdown.py. "Equal t
 an engine decodes what the others decode; in 16 bits their rounding differs, and so may tokens.
 
 Written to bench/results/<device>/peers-<settings>-<date>-<commit>.json and .md, and to $OUT. make
-installs the peers into build/peers, in 20 minutes and 5 GB; one that is not there is left out.
+installs the peers into build/peers, in 10 minutes and 5 GB; one that is not there is left out.
 """
 
 import sys
