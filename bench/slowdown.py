@@ -1,8 +1,9 @@
-"""The slowdown: how it is defined (``DEFINITION``), measured and shown. There is no other one here.
+"""The slowdown: how it is defined (``DEFINITION``), measured and shown.
 
-Every method is a function from prompts to tokens and is timed from outside, so transformers, the
-published way of caching and our engine are measured alike. The methods of a case take turns, round
-by round, so that a change of the machine's speed meets all of them.
+The project has no other definition of it. Every method is a function from prompts to tokens and is
+timed from outside, so transformers, the published way of caching and our engine are measured alike.
+The methods of a case take turns, round by round, so that a change of the machine's speed meets all
+of them.
 """
 
 import sys

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import json
-import statistics
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import triton
 
+from args_fast.bench import models
+from args_fast.bench.timing import measure
 from args_fast.kernels import layer_pass
 from args_fast.kernels.decoder_layers import COUNTERS, decoder_layers
 from args_fast.kernels.device import machine, tuned
@@ -30,15 +32,6 @@ from args_fast.kernels.linear import divide
 
 ROWS = 10
 STREAMED = 400e6  # bytes of weights in one graph: many times what the L2 holds
-TINY = {"opt-tiny": (64, 128, 4, 4, 16, False)}
-SHAPES = {  # H, F, Hq, Hkv, D, gated
-    "opt-2.7b": (2560, 10240, 32, 32, 80, False),
-    "opt-350m": (1024, 4096, 16, 16, 64, False),
-    "opt-125m": (768, 3072, 12, 12, 64, False),
-    "llama-7b": (4096, 11008, 32, 32, 128, True),
-    "qwen3-8b": (4096, 12288, 32, 8, 128, True),
-    **TINY,
-}
 WIDE = [
     *((16, 256, 4, 4), (16, 512, 4, 3), (32, 128, 4, 3), (32, 128, 4, 5), (32, 256, 8, 3)),
     *((64, 64, 4, 6), (64, 128, 4, 3), (64, 128, 4, 4), (64, 128, 8, 4), (128, 128, 8, 3)),
@@ -46,6 +39,34 @@ WIDE = [
 DEEP = [(64, 4, 3), (64, 4, 4), (64, 8, 4), (128, 4, 2), (128, 8, 3)]
 RESIDENT = (2, 3, 4)
 SPLITS = {"project": (1, 2, 3), "feed": (1, 2, 3), "o": (3, 6, 8), "down": (3, 4, 6, 8)}
+
+
+class Sizes(NamedTuple):
+    """Of a model's layers: of what, how many, and whether the MLP has a gate."""
+
+    H: int
+    F: int
+    Hq: int
+    Hkv: int
+    D: int
+    gated: bool
+    layers: int
+
+    @property
+    def padded(self) -> int:
+        """D as the kernels pad it."""
+        return max(16, triton.next_power_of_2(self.D))
+
+
+def sizes(shape: str) -> Sizes:
+    """Those of a model in ``bench/models.py``."""
+    config: Any = models.config(shape)
+    H, Hq = config.hidden_size, config.num_attention_heads
+    gated = not hasattr(config, "ffn_dim")
+    F = config.intermediate_size if gated else config.ffn_dim
+    Hkv = getattr(config, "num_key_value_heads", Hq)
+    D = getattr(config, "head_dim", None) or H // Hq
+    return Sizes(H, F, Hq, Hkv, D, gated, config.num_hidden_layers)
 
 
 class Cut(NamedTuple):
@@ -59,10 +80,10 @@ class Cut(NamedTuple):
 
 def cuts(shape: str, few: bool) -> list[Cut]:
     """What is tried of a shape, the engine's own cut first."""
-    D = max(16, 1 << (SHAPES[shape][4] - 1).bit_length())
+    padded = sizes(shape).padded
     found = []
     for kind, splits in SPLITS.items():
-        tiles = [(D, *rest) for rest in DEEP] if kind == "project" else WIDE
+        tiles = [(padded, *rest) for rest in DEEP] if kind == "project" else WIDE
         found.append(Cut(shape, kind, None, None))
         for tile in tiles[:1] if few else tiles:
             found += [Cut(shape, kind, (*tile, resident), None) for resident in RESIDENT]
@@ -72,7 +93,7 @@ def cuts(shape: str, few: bool) -> list[Cut]:
 
 def weights(shape: str, device: torch.device) -> dict[str, Any]:
     """A layer's random weights."""
-    H, F, Hq, Hkv, D, gated = SHAPES[shape]
+    H, F, Hq, Hkv, D, gated, _ = sizes(shape)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
         return torch.randn(rows, columns, device=device, dtype=torch.bfloat16) * 0.02
@@ -98,7 +119,7 @@ def read_bytes(layer: dict[str, Any], kind: str) -> int:
 def changed(device: torch.device, **changes: Any) -> dict[tuple[int, int], dict[str, Any]]:
     """TUNING with other entries: "ahead", or {key: tile} of a product."""
     capability, _ = machine(device)
-    known = layer_pass.TUNING[max(old for old in layer_pass.TUNING if old <= capability)]
+    known = tuned(layer_pass.TUNING, capability)
     made = {
         name: dict(value) if isinstance(value, dict) else value for name, value in known.items()
     }
@@ -109,24 +130,23 @@ def changed(device: torch.device, **changes: Any) -> dict[tuple[int, int], dict[
 
 def launcher(cut: Cut, layers: list[dict[str, Any]], device: torch.device) -> Callable[[], None]:
     """What launches the product once for each of the layers."""
-    H, _, _, Hkv, D, _ = SHAPES[cut.shape]
-    padded = max(16, 1 << (D - 1).bit_length())
+    of = sizes(cut.shape)
     changes = {}
     if cut.tile is not None:
         group = "add" if cut.kind in ("o", "down") else cut.kind
-        changes[group] = {(2, padded) if cut.kind == "project" else 2: cut.tile}
+        changes[group] = {(2, of.padded) if cut.kind == "project" else 2: cut.tile}
     known, tuning = layer_pass.TUNING, changed(device, **changes)
     layer_pass.TUNING = tuning
     layer_pass.divide = divide if cut.splits is None else lambda *_: cut.splits
     try:
-        hidden = torch.randn(1, ROWS, H, device=device, dtype=torch.bfloat16)
-        tail = torch.zeros(1, ROWS, Hkv, D, device=device, dtype=torch.bfloat16)
+        hidden = torch.randn(1, ROWS, of.H, device=device, dtype=torch.bfloat16)
+        tail = torch.zeros(1, ROWS, of.Hkv, of.D, device=device, dtype=torch.bfloat16)
         counters = torch.zeros(1 << 16, dtype=torch.int32, device=device)
         run = layer_pass.LayerPass(hidden, layers[0], tail[None], counters, "layer", 1e-5, None)
     finally:
         layer_pass.TUNING, layer_pass.divide = known, divide
     run.begin(hidden, None, run.stats[0])
-    norm = (torch.ones(H, device=device, dtype=torch.bfloat16),) * 2
+    norm = (torch.ones(of.H, device=device, dtype=torch.bfloat16),) * 2
     none = (None, None)
     run.mixed.normal_()
     run.inner.normal_()
@@ -167,15 +187,7 @@ def seconds(launch: Callable[[], None], device: torch.device) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         launch()
-    times = []
-    for _ in range(7):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e-3)
-    return statistics.median(times[1:])
+    return measure(graph.replay, device, repeats=6)["median"]
 
 
 def products(
@@ -208,26 +220,26 @@ def products(
         for took, cut in rows[:8]:
             figure = f"{took * 1e6:7.2f} us {size / took / 1e9:5.0f} GB/s"
             print(f"  {figure}  {cut.tile} splits {cut.splits or '-'}", flush=True)
-    padded = max(16, 1 << (SHAPES[shape][4] - 1).bit_length())
-    keys = {"project": (2, padded), "feed": 2, "add": 2}
+    keys = {"project": (2, sizes(shape).padded), "feed": 2, "add": 2}
     return {kind: {keys[kind]: min(best[kind], key=best[kind].__getitem__)} for kind in best}
-
-
-DEPTH = {"opt-2.7b": 32, "opt-350m": 24, "opt-125m": 12, "llama-7b": 32, "qwen3-8b": 36}
 
 
 class Whole:
     """All layers of a model after a prefix, as they are in a step."""
 
     def __init__(self, shape: str, device: torch.device, count: int) -> None:
-        H, _, _, Hkv, D, _ = SHAPES[shape]
+        of = sizes(shape)
         new = {"device": device, "dtype": torch.bfloat16}
-        self.device, self.H, self.layers = device, H, [weights(shape, device) for _ in range(count)]
+        self.device, self.H, self.layers = (
+            device,
+            of.H,
+            [weights(shape, device) for _ in range(count)],
+        )
         for layer in self.layers:
             norms = ("norm1", "norm1_bias", "norm2", "norm2_bias")
-            layer |= dict.fromkeys(norms, torch.ones(H, **new))
-        self.pages = [torch.randn(count, 140, 16, Hkv, D, **new) for _ in range(2)]
-        self.tail = (count, 1, ROWS, Hkv, D)
+            layer |= dict.fromkeys(norms, torch.ones(of.H, **new))
+        self.pages = [torch.randn(count, 140, 16, of.Hkv, of.D, **new) for _ in range(2)]
+        self.tail = (count, 1, ROWS, of.Hkv, of.D)
         self.read = sum(read_bytes(layer, kind) for layer in self.layers for kind in SPLITS)
 
     def seconds(self, rows: int, prefix: int) -> float:
@@ -321,7 +333,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", action="append", choices=SHAPES, help="may be repeated")
+    parser.add_argument(
+        "--shape", action="append", choices=models.CONFIGS, metavar="SHAPE", help="may be repeated"
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=14, help="processes that compile")
     parser.add_argument("--few", action="store_true", help="one tile of each product: a rehearsal")
@@ -343,7 +357,7 @@ def main() -> int:
                 rest = len(waiting)
                 list(pool.map(compile_variant, [shape] * rest, [options.device] * rest, waiting))
             print(f"\n{shape}, ms of a pass; best cuts: {best}")
-            passes(shape, device, DEPTH.get(shape, 2), waiting)
+            passes(shape, device, sizes(shape).layers, waiting)
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1) + "\n")
     return 0

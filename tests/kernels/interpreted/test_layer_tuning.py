@@ -5,7 +5,7 @@ import torch
 import scripts
 
 tuning = scripts.load("scripts/layer_tuning.py")
-SHAPE, CPU = "opt-tiny", torch.device("cpu")
+SHAPE, CPU = "tiny-opt", torch.device("cpu")
 
 
 def test_every_product_runs_in_cuts_of_its_own_and_tuning_stays(capsys):
