@@ -19,6 +19,8 @@ sums in ``partial``; the one that arrives last adds them up in the order of the 
 comes after the product, and leaves the counter at zero. A tile of _project is a head, padded to a
 power of two, and a rotated element is found by its partner in ``partial``.
 
+An adapter's terms are added by the programs that make the products: see ``layer_terms``.
+
 Tiles are ROWS rows of x high, whatever M is, and how K is divided does not depend on M: a row's sum
 is the same in any batch. Tiles of more rows are neighbours in the grid, and share W through L2.
 
@@ -32,6 +34,7 @@ import triton
 import triton.language as tl
 
 from args_fast.kernels.branch_attention import tanh
+from args_fast.kernels.layer_terms import _a_at, _low, _to_tail, _with_bias, _with_term
 
 ROWS = 16  # of x in a tile: the least that the tensor cores take
 M_TILE = tl.constexpr(ROWS)
@@ -279,7 +282,9 @@ def _norm(
     tl.store(out_ptr + at, x.to(out_ptr.dtype.element_ty), mask=within)
 
 
-@triton.jit(do_not_specialize=["M", "row_tiles"])
+@triton.jit(
+    do_not_specialize=["M", "row_tiles", "first_adapted", "q_rank", "k_rank", "v_rank"]
+)
 def _project(
     x_ptr,  # [M, H] f32
     stats_ptr,  # [M, TILES, 2] f32; None without a norm
@@ -293,17 +298,32 @@ def _project(
     bv_ptr,
     q_norm_ptr,  # [D] or None
     k_norm_ptr,
-    cos_ptr,  # [M, R] f32, or None
+    cos_ptr,  # [M, R] f32, of one half where the adapted rows have a tail of their own; or None
     sin_ptr,
     q_ptr,  # [M, Hq, D] as the weights
     tail_k_ptr,  # [M, Hkv, D] as the weights
     tail_v_ptr,
+    adapted_k_ptr,  # [M - first_adapted, Hkv, D], of the adapted rows; or None, and tail_k has them
+    adapted_v_ptr,
+    q_a_ptr,  # an adapter's terms, see layer_terms; with RANK 0 all are None
+    k_a_ptr,
+    v_a_ptr,
+    q_b_ptr,
+    k_b_ptr,
+    v_b_ptr,
+    q_added_ptr,  # [Hq * D] f32, its biases, or None
+    k_added_ptr,
+    v_added_ptr,
     partial_ptr,  # [SPLITS, M, (Hq + 2 Hkv) * D] f32
     counters_ptr,  # [heads * row_tiles] i32, zeros
     M,
     H,
     TILES,
     row_tiles,
+    first_adapted,  # row
+    q_rank,
+    k_rank,
+    v_rank,
     eps,
     q_stride,  # between the rows of W, or its columns
     kv_stride,
@@ -321,6 +341,7 @@ def _project(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     LINES: tl.constexpr,  # of 128 bytes of a row of W that are asked for ahead
+    RANK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row_tile, split, head, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
@@ -331,12 +352,18 @@ def _project(
     if head < HQ:
         w_stride = q_stride
         w_ptr = wq_ptr + _row_at(head * D, q_stride, COLUMNS)
+        if RANK > 0:
+            a_ptr, b_ptr, rank = q_a_ptr, q_b_ptr + head * D, q_rank
     elif head < HQ + HKV:
         w_stride = kv_stride
         w_ptr = wk_ptr + _row_at((head - HQ) * D, kv_stride, COLUMNS)
+        if RANK > 0:
+            a_ptr, b_ptr, rank = k_a_ptr, k_b_ptr + (head - HQ) * D, k_rank
     else:
         w_stride = kv_stride
         w_ptr = wv_ptr + _row_at((head - HQ - HKV) * D, kv_stride, COLUMNS)
+        if RANK > 0:
+            a_ptr, b_ptr, rank = v_a_ptr, v_b_ptr + (head - HQ - HKV) * D, v_rank
     launch_dependents(PDL)
     if LINES > 0:
         _prefetch(w_ptr, real, n, w_stride, begin, end, LINES)
@@ -347,6 +374,10 @@ def _project(
     x_at = x_ptr + m[:, None] * H + k
     w_at = w_ptr + _tile_at(n, k, w_stride, COLUMNS)
     acc = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    adapted = m >= first_adapted
+    if RANK > 0:
+        a_at = _a_at(a_ptr, k, H, RANK)
+        low = tl.zeros([M_TILE, RANK], tl.float32)
     rows = (m < M)[:, None]
     x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
@@ -364,7 +395,12 @@ def _project(
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
         acc = tl.dot(now, tl.trans(w), acc, input_precision="ieee")
+        if RANK > 0:
+            low = _low(low, now, a_at, k, start, end, rank, RANK, EVEN)
 
+    if RANK > 0:
+        b_stride = tl.where(head < HQ, HQ * D, HKV * D)
+        acc = _with_term(acc, low, b_ptr, b_stride, n, real, rank, adapted, wq_ptr, RANK)
     N: tl.constexpr = (HQ + 2 * HKV) * D
     size = M * N
     within = (m < M)[:, None] & real
@@ -375,8 +411,10 @@ def _project(
     value = _collect(partial_ptr, row_at + n, within, size, SPLITS)
     if head >= HQ + HKV:
         h = head - HQ - HKV
-        out = _biased(value, bv_ptr, h * D + n, real).to(tail_v_ptr.dtype.element_ty)
-        tl.store(tail_v_ptr + m[:, None] * (HKV * D) + h * D + n, out, mask=within)
+        value = _biased(value, bv_ptr, h * D + n, real)
+        value = _with_bias(value, v_added_ptr, h * D + n, real, adapted)
+        out = value.to(tail_v_ptr.dtype.element_ty)
+        _to_tail(tail_v_ptr, adapted_v_ptr, m, first_adapted, h * D + n, HKV * D, out, within)
         return
     partner = tl.where(n < R, tl.where(n < R // 2, n + R // 2, n - R // 2), n)
     other = value
@@ -385,22 +423,30 @@ def _project(
     if head < HQ:
         value = _biased(value, bq_ptr, head * D + n, real)
         other = _biased(other, bq_ptr, head * D + partner, real)
+        value = _with_bias(value, q_added_ptr, head * D + n, real, adapted)
+        other = _with_bias(other, q_added_ptr, head * D + partner, real, adapted)
         value, other = _head_normed(value, other, q_norm_ptr, n, partner, real, D, eps, RMS)
     else:
         h = head - HQ
         value = _biased(value, bk_ptr, h * D + n, real)
         other = _biased(other, bk_ptr, h * D + partner, real)
+        value = _with_bias(value, k_added_ptr, h * D + n, real, adapted)
+        other = _with_bias(other, k_added_ptr, h * D + partner, real, adapted)
         value, other = _head_normed(value, other, k_norm_ptr, n, partner, real, D, eps, RMS)
     if R > 0:
         turned = (m < M)[:, None] & (n < R)
-        cos = tl.load(cos_ptr + m[:, None] * R + n, mask=turned, other=1.0)
-        sin = tl.load(sin_ptr + m[:, None] * R + n, mask=turned, other=0.0)
+        place = m
+        if adapted_k_ptr is not None:  # both halves stand at the same positions
+            place = tl.where(adapted, m - first_adapted, m)
+        cos = tl.load(cos_ptr + place[:, None] * R + n, mask=turned, other=1.0)
+        sin = tl.load(sin_ptr + place[:, None] * R + n, mask=turned, other=0.0)
         value = value * cos + tl.where(n < R // 2, -other, other) * sin
     out = value.to(q_ptr.dtype.element_ty)
     if head < HQ:
         tl.store(q_ptr + m[:, None] * (HQ * D) + head * D + n, out, mask=within)
     else:
-        tl.store(tail_k_ptr + m[:, None] * (HKV * D) + (head - HQ) * D + n, out, mask=within)
+        column = (head - HQ) * D + n
+        _to_tail(tail_k_ptr, adapted_k_ptr, m, first_adapted, column, HKV * D, out, within)
 
 
 @triton.jit
@@ -419,7 +465,7 @@ def _head_normed(
     return value, other
 
 
-@triton.jit(do_not_specialize=["M", "row_tiles"])
+@triton.jit(do_not_specialize=["M", "row_tiles", "first_adapted", "gate_rank", "up_rank"])
 def _feed(
     x_ptr,  # [M, H] f32
     stats_ptr,  # [M, TILES, 2] f32
@@ -429,6 +475,12 @@ def _feed(
     up_ptr,  # [F, H]
     gate_bias_ptr,  # [F] or None
     up_bias_ptr,
+    gate_a_ptr,  # an adapter's terms, see layer_terms; each None where there is none
+    up_a_ptr,
+    gate_b_ptr,
+    up_b_ptr,
+    gate_added_ptr,
+    up_added_ptr,
     inner_ptr,  # [M, F] as the weights
     partial_ptr,  # [SPLITS, M, F or 2 F] f32
     counters_ptr,  # [tiles * row_tiles] i32, zeros
@@ -437,6 +489,9 @@ def _feed(
     F,
     TILES,
     row_tiles,
+    first_adapted,  # row
+    gate_rank,
+    up_rank,
     eps,
     w_stride,  # between the rows of W, or its columns
     ACTIVATION: tl.constexpr,
@@ -450,6 +505,7 @@ def _feed(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     LINES: tl.constexpr,
+    RANK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row_tile, split, tile, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
@@ -474,6 +530,13 @@ def _feed(
     w_at = _tile_at(n, k, w_stride, COLUMNS)
     up = tl.zeros([M_TILE, BLOCK_N], tl.float32)
     gate = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    adapted = m >= first_adapted
+    if up_a_ptr is not None:
+        up_a_at = _a_at(up_a_ptr, k, H, RANK)
+        up_low = tl.zeros([M_TILE, RANK], tl.float32)
+    if gate_a_ptr is not None:
+        gate_a_at = _a_at(gate_a_ptr, k, H, RANK)
+        gate_low = tl.zeros([M_TILE, RANK], tl.float32)
     rows = (m < M)[:, None]
     x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
@@ -494,7 +557,17 @@ def _feed(
         if gate_ptr is not None:
             w = tl.load(gate_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
             gate = tl.dot(now, tl.trans(w), gate, input_precision="ieee")
+        if up_a_ptr is not None:
+            up_low = _low(up_low, now, up_a_at, k, start, end, up_rank, RANK, EVEN)
+        if gate_a_ptr is not None:
+            gate_low = _low(gate_low, now, gate_a_at, k, start, end, gate_rank, RANK, EVEN)
 
+    if up_a_ptr is not None:
+        b_ptr = up_b_ptr + first
+        up = _with_term(up, up_low, b_ptr, F, n, real, up_rank, adapted, up_ptr, RANK)
+    if gate_a_ptr is not None:
+        b_ptr = gate_b_ptr + first
+        gate = _with_term(gate, gate_low, b_ptr, F, n, real, gate_rank, adapted, up_ptr, RANK)
     within = (m < M)[:, None] & real
     counter = counters_ptr + tile * row_tiles + row_tile
     if SPLITS > 1:
@@ -511,8 +584,10 @@ def _feed(
         if gate_ptr is not None:
             gate = _collect(partial_ptr, at + F, within, size, SPLITS)
     up = _biased(up, up_bias_ptr, first + n, real)
+    up = _with_bias(up, up_added_ptr, first + n, real, adapted)
     if gate_ptr is not None:
         gate = _biased(gate, gate_bias_ptr, first + n, real)
+        gate = _with_bias(gate, gate_added_ptr, first + n, real, adapted)
         inner = _activated(gate, ACTIVATION) * up
     else:
         inner = _activated(up, ACTIVATION)
@@ -520,11 +595,14 @@ def _feed(
     tl.store(inner_ptr + at, inner.to(inner_ptr.dtype.element_ty), mask=within)
 
 
-@triton.jit(do_not_specialize=["M", "row_tiles"])
+@triton.jit(do_not_specialize=["M", "row_tiles", "first_adapted", "rank"])
 def _add(
     y_ptr,  # [M, K] as the weights
     w_ptr,  # [H, K] f32 | bf16 | f16
     bias_ptr,  # [H] or None
+    a_ptr,  # an adapter's term, see layer_terms; with RANK 0 None
+    b_ptr,
+    added_ptr,
     x_ptr,  # [M, H] f32, in place
     stats_ptr,  # [M, TILES, 2] f32 of x before; None where it is not normed before
     norm_weight_ptr,
@@ -537,6 +615,8 @@ def _add(
     K,
     TILES,  # ceil(H / BLOCK_N)
     row_tiles,
+    first_adapted,  # row
+    rank,
     eps,
     w_stride,  # between the rows of W, or its columns
     RMS: tl.constexpr,
@@ -548,6 +628,7 @@ def _add(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     LINES: tl.constexpr,
+    RANK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row_tile, split, tile, begin, end = _share(K, row_tiles, SPLITS, BLOCK_K)
@@ -565,6 +646,10 @@ def _add(
     y_at = y_ptr + m[:, None] * K + k
     w_at = w_ptr + _tile_at(n, k, w_stride, COLUMNS)
     acc = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    adapted = m >= first_adapted
+    if RANK > 0:
+        a_at = _a_at(a_ptr, k, K, RANK)
+        low = tl.zeros([M_TILE, RANK], tl.float32)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         y_within = (m < M)[:, None]
         w_within = real[:, None]
@@ -575,7 +660,11 @@ def _add(
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
         acc = tl.dot(y, tl.trans(w), acc, input_precision="ieee")
+        if RANK > 0:
+            low = _low(low, y, a_at, k, start, end, rank, RANK, EVEN)
 
+    if RANK > 0:
+        acc = _with_term(acc, low, b_ptr + first, H, n, real, rank, adapted, w_ptr, RANK)
     within = (m < M)[:, None] & real
     at = m[:, None] * H + first + n
     if SPLITS > 1:
@@ -585,6 +674,7 @@ def _add(
             return
         acc = _collect(partial_ptr, at, within, size, SPLITS)
     acc = _biased(acc, bias_ptr, first + n, real)
+    acc = _with_bias(acc, added_ptr, first + n, real, adapted)
     x = tl.load(x_ptr + at, mask=within, other=0.0)
     if stats_ptr is not None:
         mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, BLOCK_N, STATS)
