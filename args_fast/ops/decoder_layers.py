@@ -117,7 +117,7 @@ class InTriton:
             for first in range(0, B, texts):
                 part = slice(first, first + texts)
                 halves = hidden.unflatten(0, (models, B))[:, part]
-                rows = halves.flatten(0, 1)  # a copy where they are of both models, and not all
+                rows = halves.flatten(0, 1).contiguous()  # a copy of some texts of both models
                 self._run(
                     rows,
                     layers,

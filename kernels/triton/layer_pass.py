@@ -21,7 +21,9 @@ NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
-LEAST_RANK = 16  # of a term, padded: the least that the tensor cores take
+# Of a term, padded. The tensor cores take 16, but four warps share 32 columns in fewer registers;
+# _add has enough of these.
+LEAST_RANK = {"project": 32, "feed": 32, "add": 16}
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 
 Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None; and terms, as term_of finds them
@@ -246,7 +248,7 @@ class LayerPass:
             HKV=self.Hkv,
             D=self.D,
             R=0 if cos is None else cos.shape[-1],
-            RANK=_padded(a),
+            RANK=_padded("project", a),
             WIDTH=self.width,
             **self.of_norm,
             **_for(self.of_project, layer["q"]),
@@ -324,7 +326,7 @@ class LayerPass:
             self.eps,
             _stride(layer["up"]),
             ACTIVATION=activation,
-            RANK=_padded(a),
+            RANK=_padded("feed", a),
             WIDTH=self.width,
             **self.of_norm,
             **_for(cut, layer["up"]),
@@ -361,7 +363,7 @@ class LayerPass:
             _rank(term[0]),
             self.eps,
             _stride(weight),
-            RANK=_padded(term[:1]),
+            RANK=_padded("add", term[:1]),
             **self.of_norm,
             **_for(cut, weight),
         )
@@ -384,10 +386,10 @@ def _rank(a: Tensor | None) -> int:
     return 0 if a is None else a.shape[0]
 
 
-def _padded(terms: Sequence[Tensor | None]) -> int:
+def _padded(kind: str, terms: Sequence[Tensor | None]) -> int:
     """The rank that the terms of one launch are padded to, of their a's; 0 without a term."""
     rank = max(map(_rank, terms))
-    return max(LEAST_RANK, triton.next_power_of_2(rank)) if rank else 0
+    return max(LEAST_RANK[kind], triton.next_power_of_2(rank)) if rank else 0
 
 
 def _page_strides(pages: Tensor | None) -> tuple[int | None, ...]:
