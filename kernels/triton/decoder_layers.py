@@ -33,7 +33,8 @@ from args_fast.kernels.layer_pass import Embedding, Layer, LayerPass, Norm, term
 COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-MOST_RANK = 64  # of a term: what it takes of registers and shared memory grows with it
+# Of a term, by bytes of an element: what it takes of registers and shared memory grows with it.
+MOST_RANK = {2: 64, 4: 32}
 
 
 def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
@@ -44,8 +45,6 @@ def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
         head_size: D.
     """
     ranks = [len(a) for x in layers for name in MATRICES if (a := term_of(x, name)[0]) is not None]
-    if max(ranks, default=0) > MOST_RANK:
-        return f"it takes low-rank terms of rank up to {MOST_RANK}, not {max(ranks)}"
     for layer in layers:
         matrices = [weight for name in MATRICES if (weight := layer[name]) is not None]
         dtypes = {weight.dtype for weight in matrices}
@@ -56,6 +55,9 @@ def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
         for names in (("k", "v"), ("gate", "up")):
             if len({w.stride() for name in names if (w := layer[name]) is not None}) > 1:
                 return f"it takes {', '.join(names)} with the same strides"
+    most = MOST_RANK[matrices[0].itemsize]
+    if max(ranks, default=0) > most:
+        return f"it takes low-rank terms of rank up to {most}, not {max(ranks)}"
     if head_size > MAX_D:
         return f"it takes heads of up to {MAX_D} elements, not {head_size}"
     return too_old(matrices[0].device)

@@ -21,9 +21,9 @@ NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
-# Of a term, padded. The tensor cores take 16, but four warps share 32 columns in fewer registers;
-# _add has enough of these.
-LEAST_RANK = {"project": 32, "feed": 32, "add": 16}
+# Ranks of a term are padded to these at least. The tensor cores take 16, but four warps share 32
+# columns in fewer registers; _add has enough of these along rows.
+LEAST_RANK = {"project": 32, "feed": 32, "add": 16, "columns": 32}
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 
 Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None; and terms, as term_of finds them
@@ -160,6 +160,7 @@ class LayerPass:
             "BLOCK_N": block_n,
             "BLOCK_K": block_k,
             "STAGES": stages,
+            "RANK": LEAST_RANK[kind],
             "LINES": triton.next_power_of_2(ahead) if self.pdl else 0,
             "num_warps": warps,
         } | self.common
@@ -248,10 +249,9 @@ class LayerPass:
             HKV=self.Hkv,
             D=self.D,
             R=0 if cos is None else cos.shape[-1],
-            RANK=_padded("project", a),
             WIDTH=self.width,
             **self.of_norm,
-            **_for(self.of_project, layer["q"]),
+            **_for(self.of_project, layer["q"], a),
         )
 
     def attend(
@@ -326,10 +326,9 @@ class LayerPass:
             self.eps,
             _stride(layer["up"]),
             ACTIVATION=activation,
-            RANK=_padded("feed", a),
             WIDTH=self.width,
             **self.of_norm,
-            **_for(cut, layer["up"]),
+            **_for(cut, layer["up"], a),
         )
 
     def add(
@@ -363,9 +362,8 @@ class LayerPass:
             _rank(term[0]),
             self.eps,
             _stride(weight),
-            RANK=_padded("add", term[:1]),
             **self.of_norm,
-            **_for(cut, weight),
+            **_for(cut, weight, term[:1]),
         )
 
 
@@ -386,12 +384,6 @@ def _rank(a: Tensor | None) -> int:
     return 0 if a is None else a.shape[0]
 
 
-def _padded(kind: str, terms: Sequence[Tensor | None]) -> int:
-    """The rank that the terms of one launch are padded to, of their a's; 0 without a term."""
-    rank = max(map(_rank, terms))
-    return max(LEAST_RANK[kind], triton.next_power_of_2(rank)) if rank else 0
-
-
 def _page_strides(pages: Tensor | None) -> tuple[int | None, ...]:
     return (None,) * 3 if pages is None else pages.stride()[:3]
 
@@ -404,11 +396,15 @@ def _stride(weight: Tensor) -> int:
     return weight.stride(1) if _columns(weight) else weight.stride(0)
 
 
-def _for(cut: dict[str, Any], weight: Tensor) -> dict[str, Any]:
-    """The cut for a weight. Lines are asked for ahead only along rows, and the tiles of columns
-    take more registers than programs of more warps have."""
-    columns = _columns(weight)
-    return cut | {"COLUMNS": columns} | ({"LINES": 0, "num_warps": 4} if columns else {})
+def _for(cut: dict[str, Any], weight: Tensor, a: Sequence[Tensor | None]) -> dict[str, Any]:
+    """The cut for a weight, and for terms of which these are the a's. Lines are asked for ahead
+    only along rows, and the tiles of columns take more registers than programs of more warps
+    have. What differs changes no sum: rows without terms have the same bits."""
+    columns, rank = _columns(weight), max(map(_rank, a))
+    cut = cut | {"COLUMNS": columns}
+    if columns:
+        cut |= {"LINES": 0, "num_warps": 4, "RANK": LEAST_RANK["columns"]}
+    return cut | {"RANK": max(cut["RANK"], triton.next_power_of_2(rank)) if rank else 0}
 
 
 def prefix_cut(
