@@ -282,9 +282,7 @@ def _norm(
     tl.store(out_ptr + at, x.to(out_ptr.dtype.element_ty), mask=within)
 
 
-@triton.jit(
-    do_not_specialize=["M", "row_tiles", "first_adapted", "q_rank", "k_rank", "v_rank"]
-)
+@triton.jit(do_not_specialize=["M", "row_tiles", "first_adapted", "q_rank", "k_rank", "v_rank"])
 def _project(
     x_ptr,  # [M, H] f32
     stats_ptr,  # [M, TILES, 2] f32; None without a norm
