@@ -75,7 +75,7 @@ def _attend(
     b = tl.program_id(0) // tiles // Hkv
     chunk = tl.program_id(1)
     text = b
-    if adapted_tail_k_ptr is not None:
+    if adapted_tail_k_ptr is not None:  # noqa: SIM102 (when compiled, and when run)
         if b >= B:
             text = b - B
             tail_k_ptr, tail_v_ptr = adapted_tail_k_ptr, adapted_tail_v_ptr

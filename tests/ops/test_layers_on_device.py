@@ -34,8 +34,8 @@ SHAPES = {
     "opt-350m": OPT | {"D": 64, "H": 256, "F": 512, "pre_norm": False, "final": False},
     "gpt2": OPT | {"D": 64, "H": 256, "F": 512, "columns": True, "activation": "gelu_tanh"},
 }
-# With an adapter's terms of several ranks, on all matrices or on some; joined: after as many rows of
-# the language model.
+# With an adapter's terms of several ranks, on all matrices or on some; joined: after as many rows
+# of the language model.
 ADAPTERS = {
     "llama adapted": SHAPES["llama"] | {"ranks": [8, 0, 3]},
     "llama joined": SHAPES["llama"] | {"ranks": [8, 0, 3], "joined": True},

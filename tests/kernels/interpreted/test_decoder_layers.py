@@ -19,7 +19,7 @@ HIDDEN, WEIGHTS, TAIL_K, TAIL_V = range(4)
 ADAPTED = -1  # whose first two are written, too
 LOW_RANK = -2
 
-# As options of ``layers_case``: terms of all matrices or of some, of several ranks, or biases alone.
+# As options of ``layers_case``: terms of all matrices or of some, of several ranks, or a bias.
 ADAPTERS = {
     "llama adapted": LLAMA | {"ranks": [8, 0, 3]},
     "qwen3 adapted": LLAMA | {"head_norms": True, "ranks": [30, None]},
