@@ -99,6 +99,8 @@ class LayerPass:
         self.rms = norm == "rms"
         self.M = B * self.N
         self.row_tiles = triton.cdiv(self.M, ROWS)
+        self.pair = self.M > ROWS
+        self.products = triton.cdiv(self.M, 2 * ROWS) if self.pair else 1  # pairs of tiles, or one
         self.Hkv, self.D = tail_k.shape[3:]
         self.Hq = layer["q"].shape[0] // self.D
         self.F = layer["up"].shape[0]
@@ -218,7 +220,7 @@ class LayerPass:
         have others."""
         cos, sin = self.rotary or (None, None)
         a, b, added = zip(*(term_of(layer, name) for name in ("q", "k", "v")), strict=True)
-        _project[(self.heads * self.of_project["SPLITS"] * self.row_tiles,)](
+        _project[(self.heads * self.of_project["SPLITS"] * self.products,)](
             self.x,
             stats,
             *norm,
@@ -240,7 +242,7 @@ class LayerPass:
             self.M,
             self.H,
             self.tiles,
-            self.row_tiles,
+            self.products,
             self.first_adapted,
             *map(_rank, a),
             self.eps,
@@ -250,6 +252,7 @@ class LayerPass:
             D=self.D,
             R=0 if cos is None else cos.shape[-1],
             WIDTH=self.width,
+            PAIR=self.pair,
             **self.of_norm,
             **_for(self.of_project, layer["q"], a),
         )
@@ -305,7 +308,7 @@ class LayerPass:
         cut = self.of_feed
         tiles = triton.cdiv(self.F, cut["BLOCK_N"])
         a, b, added = zip(*(term_of(layer, name) for name in ("gate", "up")), strict=True)
-        _feed[(tiles * cut["SPLITS"] * self.row_tiles,)](
+        _feed[(tiles * cut["SPLITS"] * self.products,)](
             self.x,
             stats,
             *norm,
@@ -320,13 +323,14 @@ class LayerPass:
             self.H,
             self.F,
             self.tiles,
-            self.row_tiles,
+            self.products,
             self.first_adapted,
             *map(_rank, a),
             self.eps,
             _stride(layer["up"]),
             ACTIVATION=activation,
             WIDTH=self.width,
+            PAIR=self.pair,
             **self.of_norm,
             **_for(cut, layer["up"], a),
         )
@@ -342,7 +346,7 @@ class LayerPass:
         new_stats: Tensor,
         term: Term = NO_TERM,
     ) -> None:
-        _add[(self.tiles * cut["SPLITS"] * self.row_tiles,)](
+        _add[(self.tiles * cut["SPLITS"] * self.products,)](
             y,
             weight,
             bias,
@@ -357,11 +361,12 @@ class LayerPass:
             self.H,
             y.shape[1],
             self.tiles,
-            self.row_tiles,
+            self.products,
             self.first_adapted,
             _rank(term[0]),
             self.eps,
             _stride(weight),
+            PAIR=self.pair,
             **self.of_norm,
             **_for(cut, weight, term[:1]),
         )

@@ -22,7 +22,9 @@ power of two, and a rotated element is found by its partner in ``partial``.
 An adapter's terms are added by the programs that make the products: see ``layer_terms``.
 
 Tiles are ROWS rows of x high, whatever M is, and how K is divided does not depend on M: a row's sum
-is the same in any batch. Tiles of more rows are neighbours in the grid, and share W through L2.
+is the same in any batch. With more rows than that a program takes a PAIR of tiles, one after the
+other, for each block of W that it loads: the second has the names that end in 2. More pairs are
+neighbours in the grid, and share W through L2.
 
 With PDL (compute capability 9.0) a program asks for its first weights before it waits for the
 kernel before it, and lets the kernel after it begin to do the same.
@@ -34,7 +36,7 @@ import triton
 import triton.language as tl
 
 from args_fast.kernels.branch_attention import tanh
-from args_fast.kernels.layer_terms import _a_at, _low, _to_tail, _with_bias, _with_term
+from args_fast.kernels.layer_terms import _a_at, _a_block, _to_tail, _with_bias, _with_term
 
 ROWS = 16  # of x in a tile: the least that the tensor cores take
 M_TILE = tl.constexpr(ROWS)
@@ -162,10 +164,15 @@ def _vector(ptr, n, real, absent: tl.constexpr):
 def _block(x_at, weight_ptr, bias_ptr, rows, k, start, end, EVEN: tl.constexpr):
     """The columns of x from ``start`` on, and the norm's weight and bias; zeros from ``end`` on.
     Products load them a block ahead: the way from L2 would else be waited for at every block."""
-    inside = tl.full(k.shape, True, tl.int1) & (start < end) if EVEN else start + k < end
+    inside = _inside(k, start, end, EVEN)
     x = tl.load(x_at + start, mask=rows & inside, other=0.0)
     gain = _vector(weight_ptr, start + k, inside, 1.0)
     return x, gain, _vector(bias_ptr, start + k, inside, 0.0)
+
+
+@triton.jit
+def _inside(k, start, end, EVEN: tl.constexpr):
+    return tl.full(k.shape, True, tl.int1) & (start < end) if EVEN else start + k < end
 
 
 @triton.jit
@@ -340,10 +347,12 @@ def _project(
     STAGES: tl.constexpr,
     LINES: tl.constexpr,  # of 128 bytes of a row of W that are asked for ahead
     RANK: tl.constexpr,
+    PAIR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row_tile, split, head, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
-    m = row_tile * M_TILE + tl.arange(0, M_TILE)
+    m = row_tile * (1 + PAIR) * M_TILE + tl.arange(0, M_TILE)
+    m2 = m + M_TILE
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     real = n < D
@@ -369,82 +378,120 @@ def _project(
 
     if stats_ptr is not None:
         mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, WIDTH, STATS)
+        if PAIR:
+            mean2, factor2 = _norm_of(stats_ptr, m2, M, H, TILES, eps, RMS, WIDTH, STATS)
     x_at = x_ptr + m[:, None] * H + k
     w_at = w_ptr + _tile_at(n, k, w_stride, COLUMNS)
     acc = tl.zeros([M_TILE, BLOCK_N], tl.float32)
-    adapted = m >= first_adapted
+    acc2 = tl.zeros([M_TILE, BLOCK_N], tl.float32)
     if RANK > 0:
         a_at = _a_at(a_ptr, k, H, RANK)
         low = tl.zeros([M_TILE, RANK], tl.float32)
+        low2 = tl.zeros([M_TILE, RANK], tl.float32)
     rows = (m < M)[:, None]
     x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
+    if PAIR:
+        x2_at = x_at + M_TILE * H
+        rows2 = (m2 < M)[:, None]
+        x2 = tl.load(x2_at + begin, mask=rows2 & _inside(k, begin, end, EVEN), other=0.0)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         if COLUMNS:  # whose loads the compiler keeps under way only next to those of x
             x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, start, end, EVEN)
+            if PAIR:
+                x2 = tl.load(x2_at + start, mask=rows2 & _inside(k, start, end, EVEN), other=0.0)
         if stats_ptr is not None:
             x = (x - mean[:, None]) * factor[:, None] * gain + shift
+            if PAIR:
+                x2 = (x2 - mean2[:, None]) * factor2[:, None] * gain + shift
         now = x.to(q_ptr.dtype.element_ty)
+        if PAIR:
+            now2 = x2.to(q_ptr.dtype.element_ty)
         if not COLUMNS:
             after = start + BLOCK_K
             x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
+            if PAIR:
+                x2 = tl.load(x2_at + after, mask=rows2 & _inside(k, after, end, EVEN), other=0.0)
         w_within = real[:, None]
         if not EVEN:
             w_within = w_within & (start + k < end)
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
         acc = tl.dot(now, tl.trans(w), acc, input_precision="ieee")
+        if PAIR:
+            acc2 = tl.dot(now2, tl.trans(w), acc2, input_precision="ieee")
         if RANK > 0:
-            low = _low(low, now, a_at, k, start, end, rank, RANK, EVEN)
+            a = _a_block(a_at, k, start, end, rank, RANK, EVEN)
+            low = tl.dot(now, tl.trans(a), low, input_precision="ieee")
+            if PAIR:
+                low2 = tl.dot(now2, tl.trans(a), low2, input_precision="ieee")
 
     if RANK > 0:
         b_stride = tl.where(head < HQ, HQ * D, HKV * D)
-        acc = _with_term(acc, low, b_ptr, b_stride, n, real, rank, adapted, wq_ptr, RANK)
+        of_term = b_ptr, b_stride, n, real, rank
+        acc = _with_term(acc, low, *of_term, m >= first_adapted, wq_ptr, RANK)
+        if PAIR:
+            acc2 = _with_term(acc2, low2, *of_term, m2 >= first_adapted, wq_ptr, RANK)
     N: tl.constexpr = (HQ + 2 * HKV) * D
     size = M * N
-    within = (m < M)[:, None] & real
-    row_at = m[:, None] * N + head * D
+    column = head * D + n
+    if PAIR:
+        within2 = (m2 < M)[:, None] & real
+        tl.store(partial_ptr + split * size + m2[:, None] * N + column, acc2, mask=within2)
     counter = counters_ptr + head * row_tiles + row_tile
-    if not _leave(partial_ptr + split * size, acc, row_at + n, within, counter, SPLITS):
+    within = (m < M)[:, None] & real
+    at = m[:, None] * N + column
+    if not _leave(partial_ptr + split * size, acc, at, within, counter, SPLITS):
         return
-    value = _collect(partial_ptr, row_at + n, within, size, SPLITS)
-    if head >= HQ + HKV:
-        h = head - HQ - HKV
-        value = _biased(value, bv_ptr, h * D + n, real)
-        value = _with_bias(value, v_added_ptr, h * D + n, real, adapted)
-        out = value.to(tail_v_ptr.dtype.element_ty)
-        _to_tail(tail_v_ptr, adapted_v_ptr, m, first_adapted, h * D + n, HKV * D, out, within)
-        return
-    partner = tl.where(n < R, tl.where(n < R // 2, n + R // 2, n - R // 2), n)
-    other = value
-    if R > 0:
-        other = _collect(partial_ptr, row_at + partner, within, size, SPLITS)
-    if head < HQ:
-        value = _biased(value, bq_ptr, head * D + n, real)
-        other = _biased(other, bq_ptr, head * D + partner, real)
-        value = _with_bias(value, q_added_ptr, head * D + n, real, adapted)
-        other = _with_bias(other, q_added_ptr, head * D + partner, real, adapted)
-        value, other = _head_normed(value, other, q_norm_ptr, n, partner, real, D, eps, RMS)
-    else:
-        h = head - HQ
-        value = _biased(value, bk_ptr, h * D + n, real)
-        other = _biased(other, bk_ptr, h * D + partner, real)
-        value = _with_bias(value, k_added_ptr, h * D + n, real, adapted)
-        other = _with_bias(other, k_added_ptr, h * D + partner, real, adapted)
-        value, other = _head_normed(value, other, k_norm_ptr, n, partner, real, D, eps, RMS)
-    if R > 0:
-        turned = (m < M)[:, None] & (n < R)
-        place = m
-        if adapted_k_ptr is not None:  # both halves stand at the same positions
-            place = tl.where(adapted, m - first_adapted, m)
-        cos = tl.load(cos_ptr + place[:, None] * R + n, mask=turned, other=1.0)
-        sin = tl.load(sin_ptr + place[:, None] * R + n, mask=turned, other=0.0)
-        value = value * cos + tl.where(n < R // 2, -other, other) * sin
-    out = value.to(q_ptr.dtype.element_ty)
-    if head < HQ:
-        tl.store(q_ptr + m[:, None] * (HQ * D) + head * D + n, out, mask=within)
-    else:
-        column = (head - HQ) * D + n
-        _to_tail(tail_k_ptr, adapted_k_ptr, m, first_adapted, column, HKV * D, out, within)
+    for second in tl.static_range(1 + PAIR):
+        if second:
+            m = m2
+        within = (m < M)[:, None] & real
+        adapted = m >= first_adapted
+        row_at = m[:, None] * N + head * D
+        value = _collect(partial_ptr, row_at + n, within, size, SPLITS)
+        if head >= HQ + HKV:
+            column = (head - HQ - HKV) * D + n
+            value = _biased(value, bv_ptr, column, real)
+            value = _with_bias(value, v_added_ptr, column, real, adapted)
+            out = value.to(tail_v_ptr.dtype.element_ty)
+            _to_tail(tail_v_ptr, adapted_v_ptr, m, first_adapted, column, HKV * D, out, within)
+        else:
+            partner = tl.where(n < R, tl.where(n < R // 2, n + R // 2, n - R // 2), n)
+            other = value
+            if R > 0:
+                other = _collect(partial_ptr, row_at + partner, within, size, SPLITS)
+            if head < HQ:
+                first = head * D
+                value = _biased(value, bq_ptr, first + n, real)
+                other = _biased(other, bq_ptr, first + partner, real)
+                value = _with_bias(value, q_added_ptr, first + n, real, adapted)
+                other = _with_bias(other, q_added_ptr, first + partner, real, adapted)
+                value, other = _head_normed(
+                    value, other, q_norm_ptr, n, partner, real, D, eps, RMS
+                )
+            else:
+                first = (head - HQ) * D
+                value = _biased(value, bk_ptr, first + n, real)
+                other = _biased(other, bk_ptr, first + partner, real)
+                value = _with_bias(value, k_added_ptr, first + n, real, adapted)
+                other = _with_bias(other, k_added_ptr, first + partner, real, adapted)
+                value, other = _head_normed(
+                    value, other, k_norm_ptr, n, partner, real, D, eps, RMS
+                )
+            if R > 0:
+                turned = (m < M)[:, None] & (n < R)
+                place = m
+                if adapted_k_ptr is not None:  # both halves stand at the same positions
+                    place = tl.where(adapted, m - first_adapted, m)
+                cos = tl.load(cos_ptr + place[:, None] * R + n, mask=turned, other=1.0)
+                sin = tl.load(sin_ptr + place[:, None] * R + n, mask=turned, other=0.0)
+                value = value * cos + tl.where(n < R // 2, -other, other) * sin
+            out = value.to(q_ptr.dtype.element_ty)
+            if head < HQ:
+                tl.store(q_ptr + m[:, None] * (HQ * D) + head * D + n, out, mask=within)
+            else:
+                column = (head - HQ) * D + n
+                _to_tail(tail_k_ptr, adapted_k_ptr, m, first_adapted, column, HKV * D, out, within)
 
 
 @triton.jit
@@ -504,10 +551,12 @@ def _feed(
     STAGES: tl.constexpr,
     LINES: tl.constexpr,
     RANK: tl.constexpr,
+    PAIR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row_tile, split, tile, begin, end = _share(H, row_tiles, SPLITS, BLOCK_K)
-    m = row_tile * M_TILE + tl.arange(0, M_TILE)
+    m = row_tile * (1 + PAIR) * M_TILE + tl.arange(0, M_TILE)
+    m2 = m + M_TILE
     first = tile * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -524,73 +573,116 @@ def _feed(
 
     if stats_ptr is not None:
         mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, WIDTH, STATS)
+        if PAIR:
+            mean2, factor2 = _norm_of(stats_ptr, m2, M, H, TILES, eps, RMS, WIDTH, STATS)
     x_at = x_ptr + m[:, None] * H + k
     w_at = _tile_at(n, k, w_stride, COLUMNS)
     up = tl.zeros([M_TILE, BLOCK_N], tl.float32)
     gate = tl.zeros([M_TILE, BLOCK_N], tl.float32)
-    adapted = m >= first_adapted
+    up2 = tl.zeros([M_TILE, BLOCK_N], tl.float32)
+    gate2 = tl.zeros([M_TILE, BLOCK_N], tl.float32)
     if up_a_ptr is not None:
         up_a_at = _a_at(up_a_ptr, k, H, RANK)
         up_low = tl.zeros([M_TILE, RANK], tl.float32)
+        up_low2 = tl.zeros([M_TILE, RANK], tl.float32)
     if gate_a_ptr is not None:
         gate_a_at = _a_at(gate_a_ptr, k, H, RANK)
         gate_low = tl.zeros([M_TILE, RANK], tl.float32)
+        gate_low2 = tl.zeros([M_TILE, RANK], tl.float32)
     rows = (m < M)[:, None]
     x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, begin, end, EVEN)
+    if PAIR:
+        x2_at = x_at + M_TILE * H
+        rows2 = (m2 < M)[:, None]
+        x2 = tl.load(x2_at + begin, mask=rows2 & _inside(k, begin, end, EVEN), other=0.0)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         if COLUMNS:  # whose loads the compiler keeps under way only next to those of x
             x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, start, end, EVEN)
+            if PAIR:
+                x2 = tl.load(x2_at + start, mask=rows2 & _inside(k, start, end, EVEN), other=0.0)
         if stats_ptr is not None:
             x = (x - mean[:, None]) * factor[:, None] * gain + shift
+            if PAIR:
+                x2 = (x2 - mean2[:, None]) * factor2[:, None] * gain + shift
         now = x.to(up_ptr.dtype.element_ty)
+        if PAIR:
+            now2 = x2.to(up_ptr.dtype.element_ty)
         if not COLUMNS:
             after = start + BLOCK_K
             x, gain, shift = _block(x_at, norm_weight_ptr, norm_bias_ptr, rows, k, after, end, EVEN)
+            if PAIR:
+                x2 = tl.load(x2_at + after, mask=rows2 & _inside(k, after, end, EVEN), other=0.0)
         w_within = real[:, None]
         if not EVEN:
             w_within = w_within & (start + k < end)
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(up_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
         up = tl.dot(now, tl.trans(w), up, input_precision="ieee")
+        if PAIR:
+            up2 = tl.dot(now2, tl.trans(w), up2, input_precision="ieee")
         if gate_ptr is not None:
             w = tl.load(gate_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
             gate = tl.dot(now, tl.trans(w), gate, input_precision="ieee")
+            if PAIR:
+                gate2 = tl.dot(now2, tl.trans(w), gate2, input_precision="ieee")
         if up_a_ptr is not None:
-            up_low = _low(up_low, now, up_a_at, k, start, end, up_rank, RANK, EVEN)
+            a = _a_block(up_a_at, k, start, end, up_rank, RANK, EVEN)
+            up_low = tl.dot(now, tl.trans(a), up_low, input_precision="ieee")
+            if PAIR:
+                up_low2 = tl.dot(now2, tl.trans(a), up_low2, input_precision="ieee")
         if gate_a_ptr is not None:
-            gate_low = _low(gate_low, now, gate_a_at, k, start, end, gate_rank, RANK, EVEN)
+            a = _a_block(gate_a_at, k, start, end, gate_rank, RANK, EVEN)
+            gate_low = tl.dot(now, tl.trans(a), gate_low, input_precision="ieee")
+            if PAIR:
+                gate_low2 = tl.dot(now2, tl.trans(a), gate_low2, input_precision="ieee")
 
     if up_a_ptr is not None:
-        b_ptr = up_b_ptr + first
-        up = _with_term(up, up_low, b_ptr, F, n, real, up_rank, adapted, up_ptr, RANK)
+        of_term = up_b_ptr + first, F, n, real, up_rank
+        up = _with_term(up, up_low, *of_term, m >= first_adapted, up_ptr, RANK)
+        if PAIR:
+            up2 = _with_term(up2, up_low2, *of_term, m2 >= first_adapted, up_ptr, RANK)
     if gate_a_ptr is not None:
-        b_ptr = gate_b_ptr + first
-        gate = _with_term(gate, gate_low, b_ptr, F, n, real, gate_rank, adapted, up_ptr, RANK)
-    within = (m < M)[:, None] & real
-    counter = counters_ptr + tile * row_tiles + row_tile
-    if SPLITS > 1:
-        columns = F
-        if gate_ptr is not None:
-            columns = 2 * F
-        size = M * columns
-        at = m[:, None] * columns + first + n
-        if gate_ptr is not None:
-            tl.store(partial_ptr + split * size + at + F, gate, mask=within)
-        if not _leave(partial_ptr + split * size, up, at, within, counter, SPLITS):
-            return
-        up = _collect(partial_ptr, at, within, size, SPLITS)
-        if gate_ptr is not None:
-            gate = _collect(partial_ptr, at + F, within, size, SPLITS)
-    up = _biased(up, up_bias_ptr, first + n, real)
-    up = _with_bias(up, up_added_ptr, first + n, real, adapted)
+        of_term = gate_b_ptr + first, F, n, real, gate_rank
+        gate = _with_term(gate, gate_low, *of_term, m >= first_adapted, up_ptr, RANK)
+        if PAIR:
+            gate2 = _with_term(gate2, gate_low2, *of_term, m2 >= first_adapted, up_ptr, RANK)
+    columns = F
     if gate_ptr is not None:
-        gate = _biased(gate, gate_bias_ptr, first + n, real)
-        gate = _with_bias(gate, gate_added_ptr, first + n, real, adapted)
-        inner = _activated(gate, ACTIVATION) * up
-    else:
-        inner = _activated(up, ACTIVATION)
-    at = m[:, None] * F + first + n
-    tl.store(inner_ptr + at, inner.to(inner_ptr.dtype.element_ty), mask=within)
+        columns = 2 * F
+    size = M * columns
+    if SPLITS > 1:
+        left = partial_ptr + split * size + first + n
+        within = (m < M)[:, None] & real
+        within2 = (m2 < M)[:, None] & real
+        if gate_ptr is not None:
+            tl.store(left + m[:, None] * columns + F, gate, mask=within)
+        if PAIR:
+            tl.store(left + m2[:, None] * columns, up2, mask=within2)
+            if gate_ptr is not None:
+                tl.store(left + m2[:, None] * columns + F, gate2, mask=within2)
+        counter = counters_ptr + tile * row_tiles + row_tile
+        if not _leave(left, up, m[:, None] * columns, within, counter, SPLITS):
+            return
+    for second in tl.static_range(1 + PAIR):
+        if second:
+            m, up, gate = m2, up2, gate2
+        within = (m < M)[:, None] & real
+        adapted = m >= first_adapted
+        if SPLITS > 1:
+            at = m[:, None] * columns + first + n
+            up = _collect(partial_ptr, at, within, size, SPLITS)
+            if gate_ptr is not None:
+                gate = _collect(partial_ptr, at + F, within, size, SPLITS)
+        up = _biased(up, up_bias_ptr, first + n, real)
+        up = _with_bias(up, up_added_ptr, first + n, real, adapted)
+        if gate_ptr is not None:
+            gate = _biased(gate, gate_bias_ptr, first + n, real)
+            gate = _with_bias(gate, gate_added_ptr, first + n, real, adapted)
+            inner = _activated(gate, ACTIVATION) * up
+        else:
+            inner = _activated(up, ACTIVATION)
+        at = m[:, None] * F + first + n
+        tl.store(inner_ptr + at, inner.to(inner_ptr.dtype.element_ty), mask=within)
 
 
 @triton.jit(do_not_specialize=["M", "row_tiles", "first_adapted", "rank"])
@@ -627,10 +719,12 @@ def _add(
     STAGES: tl.constexpr,
     LINES: tl.constexpr,
     RANK: tl.constexpr,
+    PAIR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row_tile, split, tile, begin, end = _share(K, row_tiles, SPLITS, BLOCK_K)
-    m = row_tile * M_TILE + tl.arange(0, M_TILE)
+    m = row_tile * (1 + PAIR) * M_TILE + tl.arange(0, M_TILE)
+    m2 = m + M_TILE
     first = tile * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -644,40 +738,61 @@ def _add(
     y_at = y_ptr + m[:, None] * K + k
     w_at = w_ptr + _tile_at(n, k, w_stride, COLUMNS)
     acc = tl.zeros([M_TILE, BLOCK_N], tl.float32)
-    adapted = m >= first_adapted
+    acc2 = tl.zeros([M_TILE, BLOCK_N], tl.float32)
     if RANK > 0:
         a_at = _a_at(a_ptr, k, K, RANK)
         low = tl.zeros([M_TILE, RANK], tl.float32)
+        low2 = tl.zeros([M_TILE, RANK], tl.float32)
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         y_within = (m < M)[:, None]
+        y2_within = (m2 < M)[:, None]
         w_within = real[:, None]
         if not EVEN:
             y_within = y_within & (start + k < K)
+            y2_within = y2_within & (start + k < K)
             w_within = w_within & (start + k < K)
         y = tl.load(y_at + start, mask=y_within, other=0.0)
+        if PAIR:
+            y2 = tl.load(y_at + M_TILE * K + start, mask=y2_within, other=0.0)
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
         acc = tl.dot(y, tl.trans(w), acc, input_precision="ieee")
+        if PAIR:
+            acc2 = tl.dot(y2, tl.trans(w), acc2, input_precision="ieee")
         if RANK > 0:
-            low = _low(low, y, a_at, k, start, end, rank, RANK, EVEN)
+            a = _a_block(a_at, k, start, end, rank, RANK, EVEN)
+            low = tl.dot(y, tl.trans(a), low, input_precision="ieee")
+            if PAIR:
+                low2 = tl.dot(y2, tl.trans(a), low2, input_precision="ieee")
 
     if RANK > 0:
-        acc = _with_term(acc, low, b_ptr + first, H, n, real, rank, adapted, w_ptr, RANK)
-    within = (m < M)[:, None] & real
-    at = m[:, None] * H + first + n
+        of_term = b_ptr + first, H, n, real, rank
+        acc = _with_term(acc, low, *of_term, m >= first_adapted, w_ptr, RANK)
+        if PAIR:
+            acc2 = _with_term(acc2, low2, *of_term, m2 >= first_adapted, w_ptr, RANK)
+    size = M * H
     if SPLITS > 1:
-        size = M * H
+        left = partial_ptr + split * size + first + n
+        if PAIR:
+            tl.store(left + m2[:, None] * H, acc2, mask=(m2 < M)[:, None] & real)
         counter = counters_ptr + tile * row_tiles + row_tile
-        if not _leave(partial_ptr + split * size, acc, at, within, counter, SPLITS):
+        within = (m < M)[:, None] & real
+        if not _leave(left, acc, m[:, None] * H, within, counter, SPLITS):
             return
-        acc = _collect(partial_ptr, at, within, size, SPLITS)
-    acc = _biased(acc, bias_ptr, first + n, real)
-    acc = _with_bias(acc, added_ptr, first + n, real, adapted)
-    x = tl.load(x_ptr + at, mask=within, other=0.0)
-    if stats_ptr is not None:
-        mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, BLOCK_N, STATS)
-        x = _normed(x, mean, factor, norm_weight_ptr, norm_bias_ptr, first + n, real)
-    x += acc
-    tl.store(x_ptr + at, x, mask=within)
-    count = tl.minimum(H - first, BLOCK_N)
-    _store_stats(new_stats_ptr, x, m, M, within, tile, count, TILES, RMS)
+    for second in tl.static_range(1 + PAIR):
+        if second:
+            m, acc = m2, acc2
+        within = (m < M)[:, None] & real
+        at = m[:, None] * H + first + n
+        if SPLITS > 1:
+            acc = _collect(partial_ptr, at, within, size, SPLITS)
+        acc = _biased(acc, bias_ptr, first + n, real)
+        acc = _with_bias(acc, added_ptr, first + n, real, m >= first_adapted)
+        x = tl.load(x_ptr + at, mask=within, other=0.0)
+        if stats_ptr is not None:
+            mean, factor = _norm_of(stats_ptr, m, M, H, TILES, eps, RMS, BLOCK_N, STATS)
+            x = _normed(x, mean, factor, norm_weight_ptr, norm_bias_ptr, first + n, real)
+        x += acc
+        tl.store(x_ptr + at, x, mask=within)
+        count = tl.minimum(H - first, BLOCK_N)
+        _store_stats(new_stats_ptr, x, m, M, within, tile, count, TILES, RMS)

@@ -18,20 +18,18 @@ import triton.language as tl
 
 
 @triton.jit
-def _low(low, x, a_at, k, start, end, rank, RANK: tl.constexpr, EVEN: tl.constexpr):
-    """low [rows, RANK] with the product of a block of x with its columns of a.
-    a_at: [RANK, BLOCK_K], of the first columns."""
-    within = (tl.arange(0, RANK) < rank)[:, None]
-    if not EVEN:
-        within = within & (start + k < end)
-    a = tl.load(a_at + start, mask=within, other=0.0)
-    return tl.dot(x, tl.trans(a), low, input_precision="ieee")
-
-
-@triton.jit
 def _a_at(a_ptr, k, K, RANK: tl.constexpr):
     """Where the first columns of a are."""
     return a_ptr + tl.arange(0, RANK)[:, None] * K + k
+
+
+@triton.jit
+def _a_block(a_at, k, start, end, rank, RANK: tl.constexpr, EVEN: tl.constexpr):
+    """The columns [RANK, BLOCK_K] of a from ``start`` on."""
+    within = (tl.arange(0, RANK) < rank)[:, None]
+    if not EVEN:
+        within = within & (start + k < end)
+    return tl.load(a_at + start, mask=within, other=0.0)
 
 
 @triton.jit
