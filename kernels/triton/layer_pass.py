@@ -21,9 +21,7 @@ NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
-# Ranks of a term are padded to these at least. The tensor cores take 16, but four warps share 32
-# columns in fewer registers; _add has enough of these along rows.
-LEAST_RANK = {"project": 32, "feed": 32, "add": 16, "columns": 32}
+LEAST_RANK = 16  # to which a term's is padded: the least that the tensor cores take
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 
 Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None; and terms, as term_of finds them
@@ -99,8 +97,6 @@ class LayerPass:
         self.rms = norm == "rms"
         self.M = B * self.N
         self.row_tiles = triton.cdiv(self.M, ROWS)
-        self.pair = self.M > ROWS
-        self.products = triton.cdiv(self.M, 2 * ROWS) if self.pair else 1  # pairs of tiles, or one
         self.Hkv, self.D = tail_k.shape[3:]
         self.Hq = layer["q"].shape[0] // self.D
         self.F = layer["up"].shape[0]
@@ -162,10 +158,25 @@ class LayerPass:
             "BLOCK_N": block_n,
             "BLOCK_K": block_k,
             "STAGES": stages,
-            "RANK": LEAST_RANK[kind],
             "LINES": triton.next_power_of_2(ahead) if self.pdl else 0,
             "num_warps": warps,
         } | self.common
+
+    def _for(
+        self, cut: dict[str, Any], weight: Tensor, a: Sequence[Tensor | None]
+    ) -> tuple[dict[str, Any], int]:
+        """The cut for a weight, for terms of which these are the a's, and for M; and the tiles of
+        rows, or pairs of them. What differs changes no sum: a row has the same bits in all of them.
+
+        Lines are asked for ahead only along rows, and the tiles of columns take more registers
+        than programs of more warps have, or pairs with a term."""
+        columns, rank = _columns(weight), max(map(_rank, a))
+        pair = self.M > ROWS and not (columns and rank)
+        cut = cut | {"COLUMNS": columns, "PAIR": pair}
+        if columns:
+            cut |= {"LINES": 0, "num_warps": 4}
+        cut["RANK"] = max(LEAST_RANK, triton.next_power_of_2(rank)) if rank else 0
+        return cut, triton.cdiv(self.M, (1 + pair) * ROWS)
 
     def begin(self, rows: Tensor, embedding: Embedding | None, stats: Tensor) -> None:
         """x from rows, or from an embedding."""
@@ -220,7 +231,8 @@ class LayerPass:
         have others."""
         cos, sin = self.rotary or (None, None)
         a, b, added = zip(*(term_of(layer, name) for name in ("q", "k", "v")), strict=True)
-        _project[(self.heads * self.of_project["SPLITS"] * self.products,)](
+        cut, row_tiles = self._for(self.of_project, layer["q"], a)
+        _project[(self.heads * cut["SPLITS"] * row_tiles,)](
             self.x,
             stats,
             *norm,
@@ -242,7 +254,7 @@ class LayerPass:
             self.M,
             self.H,
             self.tiles,
-            self.products,
+            row_tiles,
             self.first_adapted,
             *map(_rank, a),
             self.eps,
@@ -252,9 +264,8 @@ class LayerPass:
             D=self.D,
             R=0 if cos is None else cos.shape[-1],
             WIDTH=self.width,
-            PAIR=self.pair,
             **self.of_norm,
-            **_for(self.of_project, layer["q"], a),
+            **cut,
         )
 
     def attend(
@@ -308,7 +319,8 @@ class LayerPass:
         cut = self.of_feed
         tiles = triton.cdiv(self.F, cut["BLOCK_N"])
         a, b, added = zip(*(term_of(layer, name) for name in ("gate", "up")), strict=True)
-        _feed[(tiles * cut["SPLITS"] * self.products,)](
+        cut, row_tiles = self._for(cut, layer["up"], a)
+        _feed[(tiles * cut["SPLITS"] * row_tiles,)](
             self.x,
             stats,
             *norm,
@@ -323,16 +335,15 @@ class LayerPass:
             self.H,
             self.F,
             self.tiles,
-            self.products,
+            row_tiles,
             self.first_adapted,
             *map(_rank, a),
             self.eps,
             _stride(layer["up"]),
             ACTIVATION=activation,
             WIDTH=self.width,
-            PAIR=self.pair,
             **self.of_norm,
-            **_for(cut, layer["up"], a),
+            **cut,
         )
 
     def add(
@@ -346,7 +357,8 @@ class LayerPass:
         new_stats: Tensor,
         term: Term = NO_TERM,
     ) -> None:
-        _add[(self.tiles * cut["SPLITS"] * self.products,)](
+        cut, row_tiles = self._for(cut, weight, term[:1])
+        _add[(self.tiles * cut["SPLITS"] * row_tiles,)](
             y,
             weight,
             bias,
@@ -361,14 +373,13 @@ class LayerPass:
             self.H,
             y.shape[1],
             self.tiles,
-            self.products,
+            row_tiles,
             self.first_adapted,
             _rank(term[0]),
             self.eps,
             _stride(weight),
-            PAIR=self.pair,
             **self.of_norm,
-            **_for(cut, weight, term[:1]),
+            **cut,
         )
 
 
@@ -399,17 +410,6 @@ def _columns(weight: Tensor) -> bool:
 
 def _stride(weight: Tensor) -> int:
     return weight.stride(1) if _columns(weight) else weight.stride(0)
-
-
-def _for(cut: dict[str, Any], weight: Tensor, a: Sequence[Tensor | None]) -> dict[str, Any]:
-    """The cut for a weight, and for terms of which these are the a's. Lines are asked for ahead
-    only along rows, and the tiles of columns take more registers than programs of more warps
-    have. What differs changes no sum: rows without terms have the same bits."""
-    columns, rank = _columns(weight), max(map(_rank, a))
-    cut = cut | {"COLUMNS": columns}
-    if columns:
-        cut |= {"LINES": 0, "num_warps": 4, "RANK": LEAST_RANK["columns"]}
-    return cut | {"RANK": max(cut["RANK"], triton.next_power_of_2(rank)) if rank else 0}
 
 
 def prefix_cut(

@@ -416,14 +416,14 @@ def _project(
             w_within = w_within & (start + k < end)
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
-        acc = tl.dot(now, tl.trans(w), acc, input_precision="ieee")
-        if PAIR:
-            acc2 = tl.dot(now2, tl.trans(w), acc2, input_precision="ieee")
-        if RANK > 0:
+        if RANK > 0:  # before the others, which keeps fewer registers in use
             a = _a_block(a_at, k, start, end, rank, RANK, EVEN)
             low = tl.dot(now, tl.trans(a), low, input_precision="ieee")
-            if PAIR:
-                low2 = tl.dot(now2, tl.trans(a), low2, input_precision="ieee")
+        acc = tl.dot(now, tl.trans(w), acc, input_precision="ieee")
+        if RANK > 0 and PAIR:
+            low2 = tl.dot(now2, tl.trans(a), low2, input_precision="ieee")
+        if PAIR:
+            acc2 = tl.dot(now2, tl.trans(w), acc2, input_precision="ieee")
 
     if RANK > 0:
         b_stride = tl.where(head < HQ, HQ * D, HKV * D)
@@ -466,18 +466,14 @@ def _project(
                 other = _biased(other, bq_ptr, first + partner, real)
                 value = _with_bias(value, q_added_ptr, first + n, real, adapted)
                 other = _with_bias(other, q_added_ptr, first + partner, real, adapted)
-                value, other = _head_normed(
-                    value, other, q_norm_ptr, n, partner, real, D, eps, RMS
-                )
+                value, other = _head_normed(value, other, q_norm_ptr, n, partner, real, D, eps, RMS)
             else:
                 first = (head - HQ) * D
                 value = _biased(value, bk_ptr, first + n, real)
                 other = _biased(other, bk_ptr, first + partner, real)
                 value = _with_bias(value, k_added_ptr, first + n, real, adapted)
                 other = _with_bias(other, k_added_ptr, first + partner, real, adapted)
-                value, other = _head_normed(
-                    value, other, k_norm_ptr, n, partner, real, D, eps, RMS
-                )
+                value, other = _head_normed(value, other, k_norm_ptr, n, partner, real, D, eps, RMS)
             if R > 0:
                 turned = (m < M)[:, None] & (n < R)
                 place = m
@@ -616,25 +612,25 @@ def _feed(
         if not EVEN:
             w_within = w_within & (start + k < end)
         at = w_at + _column_at(start, w_stride, COLUMNS)
-        w = tl.load(up_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
-        up = tl.dot(now, tl.trans(w), up, input_precision="ieee")
-        if PAIR:
-            up2 = tl.dot(now2, tl.trans(w), up2, input_precision="ieee")
-        if gate_ptr is not None:
-            w = tl.load(gate_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
-            gate = tl.dot(now, tl.trans(w), gate, input_precision="ieee")
-            if PAIR:
-                gate2 = tl.dot(now2, tl.trans(w), gate2, input_precision="ieee")
-        if up_a_ptr is not None:
-            a = _a_block(up_a_at, k, start, end, up_rank, RANK, EVEN)
-            up_low = tl.dot(now, tl.trans(a), up_low, input_precision="ieee")
-            if PAIR:
-                up_low2 = tl.dot(now2, tl.trans(a), up_low2, input_precision="ieee")
+        if up_a_ptr is not None:  # in an order that keeps few registers in use
+            up_a = _a_block(up_a_at, k, start, end, up_rank, RANK, EVEN)
+            up_low = tl.dot(now, tl.trans(up_a), up_low, input_precision="ieee")
         if gate_a_ptr is not None:
-            a = _a_block(gate_a_at, k, start, end, gate_rank, RANK, EVEN)
-            gate_low = tl.dot(now, tl.trans(a), gate_low, input_precision="ieee")
-            if PAIR:
-                gate_low2 = tl.dot(now2, tl.trans(a), gate_low2, input_precision="ieee")
+            gate_a = _a_block(gate_a_at, k, start, end, gate_rank, RANK, EVEN)
+            gate_low = tl.dot(now, tl.trans(gate_a), gate_low, input_precision="ieee")
+        up_w = tl.load(up_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
+        up = tl.dot(now, tl.trans(up_w), up, input_precision="ieee")
+        if gate_ptr is not None:
+            gate_w = tl.load(gate_ptr + at, mask=w_within, other=0.0, eviction_policy="evict_first")
+            gate = tl.dot(now, tl.trans(gate_w), gate, input_precision="ieee")
+        if PAIR:
+            if up_a_ptr is not None:
+                up_low2 = tl.dot(now2, tl.trans(up_a), up_low2, input_precision="ieee")
+            if gate_a_ptr is not None:
+                gate_low2 = tl.dot(now2, tl.trans(gate_a), gate_low2, input_precision="ieee")
+            up2 = tl.dot(now2, tl.trans(up_w), up2, input_precision="ieee")
+            if gate_ptr is not None:
+                gate2 = tl.dot(now2, tl.trans(gate_w), gate2, input_precision="ieee")
 
     if up_a_ptr is not None:
         of_term = up_b_ptr + first, F, n, real, up_rank
@@ -756,14 +752,14 @@ def _add(
             y2 = tl.load(y_at + M_TILE * K + start, mask=y2_within, other=0.0)
         at = w_at + _column_at(start, w_stride, COLUMNS)
         w = tl.load(at, mask=w_within, other=0.0, eviction_policy="evict_first")
-        acc = tl.dot(y, tl.trans(w), acc, input_precision="ieee")
-        if PAIR:
-            acc2 = tl.dot(y2, tl.trans(w), acc2, input_precision="ieee")
-        if RANK > 0:
+        if RANK > 0:  # before the others, which keeps fewer registers in use
             a = _a_block(a_at, k, start, end, rank, RANK, EVEN)
             low = tl.dot(y, tl.trans(a), low, input_precision="ieee")
-            if PAIR:
-                low2 = tl.dot(y2, tl.trans(a), low2, input_precision="ieee")
+        acc = tl.dot(y, tl.trans(w), acc, input_precision="ieee")
+        if RANK > 0 and PAIR:
+            low2 = tl.dot(y2, tl.trans(a), low2, input_precision="ieee")
+        if PAIR:
+            acc2 = tl.dot(y2, tl.trans(w), acc2, input_precision="ieee")
 
     if RANK > 0:
         of_term = b_ptr + first, H, n, real, rank
