@@ -21,6 +21,7 @@ NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
+PAIR_RANK = 16  # of a term, up to which a program takes two tiles of rows
 LEAST_RANK = 16  # to which a term's is padded: the least that the tensor cores take
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 
@@ -169,9 +170,9 @@ class LayerPass:
         rows, or pairs of them. What differs changes no sum: a row has the same bits in all of them.
 
         Lines are asked for ahead only along rows, and the tiles of columns take more registers
-        than programs of more warps have, or pairs with a term."""
+        than programs of more warps have, or pairs with a term; so do pairs with a high rank."""
         columns, rank = _columns(weight), max(map(_rank, a))
-        pair = self.M > ROWS and not (columns and rank)
+        pair = self.M > ROWS and rank <= (0 if columns else PAIR_RANK)
         cut = cut | {"COLUMNS": columns, "PAIR": pair}
         if columns:
             cut |= {"LINES": 0, "num_warps": 4}
