@@ -245,11 +245,6 @@ class FusedLayers:
         return self._weights
 
 
-def is_asked_for(fused: Fused, device: torch.device) -> bool:
-    """Whether the op is to run on a device: "auto" is where it is faster at any batch, in C++."""
-    return backend(device.type) == "cpp" if fused == "auto" else fused
-
-
 def fused_layers(
     model: PreTrainedModel,
     options: Sequence[AttentionOptions],

@@ -6,6 +6,7 @@ what it computes. On the CPU it is one call of C++ (csrc/cpu/decoder_layers.h), 
 of Triton kernels (kernels/triton/decoder_layers.py).
 """
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -43,6 +44,16 @@ def decoder_layers(device: torch.device | str = "cpu") -> DecoderLayers:
         return InTriton(device)
     run: DecoderLayers = torch.ops.args_fast_cpp.decoder_layers.default
     return run
+
+
+def faster_rows(device: torch.device) -> float:
+    """Rows of a pass up to which the op is faster than a model's own modules: any number in C++, in
+    Triton what was measured on the device's architecture, 0 where nothing was."""
+    name = backend(device.type)
+    if name == "triton":
+        rows: int = _kernels().faster_rows(device)
+        return rows
+    return math.inf if name == "cpp" else 0
 
 
 def unsupported(weights: list[Tensor], head_size: int) -> str | None:
