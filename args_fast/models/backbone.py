@@ -104,15 +104,15 @@ class Backbone:
 
     @property
     def most_fused_rows(self) -> float:
-        """Rows of a pass (B * N) up to which the fused layers run it, where the model has them:
-        with "auto", up to which they are faster than its modules."""
+        """Rows of a tail's pass (B * N) up to which the fused layers run it, where the model is
+        known: with "auto", up to which they are faster than its modules."""
         if self.fused == "auto":
             return faster_rows(self.device)
         return math.inf if self.fused else 0
 
     def fused_layers(self, rows: float = 1) -> FusedLayers | None:
-        """What runs the layers in a pass of so many rows of a tail (B * N); None where the model's
-        own modules do."""
+        """What runs the layers in a pass of a tail of B * N ``rows``; None where the model's own
+        modules do."""
         layers = self._layers if rows <= self.most_fused_rows else ""
         return layers if isinstance(layers, FusedLayers) and layers.applies else None
 
