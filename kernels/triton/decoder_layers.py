@@ -33,7 +33,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 # Rows of a pass up to which the kernels are faster than a model's own modules, by compute
 # capability; not known of others. (9, 0): on an H100, in bfloat16, passes of one tile were faster
-# (of 1, 10 and 16 rows), of 40 rows slower (docs/performance.md, "On an H100").
+# (1, 4 and 10 rows; 16 too, with a wide spread), of 40 rows slower (docs/performance.md, "On an
+# H100").
 FASTER_ROWS: dict[tuple[int, int], int] = {(9, 0): ROWS}
 
 
