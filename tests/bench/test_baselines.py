@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from passes import rows_by_way
 from tiny_models import decoder, tokens
+from ways import rows_by_way
 
 from args_fast import DecodingConfig
 from args_fast.bench import baselines

@@ -11,9 +11,9 @@ import oracle
 import pytest
 import torch
 import transformers as t
-from passes import fused_up_to, rows_by_way
 from refusals import refuses
 from tiny_models import CONFIGS, IDS, LENGTH, VOCABULARY, language_model, reward_model, tokens
+from ways import fused_up_to, rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ConfigError, ProofError

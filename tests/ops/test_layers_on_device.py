@@ -14,7 +14,7 @@ import tiny_models
 import torch
 from layer_cases import layers_case
 from op_cases import DTYPES, random
-from passes import fused_up_to, rows_by_way
+from ways import fused_up_to, rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.ops import plain_layers, record

@@ -14,10 +14,11 @@ from cpp_ops import needs_cpp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_rewards import OnHost, liking
-from passes import fused_up_to, reads_per_token, rows_by_way
+from passes import reads_per_token
 from refusals import refuses
 from sizes import examples
 from tiny_models import ORDERS, language_model, reward_model, tokens
+from ways import fused_up_to, rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.engine.engine import Engine

@@ -8,7 +8,7 @@ import tiny_models
 import torch
 import transformers as t
 from launches import count_as_one, steps_recorded
-from passes import rows_by_way
+from ways import rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.kernels import decoder_layers as kernels
