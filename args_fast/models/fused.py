@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
-from args_fast.models.families.base import EVERY_ROW, Layers, product
+from args_fast.models.families.base import Layers, product
 from args_fast.models.low_rank import LowRankTerms
 from args_fast.ops.decoder_layers import (
     DecoderLayers,
@@ -283,27 +283,10 @@ def fused_layers(
         return FusedLayers(model, layers)
     if backend(next(model.parameters()).device.type) != "cpp":
         return "only the C++ op adds an adapter's terms"
-    low_rank = _low_rank(layers, terms)
+    low_rank = terms.of_matrices(layers.matrices)
     if low_rank is None:
         return "the adapter is on other layers than the op has"
     return FusedLayers(model, layers, low_rank)
-
-
-def _low_rank(layers: Layers, terms: LowRankTerms) -> list[Tensor] | None:
-    """An adapter's terms as the op takes them; None where one is not of the layers' matrices."""
-    empty = torch.empty(0, device=CPU)
-    tensors, used = [], set()
-    for matrices in layers.matrices:
-        for name in MATRICES:
-            module, rows = matrices.get(name, (None, EVERY_ROW))
-            term = None if module is None else terms.by_layer.get(module)
-            if term is None:
-                tensors += [empty] * len(TERM)
-                continue
-            used.add(module)
-            bias = empty if term.bias is None else term.bias[rows].float().contiguous()
-            tensors += [term.a.contiguous(), term.b[rows].float().T.contiguous(), bias]
-    return tensors if len(used) == len(terms.by_layer) else None
 
 
 def _first_adapted(low_rank: Sequence[Tensor]) -> int:
