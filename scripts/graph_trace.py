@@ -10,6 +10,7 @@ clocks and caches as they are, which those of single kernels do not. --device cp
 instead; --rehearse does so with tiny models, to show that the program works.
 """
 
+import argparse
 import json
 import math
 import statistics
@@ -119,7 +120,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rm", default="opt-350m", choices=models.CONFIGS, metavar="SHAPE")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
+    parser.add_argument(
+        "--fused-layers",
+        action=argparse.BooleanOptionalAction,
+        help="layers of both models as one op, or through modules; the engine's choice otherwise",
+    )
     parser.add_argument("--device", default="cuda", help="cuda, or cpu, of which ops are traced")
     parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
     options = parser.parse_args(arguments)
@@ -130,10 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
         case = cases.tiny(case)
     pair = build(case, device)
     name = case.name
-    if options.fused_layers:
-        name += ", fused layers"
+    if (fused := options.fused_layers) is not None:
+        name += ", fused layers" if fused else ", modules"
         (prompt,) = case.prompts(pair.language_model.config.get_text_config().vocab_size)
-        pair = variant(pair, [prompt], WARM_UP + 2 * options.steps, fused_layers=True)
+        pair = variant(pair, [prompt], WARM_UP + 2 * options.steps, fused_layers=fused)
     kinds = KERNELS if device.type == "cuda" else ("cpu_op",)
     found = summarise(trace(pair, case, options.steps), kinds)
     kind = "graph-trace-rehearsed" if options.rehearse else "graph-trace"

@@ -57,7 +57,7 @@ class AdaptedBackbone(Backbone):
         return self.terms.added()
 
     def hidden(self, ids: Tensor, positions: Tensor | None, context: AttentionContext) -> Tensor:
-        if isinstance(context, Branches) and self.fused_layers():
+        if isinstance(context, Branches) and self.fused_layers(ids.numel()):
             return super().hidden(ids, positions, context)
         with self.terms.added():
             return super().hidden(ids, positions, context)
@@ -80,7 +80,7 @@ class AdaptedBackbone(Backbone):
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the language model's last hidden state of these rows and this
         model's [B, N, H], in one pass; their keys and values go to contexts of their own."""
-        layers = self.fused_layers()
+        layers = self.fused_layers(2 * ids.numel())  # of both models
         if layers is not None and isinstance(lm, Branches) and isinstance(own, Branches):
             return layers.hidden_with(ids, lm, own)
         ids, positions = (x.expand(2, -1, -1).flatten(0, 1) for x in (ids, positions))
@@ -124,17 +124,15 @@ def one_pass_agrees(lm: Backbone, adapted: AdaptedBackbone) -> bool:
     the modules, and for the fused layers where these run."""
     if not lm.has_plain_head:
         return False
-    asked = lm.fused, adapted.fused
     try:
-        for way in (asked, (False, False)) if adapted.fused_layers() else (asked,):
-            lm.fused, adapted.fused = way
-            if not _agree(lm, adapted):
-                return False
+        if not _agree(lm, adapted):
+            return False
+        if adapted.fused_layers() is None:
+            return True
+        with lm.through_modules(), adapted.through_modules():
+            return _agree(lm, adapted)
     except UnsupportedModelError:
         return False
-    finally:
-        lm.fused, adapted.fused = asked
-    return True
 
 
 def _agree(lm: Backbone, adapted: AdaptedBackbone) -> bool:

@@ -1,5 +1,6 @@
 """One Hugging Face model, driven by the engine: its forward passes and its limits."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
@@ -17,10 +18,11 @@ from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
 from args_fast.models.compiled import Compiled
 from args_fast.models.flash import torch_has_flash, varlen_attention
-from args_fast.models.fused import Fused, FusedLayers, fused_layers, is_asked_for
+from args_fast.models.fused import Fused, FusedLayers, fused_layers
 from args_fast.models.linear import few_rows
 from args_fast.models.prefill import Prefill
 from args_fast.models.probe import probe
+from args_fast.ops.decoder_layers import faster_rows
 
 # Rows per prefill chunk where the attention holds something for each row and each token: scores, in
 # the general op, or a mask. It bounds what is held at once.
@@ -37,7 +39,8 @@ class Backbone:
             states.
         role: "language model" or "reward model", for messages.
         fused: run the layers of a tail as one op, where the model is known and the op is built;
-            "auto": on the CPU. The attribute of this name can be set at any time.
+            "auto": in passes of ``most_fused_rows``. The attribute of this name can be set at any
+            time.
 
     Raises:
         UnsupportedModelError: the model cannot be driven; the message says why.
@@ -76,7 +79,7 @@ class Backbone:
     def hidden(self, ids: Tensor, positions: Tensor | None, context: AttentionContext) -> Tensor:
         """ids, positions [B, N] -> the last hidden state [B, N, H]. ``positions``: None for those
         of branches, which fused layers find themselves."""
-        if isinstance(context, Branches) and (layers := self.fused_layers()):
+        if isinstance(context, Branches) and (layers := self.fused_layers(ids.numel())):
             return layers.hidden(ids, context)
         positions = _positions(positions, context)
         with driven(self.model), self._linear:
@@ -99,10 +102,28 @@ class Backbone:
     def _layers(self) -> FusedLayers | str:  # when first used: a model may be quantized before
         return fused_layers(self.model, self._options, self.layout.head_size)
 
-    def fused_layers(self) -> FusedLayers | None:
-        """What runs the layers of a tail; None where the model's own modules do."""
-        layers = self._layers if is_asked_for(self.fused, self.device) else ""
+    @property
+    def most_fused_rows(self) -> float:
+        """Rows of a tail's pass (B * N) up to which the fused layers run it, where the model is
+        known: with "auto", up to which they are faster than its modules."""
+        if self.fused == "auto":
+            return faster_rows(self.device)
+        return math.inf if self.fused else 0
+
+    def fused_layers(self, rows: float = 1) -> FusedLayers | None:
+        """What runs the layers in a pass of a tail of B * N ``rows``; None where the model's own
+        modules do."""
+        layers = self._layers if rows <= self.most_fused_rows else ""
         return layers if isinstance(layers, FusedLayers) and layers.applies else None
+
+    @contextmanager
+    def through_modules(self) -> Iterator[None]:
+        """Every pass within goes through the model's modules."""
+        asked, self.fused = self.fused, False
+        try:
+            yield
+        finally:
+            self.fused = asked
 
     @property
     def refusal(self) -> str | None:
@@ -114,7 +135,7 @@ class Backbone:
 
     def _fused_hidden(self, ids: Tensor, context: AttentionContext) -> Tensor | None:
         """The last hidden state by the fused layers, where all that follows is the output layer."""
-        if isinstance(context, Branches) and (layers := self.fused_layers()):
+        if isinstance(context, Branches) and (layers := self.fused_layers(ids.numel())):
             return layers.hidden(ids, context) if self.has_plain_head else None
         return None
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
-from args_fast.models.families.base import EVERY_ROW, Layers, product
+from args_fast.models.families.base import Layers, product
 from args_fast.models.low_rank import LowRankTerms
 from args_fast.ops.decoder_layers import (
     DecoderLayers,
@@ -66,6 +66,7 @@ class FusedLayers:
         self._state: list[int] = []
         self._tensors: list[Tensor] = []  # kept, as ids are those of living objects
         self._weights: list[Tensor] = []
+        self._parts: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
         self._has_views = True
         self._asked = self._looking = self._seen = 0  # see look_once
         self._device = next(model.parameters()).device
@@ -151,10 +152,10 @@ class FusedLayers:
         which the second half alone gets the terms, then; in place."""
         layers = self._layers
         at_end = part.stop == self._count
-        terms = slice(part.start * TERMS_OF_LAYER, part.stop * TERMS_OF_LAYER)
+        weights, low_rank = self._tensors_of(part)
         self._op()(
             hidden,
-            self._current_weights()[part.start * OF_LAYER : part.stop * OF_LAYER],
+            weights,
             *branches.keys_and_values(part),
             branches.page_table,
             branches.lengths,
@@ -167,11 +168,23 @@ class FusedLayers:
             layers.activation,
             layers.pre_norm,
             *(_final_norm(layers.final_norm) if at_end else (None, None)),
-            self._low_rank[terms] if part.stop > self.first_adapted else [],
+            low_rank,
             [] if adapted is None else adapted.keys_and_values(part),
             **({} if embedding is None else {"embedding": embedding}),
         )
         self._seen = self._looking
+
+    def _tensors_of(self, part: slice) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights of some layers, and an adapter's terms there: the same lists each time, as
+        long as the weights are the same."""
+        weights, key = self._current_weights(), (part.start, part.stop)
+        if key not in self._parts:
+            terms = slice(part.start * TERMS_OF_LAYER, part.stop * TERMS_OF_LAYER)
+            self._parts[key] = (
+                weights[part.start * OF_LAYER : part.stop * OF_LAYER],
+                self._low_rank[terms] if part.stop > self.first_adapted else [],
+            )
+        return self._parts[key]
 
     def _turns(self, branches: Branches) -> tuple[Tensor | None, Tensor | None]:
         """Cosines and sines of the rows' positions."""
@@ -240,14 +253,11 @@ class FusedLayers:
             state += [tensor.data_ptr() for tensor in tensors]
         if state != self._state:
             self._weights, self._tensors, self._state = self._layers.weights(), tensors, state
+            self._parts.clear()
+            self._ops.pop("cpp", None)  # it holds the weights that were
             own = set(map(id, tensors))
             self._has_views = any(w.numel() and id(w) not in own for w in self._weights)
         return self._weights
-
-
-def is_asked_for(fused: Fused, device: torch.device) -> bool:
-    """Whether the op is to run on a device: "auto" is where it is faster at any batch, in C++."""
-    return backend(device.type) == "cpp" if fused == "auto" else fused
 
 
 def fused_layers(
@@ -267,29 +277,12 @@ def fused_layers(
     layers = layers_of(model, options)
     if isinstance(layers, str):
         return layers
-    low_rank = [] if terms is None else _low_rank(layers, terms)
+    low_rank = [] if terms is None else terms.of_matrices(layers.matrices)
     if low_rank is None:
         return "the adapter is on other layers than the op has"
     if reason := unsupported(layers.weights(), head_size, low_rank):
         return reason
     return FusedLayers(model, layers, low_rank)
-
-
-def _low_rank(layers: Layers, terms: LowRankTerms) -> list[Tensor] | None:
-    """An adapter's terms as the op takes them; None where one is not of the layers' matrices."""
-    empty = torch.empty(0, device=CPU)
-    tensors, used = [], set()
-    for matrices in layers.matrices:
-        for name in MATRICES:
-            module, rows = matrices.get(name, (None, EVERY_ROW))
-            term = None if module is None else terms.by_layer.get(module)
-            if term is None:
-                tensors += [empty] * len(TERM)
-                continue
-            used.add(module)
-            bias = empty if term.bias is None else term.bias[rows].float().contiguous()
-            tensors += [term.a.contiguous(), term.b[rows].float().T.contiguous(), bias]
-    return tensors if len(used) == len(terms.by_layer) else None
 
 
 def _first_adapted(low_rank: Sequence[Tensor]) -> int:

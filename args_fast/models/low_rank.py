@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from args_fast.errors import UnsupportedModelError
+from args_fast.ops.schemas import MATRICES, TERM
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,31 @@ class LowRankTerms:
         self.by_layer: Mapping[nn.Module, LowRank] = {
             base.get_submodule(term.name): term.like(like) for term in terms
         }
+
+    def of_matrices(
+        self, layers: Iterable[Mapping[str, tuple[nn.Module, slice]]]
+    ) -> list[Tensor] | None:
+        """The terms as the op ``decoder_layers`` takes them.
+
+        Args:
+            layers: of each layer the module that has a matrix, and which of its rows, by MATRICES.
+
+        Returns:
+            TERM of each of MATRICES of each layer; None where a term is of another module.
+        """
+        empty = torch.empty(0, device="cpu")
+        tensors, used = [], set()
+        for matrices in layers:
+            for name in MATRICES:
+                module, rows = matrices.get(name, (None, slice(None)))
+                term = None if module is None else self.by_layer.get(module)
+                if term is None:
+                    tensors += [empty] * len(TERM)
+                    continue
+                used.add(module)
+                bias = empty if term.bias is None else term.bias[rows].float().contiguous()
+                tensors += [term.a.contiguous(), term.b[rows].float().T.contiguous(), bias]
+        return tensors if len(used) == len(self.by_layer) else None
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the terms, by the layer's name and peft's."""

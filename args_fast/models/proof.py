@@ -5,6 +5,7 @@ does that the engine does not know of shows as a disagreement, and becomes an er
 tokens. It is repeated on both sides of each length from which on a model may do something else.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -33,7 +34,8 @@ Rewards = Callable[[list[list[int]]], list[float]]
 
 def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None:
     """Prefill twice, branch, commit, branch again; against the model's own pass over whole texts.
-    Where the fused layers disagree they are dropped, and the model's modules are proved.
+    Where the fused layers run, and the modules for passes of more rows, both are proved. Fused
+    layers that disagree are dropped, and the model's modules are proved.
 
     Args:
         backbone: the model to prove.
@@ -44,26 +46,29 @@ def prove(backbone: Backbone, *, logits: bool, branches: int = BRANCHES) -> None
         ProofError: they disagree.
         NonFiniteError: the model's own outputs are NaN.
     """
-    if backbone.fused_layers() is not None:
-        try:
-            return _prove(backbone, logits, branches)
-        except ProofError:
-            backbone.drop_fused_layers()
-            _prove(backbone, logits, branches)
-            warnings.warn(
-                f"fused_layers is not used for the {backbone.role} "
-                f"({type(backbone.model).__name__}): what it gives is not what the model gives. "
-                "The model's modules are right, and slower; please report the model's name.",
-                stacklevel=2,
-            )
-            return
+    name = f"the {backbone.role} ({type(backbone.model).__name__})"
     if (reason := backbone.refusal) is not None:
         warnings.warn(
-            f"fused_layers=True is asked for, and the {backbone.role} "
-            f"({type(backbone.model).__name__}) runs through its modules: {reason}.",
+            f"fused_layers=True is asked for, and {name} runs through its modules: {reason}.",
             stacklevel=2,
         )
-    _prove(backbone, logits, branches)
+    disagree = False
+    if backbone.fused_layers() is not None:
+        try:
+            _prove(backbone, logits, branches)
+        except ProofError:
+            backbone.drop_fused_layers()
+            disagree = True
+        if not disagree and backbone.most_fused_rows == math.inf:
+            return
+    with backbone.through_modules():
+        _prove(backbone, logits, branches)
+    if disagree:
+        warnings.warn(
+            f"fused_layers is not used for {name}: what it gives is not what the model gives. The "
+            "model's modules are right, and slower; please report the model's name.",
+            stacklevel=2,
+        )
 
 
 def _prove(backbone: Backbone, logits: bool, branches: int) -> None:

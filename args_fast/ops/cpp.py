@@ -13,7 +13,14 @@ from pathlib import Path
 import torch
 
 from args_fast.ops.backends import offer
-from args_fast.ops.schemas import DECODER_LAYERS, FUSED, LINEAR, SCHEMAS
+from args_fast.ops.schemas import (
+    DECODER_LAYERS,
+    FUSED,
+    HOLD_LAYERS,
+    LINEAR,
+    RELEASE_LAYERS,
+    SCHEMAS,
+)
 
 _BUILT = Path(__file__).parent.parent / "_cpu.so"
 LIBRARY = Path(os.environ.get("ARGS_FAST_CPU_LIBRARY") or _BUILT)
@@ -51,6 +58,8 @@ def load() -> None:
     for op in built:
         _library.define(op + SCHEMAS[op])
     _library.define(f"linear{LINEAR}")
+    _library.define(f"hold_layers{HOLD_LAYERS}")
+    _library.define(f"release_layers{RELEASE_LAYERS}")
     _library.define(f"decoder_layers{DECODER_LAYERS}")
     torch.ops.load_library(LIBRARY)
     for op in built:

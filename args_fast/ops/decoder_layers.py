@@ -6,6 +6,8 @@ what it computes. On the CPU it is one call of C++ (csrc/cpu/decoder_layers.h), 
 of Triton kernels (kernels/triton/decoder_layers.py).
 """
 
+import math
+import weakref
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -35,14 +37,23 @@ def backend(device: str) -> str | None:
     return best if built == "built" and forced in (None, best) else None
 
 
+def faster_rows(device: torch.device) -> float:
+    """Rows of a pass up to which the op is faster than a model's own modules: any number in C++, in
+    Triton what was measured on the device's architecture, 0 where nothing was."""
+    name = backend(device.type)
+    if name == "triton":
+        rows: int = _kernels().faster_rows(device)
+        return rows
+    return math.inf if name == "cpp" else 0
+
+
 def decoder_layers(device: torch.device | str = "cpu") -> DecoderLayers:
     """The op of a device that has a ``backend``, for one caller: calls of what is returned must not
     run at the same time."""
     device = torch.device(device)
     if backend(device.type) == "triton":
         return InTriton(device)
-    run: DecoderLayers = torch.ops.args_fast_cpp.decoder_layers.default
-    return run
+    return InCpp()
 
 
 def unsupported(
@@ -81,6 +92,40 @@ def by_name(
 
 def _kernels() -> Any:
     return import_module("args_fast.kernels.decoder_layers")  # Triton, which is not everywhere
+
+
+class InCpp:
+    """The op in C++. The library holds the tensors of a list from its first call on, as torch takes
+    longer to hand over hundreds of them than a small layer takes; so a list stays as it is."""
+
+    LISTS = 4  # that are held at a time: a model has one, an adapted one up to three
+
+    def __init__(self) -> None:
+        self._run = torch.ops.args_fast_cpp.decoder_layers.default
+        self._held: dict[tuple[int, int], _Held] = {}  # by the identity of its lists
+
+    def __call__(self, hidden: Tensor, weights: list[Tensor], *others: Any) -> None:
+        *options, low_rank, adapted = others
+        key = id(weights), id(low_rank)
+        if key not in self._held:
+            if len(self._held) == self.LISTS:
+                del self._held[next(iter(self._held))]
+            self._held[key] = _Held(weights, low_rank)
+        self._run(hidden, self._held[key].number, *options, adapted)
+
+
+class _Held:
+    """Tensors of layers that the library holds as long as this lives.
+
+    Attributes:
+        number: by which the op finds them.
+    """
+
+    def __init__(self, weights: list[Tensor], low_rank: list[Tensor]) -> None:
+        self._lists = weights, low_rank  # kept, as ids are those of living objects
+        ops = torch.ops.args_fast_cpp
+        self.number: int = ops.hold_layers.default(weights, low_rank)
+        weakref.finalize(self, ops.release_layers.default, self.number)
 
 
 class InTriton:

@@ -3,6 +3,7 @@ else merged into a model of its own."""
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -180,7 +181,7 @@ class Adapter(Classifier):
 
     @property
     def joined_share(self) -> float:
-        layers = self.backbone.fused_layers() if self.shares_weights else None
+        layers = self.backbone.fused_layers(math.inf) if self.shares_weights else None
         return 1.0 if layers is None else layers.adapted_share
 
     @property

@@ -21,6 +21,7 @@ NAIVE = "naive, no cache"
 HEAD = "args-fast ARGS, Head"
 ADAPTER = "args-fast ARGS, Adapter"
 ADAPTER_FUSED = "args-fast ARGS, Adapter, fused layers"
+ADAPTER_MODULES = "args-fast ARGS, Adapter, modules"
 # Ours with options of the decoder's; GREEDY and ARGS leave all of them to the engine.
 LOOKAHEAD = "args-fast ARGS, lookahead"
 NO_LOOKAHEAD = "args-fast ARGS, no lookahead"
@@ -28,6 +29,8 @@ ARGS_COMPILED = "args-fast ARGS, compiled"
 GREEDY_COMPILED = "args-fast greedy, compiled"
 ARGS_FUSED = "args-fast ARGS, fused layers"
 GREEDY_FUSED = "args-fast greedy, fused layers"
+ARGS_MODULES = "args-fast ARGS, modules"
+GREEDY_MODULES = "args-fast greedy, modules"
 
 METHODS: dict[str, Decode] = {
     TRANSFORMERS: dynamic_greedy,
@@ -38,15 +41,18 @@ METHODS: dict[str, Decode] = {
     ARGS_COMPILED: with_options(args, torch_compile=True),
     GREEDY_FUSED: with_options(greedy, fused_layers=True),
     ARGS_FUSED: with_options(args, fused_layers=True),
+    GREEDY_MODULES: with_options(greedy, fused_layers=False),
+    ARGS_MODULES: with_options(args, fused_layers=False),
     LOOKAHEAD: with_options(args, lookahead=True),
     NO_LOOKAHEAD: with_options(args, lookahead=False),
     ADAPTER: with_options(args, lookahead=True, reward=adapter),
     ADAPTER_FUSED: with_options(args, lookahead=True, reward=adapter, fused_layers=True),
+    ADAPTER_MODULES: with_options(args, lookahead=True, reward=adapter, fused_layers=False),
     K_COPIES: k_copies,
     NAIVE: naive,
 }
-GREEDIES = (TRANSFORMERS, STATIC, GREEDY, GREEDY_COMPILED, GREEDY_FUSED)
-ADAPTERS = (ADAPTER, ADAPTER_FUSED)
+GREEDIES = (TRANSFORMERS, STATIC, GREEDY, GREEDY_COMPILED, GREEDY_MODULES, GREEDY_FUSED)
+ADAPTERS = (ADAPTER, ADAPTER_MODULES, ADAPTER_FUSED)
 COMPILING = (STATIC, GREEDY_COMPILED, ARGS_COMPILED)
 EAGER = (TRANSFORMERS, K_COPIES, NAIVE)  # nothing is compiled or captured: one warm-up is enough
 # The two published ways of caching are slow: fewer new tokens, and fewer rounds, tell their steps.

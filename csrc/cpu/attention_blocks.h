@@ -3,7 +3,7 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// Tokens per unit, about: few, so that short prefixes keep all threads busy.
+// Tokens of a split, about: whose keys, values and weights stay in the first caches.
 constexpr int64_t SPLIT = 64;
 constexpr int64_t LONGEST_SPLIT = SPLIT + SPLIT / 2;
 // Keys that share a loaded vector of queries, and query rows that share a loaded vector of values:
@@ -68,15 +68,17 @@ inline void score(const float* q, const float* const* k, int64_t D, int64_t P, f
   });
 }
 
-// Values [R, W] of R rows: the sums of `count` values, weighed by [count, P] weights.
+// Add to the values [R, W] of R rows, times `kept` [R], the sums of `count` values, weighed by [count, P]
+// weights. A row of which 0 is kept had nothing, whatever stands there.
 template <int64_t R>
 inline void weigh(
     const float* weights, const float* const* v, int64_t count, int64_t P, int64_t W,
-    float* values) {
+    const float* kept, float* values) {
   for_vectors(W, [&](int64_t d, auto vectors) {
     Vector sums[R][vectors()];
     for (int64_t i = 0; i < R; ++i)
-      for (int64_t u = 0; u < vectors(); ++u) sums[i][u] = Vector{};
+      for (int64_t u = 0; u < vectors(); ++u)
+        sums[i][u] = kept[i] == 0.0f ? Vector{} : kept[i] * load(values + i * W + d + u * WIDTH);
     for (int64_t j = 0; j < count; ++j) {
       Vector x[vectors()];
       for (int64_t u = 0; u < vectors(); ++u) x[u] = load(v[j] + d + u * WIDTH);
@@ -106,8 +108,10 @@ inline const float* floats(const T* row, int64_t D, float* room) {
   return room;
 }
 
-// Turn the scores [count, P] of P rows into weights; their maxima and their sums [P].
-inline void soften(float* scores, int64_t count, int64_t P, float* maxima, float* totals) {
+// Turn the scores [count, P] of P rows into weights, after others whose maxima and sums [P] are known:
+// -inf and 0 where there are none. `kept` [P]: what the weights before are worth from now on.
+inline void soften(
+    float* scores, int64_t count, int64_t P, float* maxima, float* totals, float* kept) {
   for (int64_t r = 0; r < P; r += WIDTH) {
     constexpr int64_t CHAINS = 4;  // a comparison takes longer than the next one waits
     Vector tops[CHAINS];
@@ -118,10 +122,14 @@ inline void soften(float* scores, int64_t count, int64_t P, float* maxima, float
       for (int64_t i = 0; i < CHAINS; ++i) raise(tops[i], load(scores + (j + i) * P + r));
     for (; j < count; ++j) raise(tops[0], load(scores + j * P + r));
     for (int64_t i = 1; i < CHAINS; ++i) raise(tops[0], tops[i]);
+    const Vector before = load(maxima + r);
+    raise(tops[0], before);
     store(maxima + r, tops[0]);
     // What sees nothing has weights of 0: e^(-inf - 0).
     const Vector most = tops[0] == -INFINITE ? Vector{} : tops[0];
-    Vector total{};
+    const Vector factor = exp_negative(before - most);
+    store(kept + r, factor);
+    Vector total = factor * load(totals + r);
     for (j = 0; j < count; ++j) {
       const Vector weight = exp_negative(load(scores + j * P + r) - most);
       store(scores + j * P + r, weight);

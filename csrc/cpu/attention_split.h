@@ -1,15 +1,15 @@
 // The two halves of branch_attention: one split of a prefix for all rows of a kv head, and the merge of
-// the splits with the tail for one row.
+// the spans with the tail for one row.
 
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// A unit of work: tokens [begin, begin + count) of a sequence and kv head.
+// Tokens [begin, begin + count) of a sequence and kv head, whose state is that of a unit of work.
 struct Split {
-  int64_t b, h, begin, count;
+  int64_t b, h, begin, count, unit;
 };
 
-// The softmax state of R query rows after a split: weighted values [R, W], maxima and sums [P].
+// The softmax state of R query rows after some splits: weighted values [R, W], maxima and sums [P].
 struct State {
   float *values, *maxima, *totals;
 };
@@ -18,13 +18,14 @@ struct State {
 struct Buffers {
   explicit Buffers(const Attention& a)
       : P(padded(a.N * (a.Hq / a.Hkv))), q(WIDTH * padded(a.D)), turned(a.Hkv * P * a.D),
-        k(ROWS * padded(a.D)), v(LONGEST_SPLIT * padded(a.D)), scores(LONGEST_SPLIT * P) {
+        k(ROWS * padded(a.D)), v(LONGEST_SPLIT * padded(a.D)), scores(LONGEST_SPLIT * P), kept(P) {
     for (int64_t b = 0; b < a.B; ++b)
       shares.resize(std::max<int64_t>(shares.size(), a.lengths[b] / SPLIT + 1 + WIDTH));
   }
 
   const int64_t P;  // query rows of a kv head, padded
-  std::vector<float> q, turned, k, v, scores, shares;
+  std::vector<float> q, turned, k, v, scores, kept, shares;
+  std::vector<Split> splits;
 };
 
 // The queries of a kv head, scaled: each WIDTH rows transposed, [D, WIDTH].
@@ -56,7 +57,7 @@ inline void find(
   }
 }
 
-// Keys and values are of type T. Values are fetched while scores are made, and the keys of `next`, which
+// Add a split to a state. Keys and values are of type T. Values are fetched while scores are made, and the keys of `next`, which
 // may have no tokens, while values are weighed: a head's rows lie Hkv * D apart, too far for the
 // processor to foresee.
 template <typename T>
@@ -91,7 +92,7 @@ void attend_split(
       const int64_t oldest = a.lengths[at.b] + depth[r / G] - a.window;
       for (int64_t j = 0; j < count && at.begin + j <= oldest; ++j) scores[j * P + r] = -INFINITE;
     }
-  soften(scores, count, P, state.maxima, state.totals);
+  soften(scores, count, P, state.maxima, state.totals, buffers.kept.data());
 
   const float* v[LONGEST_SPLIT];
   for (int64_t j = 0; j < count; ++j) v[j] = floats(v_rows[j], D, buffers.v.data() + j * W);
@@ -99,16 +100,17 @@ void attend_split(
     const int64_t rows = std::min(ROWS, R - r);
     for (; fetched * R < next.count * (r + rows); ++fetched)
       prefetch(next_rows[fetched], D * sizeof(T));
-    for_rows(
-        rows, [&](auto rows) { weigh<rows()>(scores + r, v, count, P, W, state.values + r * W); });
+    for_rows(rows, [&](auto rows) {
+      weigh<rows()>(scores + r, v, count, P, W, buffers.kept.data() + r, state.values + r * W);
+    });
   }
 }
 
-// Merge the splits' states of one tail row's G heads with the tail and the sinks, and write them.
+// Merge the spans' states of one tail row's G heads with the tail and the sinks, and write them.
 template <typename T, typename Q>
 void merge(
     const Attention& a, int64_t b, int64_t h, int64_t n, const int64_t* depth, const State& states,
-    int64_t splits, Buffers& buffers) {
+    int64_t spans, Buffers& buffers) {
   const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P, D = a.D, W = padded(D);
   float *q = buffers.q.data(), *row = buffers.k.data(), *scores = buffers.scores.data();
   float *values = buffers.v.data(), *shares = buffers.shares.data();
@@ -121,7 +123,7 @@ void merge(
 
     const float sink = a.sinks == nullptr ? -INFINITE : a.sinks[head];
     float highest = sink;
-    for (int64_t s = 0; s < splits; ++s) {
+    for (int64_t s = 0; s < spans; ++s) {
       shares[s] = states.maxima[s * a.Hkv * P + r];
       if (shares[s] > highest || shares[s] != shares[s]) highest = shares[s];
     }
@@ -138,12 +140,12 @@ void merge(
     }
 
     float total = sink == -INFINITE ? 0.0f : exp_negative(sink - highest);
-    for (int64_t s = 0; s < splits; s += WIDTH)
+    for (int64_t s = 0; s < spans; s += WIDTH)
       store(shares + s, exp_negative(load(shares + s) - highest));
-    for (int64_t s = 0; s < splits; ++s) total += shares[s] * states.totals[s * a.Hkv * P + r];
+    for (int64_t s = 0; s < spans; ++s) total += shares[s] * states.totals[s * a.Hkv * P + r];
     for_vectors(W, [&](int64_t d, auto vectors) {
       Vector sums[vectors()] = {};
-      for (int64_t s = 0; s < splits; ++s) {
+      for (int64_t s = 0; s < spans; ++s) {
         if (shares[s] == 0.0f) continue;  // what is not seen may be a NaN
         const float* from = states.values + (s * a.Hkv * R + r) * W + d;
         for (int64_t u = 0; u < vectors(); ++u)

@@ -1,9 +1,10 @@
 // branch_attention: out = softmax(scale * q K^T) V over the prefix, in pages, and the tail. The prefix
-// is cut into splits of about SPLIT tokens; a unit of work is one split of one sequence and kv head,
-// which reads its keys and values once for all N * G query rows. States (maximum, sum, weighted values)
-// of the splits are merged with the tail afterwards. Splits depend on the length alone, and a row is
-// computed in one way however many there are, so it has the same bits alone, next to any other rows,
-// in any batch, and with any number of threads.
+// is cut into splits of about SPLIT tokens, and a long one's neighboring splits are one span; a unit of
+// work is one span of one sequence and kv head, which reads its keys and values once for all N * G query
+// rows, split by split. States (maximum, sum, weighted values) of the spans are merged with the tail
+// afterwards. Splits and spans depend on the length and the kv heads alone, and a row is computed in one
+// way however many there are, so it has the same bits alone, next to any other rows, in any batch, and
+// with any number of threads.
 // Floor: 2 * Hkv * D * itemsize bytes per token of the prefix; 4 * Hq * N * D flops per token.
 
 namespace args_fast::ARGS_FAST_ISA {
@@ -15,41 +16,55 @@ class AttentionPlan {
  public:
   explicit AttentionPlan(const Attention& a)
       : B_(a.B), Hkv_(a.Hkv), N_(a.N), rows_(a.N * (a.Hq / a.Hkv)), width_(padded(a.D)),
-        depth_(a.N, -1), size_(a.B), first_(a.B + 1, 0) {
+        depth_(a.N, -1) {
     for (int64_t i = 0; i < a.N; ++i)
       for (int64_t j = 0; j < a.N; ++j) depth_[i] += a.mask[i * a.N + j];
+    int64_t spans = 0;
     for (int64_t b = 0; b < B_; ++b) {
-      const int64_t length = a.lengths[b],
-                    number = std::max<int64_t>((length + SPLIT / 2) / SPLIT, 1);
-      size_[b] = std::max<int64_t>((length + number - 1) / number, 1);
-      first_[b + 1] = first_[b] + (length + size_[b] - 1) / size_[b];
+      cuts_.emplace_back(a.lengths[b], Hkv_, spans);
+      spans += cuts_.back().spans;
     }
-    memory_.reset(new float[first_[B_] * Hkv_ * (rows_ * width_ + 2 * padded(rows_))]);
+    units_ = spans * Hkv_;
+    memory_.reset(new float[units_ * (rows_ * width_ + 2 * padded(rows_))]);
   }
 
-  // Splits that some row sees, of all sequences and kv heads, in the order (b, split, h): the heads of
-  // a token stand next to each other in memory.
-  int64_t splits(const Attention& a) const {
-    int64_t splits = 0;
-    for (int64_t b = 0; b < B_; ++b) splits += first_[b + 1] - first_[b] - hidden(a, b);
-    return splits * Hkv_;
+  // Units that some row sees, of all sequences and kv heads, in the order (b, span, h).
+  int64_t units(const Attention& a) const {
+    int64_t units = 0;
+    for (const Cut& cut : cuts_) units += (cut.spans - cut.hidden_spans(a.window)) * Hkv_;
+    return units;
   }
 
-  // Attend to splits [begin, end) of these.
+  // Attend to units [begin, end) of these. The heads of a span are read split by split: those of a token
+  // stand next to each other in memory.
   template <typename T, typename Q>
   void attend(const Attention& a, int64_t begin, int64_t end, Buffers& buffers) const {
     for (int64_t b = 0; b < B_; ++b) {
-      const int64_t before = hidden(a, b) * Hkv_, units = (first_[b + 1] - first_[b]) * Hkv_;
-      const int64_t first = std::max<int64_t>(begin, 0) + before,
-                    last = std::min(end + before, units);
-      for (int64_t unit = first; unit < last; ++unit) {
-        const Split at = split(a, b, unit),
-                    next = unit + 1 < last ? split(a, b, unit + 1) : Split{};
-        if (unit < first + Hkv_) turn_queries<Q>(a, b, at.h, buffers);
-        attend_split<T>(a, at, next, depth_.data(), state(first_[b] * Hkv_ + unit), buffers);
+      const Cut& cut = cuts_[b];
+      const int64_t hidden = cut.hidden_spans(a.window) * Hkv_, units = cut.spans * Hkv_;
+      const int64_t first = std::max<int64_t>(begin, 0) + hidden,
+                    last = std::min(end + hidden, units);
+      for (int64_t unit = first; unit < std::min(last, first + Hkv_); ++unit)
+        turn_queries<Q>(a, b, unit % Hkv_, buffers);
+      std::vector<Split>& splits = buffers.splits;
+      splits.clear();
+      for (int64_t unit = first; unit < last;) {
+        const int64_t span = unit / Hkv_, after = std::min(last, (span + 1) * Hkv_);
+        for (int64_t u = unit; u < after; ++u) begin_state(state(cut.first * Hkv_ + u));
+        const int64_t visible = std::max(span * cut.per_span, cut.hidden(a.window));
+        for (int64_t s = visible; s < std::min((span + 1) * cut.per_span, cut.splits); ++s)
+          for (int64_t u = unit; u < after; ++u)
+            splits.push_back(
+                {b, u % Hkv_, s * cut.size, std::min(cut.size, cut.length - s * cut.size),
+                 cut.first * Hkv_ + u});
+        unit = after;
       }
-      begin -= units - before;
-      end -= units - before;
+      for (size_t i = 0; i < splits.size(); ++i)
+        attend_split<T>(
+            a, splits[i], i + 1 < splits.size() ? splits[i + 1] : Split{}, depth_.data(),
+            state(splits[i].unit), buffers);
+      begin -= units - hidden;
+      end -= units - hidden;
     }
   }
 
@@ -59,40 +74,64 @@ class AttentionPlan {
   template <typename T, typename Q>
   void finish(const Attention& a, int64_t unit, Buffers& buffers) const {
     const int64_t n = unit % N_, h = unit / N_ % Hkv_, b = unit / N_ / Hkv_;
-    const int64_t first = first_[b] + hidden(a, b), splits = first_[b + 1] - first;
-    merge<T, Q>(a, b, h, n, depth_.data(), state(first * Hkv_ + h), splits, buffers);
+    const Cut& cut = cuts_[b];
+    const int64_t hidden = cut.hidden_spans(a.window);
+    merge<T, Q>(
+        a, b, h, n, depth_.data(), state((cut.first + hidden) * Hkv_ + h), cut.spans - hidden,
+        buffers);
   }
 
  private:
-  // Splits of a sequence that no row sees. The rows of the tail stand at length + depth >= length, so
-  // the first one sees farthest back.
-  int64_t hidden(const Attention& a, int64_t b) const {
-    return a.window > 0 ? std::max<int64_t>(a.lengths[b] - a.window + 1, 0) / size_[b] : 0;
-  }
+  // How a prefix is cut.
+  struct Cut {
+    // Spans of a long prefix are multiples of four, of equally many splits, so that few threads have as
+    // much to do, and many have something.
+    Cut(int64_t length, int64_t Hkv, int64_t first) : length(length), first(first) {
+      const int64_t about = std::max<int64_t>((length + SPLIT / 2) / SPLIT, 1);
+      const int64_t wanted = 4 * std::max((about + 8) / 16, (2 + Hkv) / Hkv);
+      per_span = std::max<int64_t>((about + wanted / 2) / wanted, 1);
+      const int64_t number = per_span > 1 ? wanted * per_span : about;
+      size = std::max<int64_t>((length + number - 1) / number, 1);
+      splits = (length + size - 1) / size;
+      spans = (splits + per_span - 1) / per_span;
+    }
 
-  Split split(const Attention& a, int64_t b, int64_t unit) const {
-    const int64_t begin = unit / Hkv_ * size_[b];
-    return {b, unit % Hkv_, begin, std::min(size_[b], a.lengths[b] - begin)};
+    // Splits, and spans, that no row sees. The rows of the tail stand at length + depth >= length, so the
+    // first one sees farthest back.
+    int64_t hidden(int64_t window) const {
+      return window > 0 ? std::max<int64_t>(length - window + 1, 0) / size : 0;
+    }
+    int64_t hidden_spans(int64_t window) const { return hidden(window) / per_span; }
+
+    int64_t length, first;  // and the number of its first span
+    int64_t size, splits;   // tokens of a split, of which the last may have fewer
+    int64_t per_span, spans;
+  };
+
+  // Before its first split: no row has seen anything.
+  void begin_state(const State& state) const {
+    std::fill_n(state.maxima, padded(rows_), -INFINITE);
+    std::fill_n(state.totals, padded(rows_), 0.0f);
   }
 
   State state(int64_t unit) const {
-    const int64_t units = first_[B_] * Hkv_, P = padded(rows_);
-    float *values = memory_.get(), *maxima = values + units * rows_ * width_;
-    float* totals = maxima + units * P;
+    const int64_t P = padded(rows_);
+    float *values = memory_.get(), *maxima = values + units_ * rows_ * width_;
+    float* totals = maxima + units_ * P;
     return {values + unit * rows_ * width_, maxima + unit * P, totals + unit * P};
   }
 
   const int64_t B_, Hkv_, N_, rows_, width_;
-  // Distance of each row from the prefix; tokens of a split of each sequence, where the last one may have
-  // fewer; and the number of its first one.
-  std::vector<int64_t> depth_, size_, first_;
+  std::vector<int64_t> depth_;  // distance of each row from the prefix
+  std::vector<Cut> cuts_;       // of each sequence
+  int64_t units_;
   std::unique_ptr<float[]> memory_;
 };
 
 template <typename T>
 void attention_of(const Attention& a) {
   const AttentionPlan plan(a);
-  torch::stable::parallel_for(0, plan.splits(a), 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, plan.units(a), 1, [&](int64_t begin, int64_t end) {
     Buffers mine(a);
     plan.attend<T, T>(a, begin, end, mine);
   });

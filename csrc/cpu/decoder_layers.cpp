@@ -1,4 +1,5 @@
 // decoder_layers as torch sees it.
+#include "held_tensors.h"
 #include "ops.h"
 #include "prefixes.h"
 
@@ -170,13 +171,15 @@ DecoderLayer layer_of(
 }  // namespace
 
 void decoder_layers(
-    const Tensor& hidden, const std::vector<Tensor>& tensors, const Tensor& tail_k,
-    const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
+    const Tensor& hidden, int64_t number, const Tensor& tail_k, const Tensor& tail_v,
+    const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
     const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
     const std::vector<int64_t>& windows, Name norm, double eps, Name activation, bool pre_norm,
     std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
-    const std::vector<Tensor>& low_rank, const std::vector<Tensor>& adapted) {
+    const std::vector<Tensor>& adapted) {
+  const std::shared_ptr<const HeldTensors> held = held_tensors(number);
+  const auto& [tensors, low_rank] = *held;
   const int64_t L = scales.size();
   STD_TORCH_CHECK(
       L > 0 && windows.size() == scales.size() && int64_t(tensors.size()) == L * PARTS,

@@ -281,14 +281,14 @@ class LayersOf {
 
   void attend(Team::Member& team, Own& own, const DecoderLayer& layer, int64_t l) const {
     const std::array<Attention, 2> at = attention_of(layer, l);
-    const int64_t splits = plans_[0].splits(at[0]), merges = plans_[0].merges();
+    const int64_t units = plans_[0].units(at[0]), merges = plans_[0].merges();
     team.parts(M_, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) place_row(at[m / rows_], own, layer, m);
     });
-    team.parts(a_.reader_count * splits, [&](int64_t begin, int64_t end) {
+    team.parts(a_.reader_count * units, [&](int64_t begin, int64_t end) {
       for (int64_t i = 0; i < a_.reader_count; ++i) {
-        const int64_t last = std::min(end - i * splits, splits);
-        plans_[i].template attend<T, float>(at[i], begin - i * splits, last, own.buffers);
+        const int64_t last = std::min(end - i * units, units);
+        plans_[i].template attend<T, float>(at[i], begin - i * units, last, own.buffers);
       }
     });
     team.parts(a_.reader_count * merges, [&](int64_t begin, int64_t end) {

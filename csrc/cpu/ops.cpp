@@ -55,10 +55,16 @@ const Kernels& kernels() { return *choice().kernels; }
 STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
   m.impl("topk_logprobs", TORCH_BOX(&args_fast::topk_logprobs));
   m.impl("branch_attention", TORCH_BOX(&args_fast::branch_attention));
+  m.impl("hold_layers", TORCH_BOX(&args_fast::hold_layers));
   m.impl("decoder_layers", TORCH_BOX(&args_fast::decoder_layers));
   m.impl("linear", TORCH_BOX(&args_fast::linear));
   m.impl("select", TORCH_BOX(&args_fast::select));
   m.impl("commit", TORCH_BOX(&args_fast::commit));
+}
+
+// For what has no tensor by which it could be dispatched.
+STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CompositeExplicitAutograd, m) {
+  m.impl("release_layers", TORCH_BOX(&args_fast::release_layers));
 }
 
 // Which kernels run, for the tests and for reports.

@@ -24,14 +24,17 @@ Tensor branch_attention(
     const Tensor& tail_mask, double scale, int64_t sliding_window, double softcap,
     std::optional<Tensor> sinks);
 
+int64_t hold_layers(std::vector<Tensor> weights, std::vector<Tensor> low_rank);
+void release_layers(int64_t number);
+
 void decoder_layers(
-    const Tensor& hidden, const std::vector<Tensor>& tensors, const Tensor& tail_k,
-    const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
+    const Tensor& hidden, int64_t layers, const Tensor& tail_k, const Tensor& tail_v,
+    const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
     const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
-    const std::vector<int64_t>& windows, Name norm, double eps, Name activation,
-    bool pre_norm, std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
-    const std::vector<Tensor>& low_rank, const std::vector<Tensor>& adapted);
+    const std::vector<int64_t>& windows, Name norm, double eps, Name activation, bool pre_norm,
+    std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,
+    const std::vector<Tensor>& adapted);
 
 Tensor linear(
     const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> scale);

@@ -27,14 +27,20 @@ import torch
 from torch import Tensor
 
 from args_fast.kernels.branch_attention import MAX_D
-from args_fast.kernels.device import too_old
+from args_fast.kernels.device import machine, too_old
 from args_fast.kernels.layer_pass import Embedding, Layer, LayerPass, Norm, term_of
+from args_fast.kernels.layer_products import ROWS
 
 COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 # Of a term, by bytes of an element: what it takes of registers and shared memory grows with it.
 MOST_RANK = {2: 64, 4: 32}
+# Rows of a pass up to which the kernels are faster than a model's own modules, by compute
+# capability; not known of others. (9, 0): on an H100, in bfloat16, passes of one tile were faster
+# (1, 4 and 10 rows; 16 too, with a wide spread), of 40 rows slower (docs/performance.md, "On an
+# H100").
+FASTER_ROWS: dict[tuple[int, int], int] = {(9, 0): ROWS}
 
 
 def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
@@ -61,6 +67,12 @@ def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
     if head_size > MAX_D:
         return f"it takes heads of up to {MAX_D} elements, not {head_size}"
     return too_old(matrices[0].device)
+
+
+def faster_rows(device: torch.device) -> int:
+    """Rows of a pass up to which the kernels are known to be faster than a model's own modules."""
+    capability, _ = machine(device)
+    return FASTER_ROWS.get(capability, 0)
 
 
 def decoder_layers(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_models import decoder, tokens
+from ways import rows_by_way
 
 from args_fast import DecodingConfig
 from args_fast.bench import baselines
@@ -113,10 +114,21 @@ def test_a_step_that_was_not_captured_has_no_figure():
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", [baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD])
-def test_lookahead_changes_no_token(pair, name, batch):
+@pytest.mark.parametrize(
+    "name", [baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD, baselines.ARGS_MODULES]
+)
+def test_options_change_no_token(pair, name, batch):
     expected = baselines.args(pair, prompts(batch), config(12, 5, 1.5))
     assert baselines.METHODS[name](pair, prompts(batch), config(12, 5, 1.5)) == expected
+
+
+def test_modules_are_what_runs_where_they_are_named():
+    pair = random_pair("tiny-llama", "tiny-llama")
+    with rows_by_way() as rows:
+        for name in (baselines.GREEDY_MODULES, baselines.ARGS_MODULES):
+            baselines.METHODS[name](pair, prompts(2), config(3, 5, 1.5))
+    assert rows["modules"]
+    assert not rows["fused"]
 
 
 def test_compiling_ours_changes_no_token():

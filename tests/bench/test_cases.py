@@ -3,7 +3,7 @@
 import pytest
 
 from args_fast.bench import baselines, models
-from args_fast.bench.cases import SETS, USUAL, Case, tiny
+from args_fast.bench.cases import MODULES, SETS, USUAL, Case, tiny
 
 EVERY_CASE = [
     pytest.param(case, id=case.key)
@@ -50,7 +50,7 @@ def test_the_visits_to_a_gpu_measure_the_papers_pairs_and_then_the_others():
     pairs = {("opt-2.7b", rm, t) for rm in ("opt-350m", "opt-125m") for t in (128, 1900)}
     for visit, methods in (
         ("A", {*USUAL, baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD}),
-        ("B", {*USUAL, baselines.GREEDY_FUSED, baselines.ARGS_FUSED}),
+        ("B", {*USUAL, *MODULES, baselines.GREEDY_FUSED, baselines.ARGS_FUSED}),
     ):
         assert {(case.lm, case.rm, case.prompt) for case in SETS[visit]} == pairs
         for case in SETS[visit]:

@@ -181,6 +181,40 @@ def test_no_sequences_give_no_rows():
     assert run(decoder_layers(), case)[0].shape == (0, 2, 24)
 
 
+# ---- what the library holds ----------------------------------------------------------------------
+
+
+def test_layers_held_are_the_callers_tensors_wherever_they_move():
+    case, op = layers_case([5, 20], 2, **LLAMA), decoder_layers()
+    before = run(op, case)[0]
+    for weight in case[1]:
+        weight.data = weight.data * 1.25
+    after = run(op, case)[0]
+    assert not torch.equal(before, after)
+    assert torch.equal(after, run(decoder_layers(), case)[0])
+
+
+def test_more_lists_than_an_op_holds():
+    op, cases = decoder_layers(), [layers_case([5], 2, **LLAMA, seed=seed) for seed in range(9)]
+    for case in (*cases, *cases):
+        assert torch.equal(run(op, case)[0], run(decoder_layers(), case)[0])
+
+
+def test_weights_are_let_go_with_the_op():
+    case, op = layers_case([5], 2, **LLAMA), decoder_layers()
+    weight = case[1][2]
+    alone = weight._use_count()
+    run(op, case)
+    assert weight._use_count() == alone + 1
+    del op
+    assert weight._use_count() == alone
+    last = torch.ops.args_fast_cpp.hold_layers.default(case[1], [])
+    torch.ops.args_fast_cpp.release_layers.default(last)
+    torch.ops.args_fast_cpp.release_layers.default(last)  # once more does nothing
+    with pytest.raises(RuntimeError, match=f"layers {last} are not held, or were released"):
+        torch.ops.args_fast_cpp.decoder_layers.default(case[HIDDEN], last, *case[2:-2], [])
+
+
 # ---- refusals ------------------------------------------------------------------------------------
 
 NAMES = (

@@ -41,10 +41,15 @@ def committed(*arguments):
     op("commit")(*arguments[:-1], arguments[-1].clone())  # the lengths grow
 
 
+def layers_of_new_lists(hidden, weights, *others):
+    decoder_layers()(hidden, list(weights), *others)
+
+
 CASES = {
     "llama": lambda: (decoder_layers(), layers_case([5], 2, **LLAMA)),
     "opt": lambda: (decoder_layers(), layers_case([5], 2, **OPT)),
     "adapted": lambda: (decoder_layers(), layers_case([5], 2, **LLAMA, ranks=[3])),
+    "new lists": lambda: (layers_of_new_lists, layers_case([5], 2, **LLAMA)),
     "linear": lambda: (
         torch.ops.args_fast_cpp.linear.default,
         (random(3, 16), random(8, 16), random(8), None),

@@ -1,11 +1,14 @@
 """What goes through a model."""
 
 import collections
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PRODUCTS = {"linear", "mm", "addmm", "bmm", "decoder_layers"}  # of torch's ops and of ours
+from args_fast.ops.decoder_layers import InCpp
+
+PRODUCTS = {"linear", "mm", "addmm", "bmm"}  # of torch's ops and of ours
 
 
 def rows_of(model):
@@ -24,12 +27,31 @@ class BytesRead(TorchDispatchMode):
         super().__init__()
         self.of = collections.Counter()
 
+    def count(self, args):
+        single = (x for arg in args for x in (arg if isinstance(arg, list) else [arg]))
+        tensors = [x for x in single if isinstance(x, torch.Tensor)]
+        self.of.update({x.data_ptr(): x.nbytes for x in tensors})
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in PRODUCTS:
-            single = (x for arg in args for x in (arg if isinstance(arg, list) else [arg]))
-            tensors = [x for x in single if isinstance(x, torch.Tensor)]
-            self.of.update({x.data_ptr(): x.nbytes for x in tensors})
+            self.count(args)
         return func(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        """Layers in C++ are counted where they are called: the library holds their weights."""
+        call = InCpp.__call__
+
+        def counted(op, hidden, weights, *others):
+            self.count([weights])
+            return call(op, hidden, weights, *others)
+
+        self._patched = mock.patch.object(InCpp, "__call__", counted)
+        self._patched.start()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self._patched.stop()
+        return super().__exit__(*error)
 
 
 def reads_per_token(model, decode, through_modules=True):

@@ -24,11 +24,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--fused-layers", action="store_true", help="of both models, as one op")
+    parser.add_argument(
+        "--fused-layers",
+        action=argparse.BooleanOptionalAction,
+        default="auto",
+        help="layers of both models as one op, or through modules; the engine's choice otherwise",
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth case only")
     arguments = parser.parse_args()
-    fused = arguments.fused_layers or "auto"
-    wrong = check(GOLDEN, arguments.device, fused=fused, every=arguments.every)
+    options = {"fused": arguments.fused_layers, "every": arguments.every}
+    wrong = check(GOLDEN, arguments.device, **options)
     for line in wrong:
         print(f"WRONG  {line}")
     return bool(wrong)

@@ -1,18 +1,22 @@
 """Layers as one op: which models have them, and that they do what the modules do."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
+import math
 import warnings
 
+import oracle
 import pytest
 import torch
 import transformers as t
 from refusals import refuses
 from tiny_models import CONFIGS, IDS, LENGTH, VOCABULARY, language_model, reward_model, tokens
+from ways import fused_up_to, rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.errors import ConfigError
+from args_fast.errors import ConfigError, ProofError
 from args_fast.kvcache.storage import PagedCache
 from args_fast.models import fused
 from args_fast.models.backbone import Backbone, check_eval
@@ -450,18 +454,99 @@ def test_what_is_asked_for_and_refused_is_said_by_name():
         ArgsDecoder(lm, rm)
 
 
-def test_on_cuda_it_runs_where_it_is_asked_for(monkeypatch):
-    """There it is faster for a few rows only: "auto" is where it always is."""
-    cuda = torch.device("cuda")
+# ---- some passes by the op and some by modules ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capability", "rows"), [((8, 0), 0), ((8, 9), 0), ((9, 0), 16), ((10, 0), 0)]
+)
+def test_auto_on_cuda_is_the_rows_that_were_measured_on_the_architecture(
+    monkeypatch, capability, rows
+):
+    kernels = pytest.importorskip("args_fast.kernels.decoder_layers")
+    monkeypatch.setattr(kernels, "machine", lambda device: (capability, 132))
     monkeypatch.setattr(triton, "status", lambda: "built")
+    cuda = torch.device("cuda")
     assert op.backend("cuda") == "triton"
-    assert fused.is_asked_for(True, cuda)
-    assert not fused.is_asked_for("auto", cuda)
-    assert not fused.is_asked_for(False, cuda)
-    assert fused.is_asked_for("auto", torch.device("cpu"))
+    assert op.faster_rows(cuda) == rows
     for other in ("torch", "cuda", "cpp"):
         with use_backend(other):
             assert op.backend("cuda") is None
+            assert op.faster_rows(cuda) == 0
+    backbone = Backbone(language_model(), "language model")
+    for asked, expected in (("auto", rows), (True, math.inf), (False, 0)):
+        backbone.device, backbone.fused = cuda, asked
+        assert backbone.most_fused_rows == expected
+
+
+def test_auto_on_the_cpu_is_any_number_of_rows():
+    backbone = Backbone(language_model(), "language model")
+    assert backbone.fused_layers(10_000) is not None
+    assert op.faster_rows(torch.device("cpu")) == math.inf
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize(("lm", "rm"), [("llama", "opt"), ("gpt2", "qwen3")])
+def test_passes_of_more_rows_go_through_modules_with_the_oracles_tokens(lm, rm, lookahead):
+    models = language_model(lm), reward_model(rm)
+    prompts = [tokens(length, seed=length) for length in (9, 5, 14)]
+    config = DecodingConfig(k=10, w=1.5, max_new_tokens=5, eos_token_ids=[])
+    with fused_up_to(16):
+        decoder = ArgsDecoder(*models, lookahead=lookahead)
+        with rows_by_way() as alone:
+            (single,) = decoder.generate(prompts[0], config)
+        with rows_by_way() as batched:
+            batch = decoder.generate(prompts, config)
+    assert 10 in alone["fused"]
+    assert not alone["modules"]
+    assert max(batched["fused"]) <= 16
+    assert set(batched["modules"]) == {30}
+    for prompt, result in zip([prompts[0], *prompts], [single, *batch], strict=True):
+        expected = oracle.decode(*models, prompt, k=10, w=1.5, steps=5)
+        assert expected.margin > 1e-4
+        assert result.token_ids == expected.tokens
+        assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "ways"),
+    [
+        ("auto", 16, {"fused", "modules"}),
+        ("auto", None, {"fused"}),
+        (True, 16, {"fused"}),
+        (False, 16, {"modules"}),
+    ],
+)
+def test_each_way_that_is_used_is_proved_at_load_and_no_other(asked, limit, ways):
+    limited = contextlib.nullcontext() if limit is None else fused_up_to(limit)
+    with limited, rows_by_way() as rows:
+        pair(fused_layers=asked)
+    assert {way for way, counts in rows.items() if counts} == ways
+
+
+def test_modules_that_disagree_are_found_where_passes_use_them(monkeypatch):
+    attend = Branches.attend
+    monkeypatch.setattr(Branches, "attend", lambda *args: attend(*args) * 1.5)
+    pair()  # the op alone
+    with fused_up_to(16):
+        with refuses(ProofError, "the language model", "branch from a shared prefix"):
+            prove(Backbone(language_model(), "language model"), logits=True)
+        with refuses(ProofError, "the reward model", "branch from a shared prefix"):
+            pair()
+
+
+def test_layers_that_disagree_leave_every_pass_to_the_modules(monkeypatch):
+    hidden = fused.FusedLayers.hidden
+    with monkeypatch.context() as patched, fused_up_to(16):
+        patched.setattr(fused.FusedLayers, "hidden", lambda *args: hidden(*args) * 1.5)
+        with pytest.warns(UserWarning, match="fused_layers is not used for the language model"):
+            decoder = pair()
+    config = DecodingConfig(k=5, max_new_tokens=6)
+    with fused_up_to(16), rows_by_way() as rows:
+        result = decoder.generate([[5, 6, 7]], config)
+    assert not rows["fused"]
+    assert rows["modules"]
+    assert result == pair(fused_layers=False).generate([[5, 6, 7]], config)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])

@@ -4,18 +4,21 @@ The device is CUDA. ARGS_FAST_TEST_DEVICE=cpu runs the same on the CPU's, which 
 are themselves tested where there is no GPU.
 """
 
+import contextlib
 import copy
 import os
 
+import oracle
 import pytest
 import tiny_models
 import torch
 from layer_cases import layers_case
 from op_cases import DTYPES, random
+from ways import fused_up_to, rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.ops import plain_layers, record
-from args_fast.ops.decoder_layers import backend, decoder_layers
+from args_fast.ops.decoder_layers import backend, decoder_layers, faster_rows
 
 DEVICE = os.environ.get("ARGS_FAST_TEST_DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(
@@ -148,4 +151,35 @@ def test_every_replay_of_a_step_has_the_same_bits_and_those_of_the_eager_step(lm
         (result,) = replayed.generate(prompt, config)
         assert result == wanted, number  # tokens, and the last bit of every number
     for runner in replayed.engine.bursts.runners.values():
+        assert runner.graphs.failure is None
+
+
+@pytest.mark.parametrize("lookahead", [True, False])
+def test_auto_fuses_passes_of_a_tile_of_rows_with_the_oracles_tokens(lookahead):
+    """In float32. Alone every pass is fused; a batch of 3 with k = 10 has passes of 30 rows or more
+    too, which go through the modules."""
+    models = tiny_models.language_model("llama"), tiny_models.reward_model("opt")
+    pair = [copy.deepcopy(model).to(DEVICE) for model in models]
+    measured = faster_rows(torch.device(DEVICE)) == 16
+    with contextlib.nullcontext() if measured else fused_up_to(16):
+        with rows_by_way() as proof:
+            decoder = ArgsDecoder(*pair, lookahead=lookahead)
+        assert proof["fused"]
+        assert proof["modules"]
+        prompts = [tiny_models.tokens(length, seed=length) for length in (12, 3, 9)]
+        config = DecodingConfig(k=10, w=1.5, max_new_tokens=20, eos_token_ids=[])
+        expected = [oracle.decode(*models, text, k=10, w=1.5, steps=20) for text in prompts]
+        for texts in (1, 3):
+            with rows_by_way() as rows:
+                for _ in range(3):  # as it is, captured, replayed
+                    results = decoder.generate(prompts[:texts], config)
+                    for result, text in zip(results, expected, strict=False):
+                        assert text.margin > 1e-4
+                        assert result.token_ids == text.tokens
+                        assert result.rewards == pytest.approx(text.rewards, abs=1e-3)
+            assert max(rows["fused"]) <= 16
+            assert (10 in rows["fused"]) == (texts == 1)
+            assert bool(rows["modules"]) == (texts == 3)
+            assert all(count >= 30 for count in rows["modules"])
+    for runner in decoder.engine.bursts.runners.values():
         assert runner.graphs.failure is None

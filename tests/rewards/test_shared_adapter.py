@@ -18,6 +18,7 @@ from passes import reads_per_token
 from refusals import refuses
 from sizes import examples
 from tiny_models import ORDERS, language_model, reward_model, tokens
+from ways import fused_up_to, rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.engine.engine import Engine
@@ -298,6 +299,27 @@ def test_fused_layers_are_given_each_weight_once_per_token(order, reads, layers)
     layers = {name: count for name, count in counts.items() if "layers." in name}
     assert len(layers) == 14
     assert set(layers.values()) == {(0, reads)}
+
+
+@needs_cpp
+def test_rows_of_both_models_count_together_where_passes_of_few_are_fused():
+    lm, model = lora.pair()
+    with fused_up_to(16), rows_by_way() as proof:
+        pair = decoder(lm, model, "ahead", fused="auto")
+        assert reward_of(pair).joins
+        assert reward_of(pair).joined_share == 1
+        assert proof["joined"]
+        assert proof["modules"]
+        for k in (8, 9):
+            config = DecodingConfig(k=k, max_new_tokens=STEPS, eos_token_ids=[])
+            with rows_by_way() as rows:
+                (result,) = pair.generate(tokens(9), config)
+            assert (16 in rows["joined"]) == (k == 8)
+            assert bool(rows["modules"]) == (k == 9)
+            expected = oracle.decode(lm, lora.of_text(model), tokens(9), k=k, w=1.5, steps=STEPS)
+            assert expected.margin > MARGIN
+            assert result.token_ids == expected.tokens
+            assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
 
 
 def held():

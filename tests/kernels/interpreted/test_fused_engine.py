@@ -9,8 +9,11 @@ import tiny_models
 import torch
 import transformers as t
 from launches import count_as_one, steps_recorded
+from ways import rows_by_way
 
 from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.kernels import decoder_layers as kernels
+from args_fast.kernels.device import OLDEST
 from args_fast.models.fused import FusedLayers
 from args_fast.ops import backends, cuda, plain, use_backend
 from args_fast.ops import decoder_layers as op
@@ -123,10 +126,30 @@ def test_weights_that_the_kernels_do_not_take_are_left_to_the_modules():
     assert decoder.engine.panel.rewards["reward"].backbone.fused_layers() is not None
 
 
-def test_auto_leaves_triton_out():
+def test_auto_leaves_triton_out_where_it_was_not_measured():
     decoder = ArgsDecoder(tiny_models.language_model("opt"), tiny_models.reward_model("opt"))
     assert op.backend("cpu") == "triton"
     assert decoder.engine.lm.fused_layers() is None
+
+
+def test_auto_runs_passes_of_a_tile_of_rows_and_leaves_those_of_more_to_the_modules(monkeypatch):
+    models = tiny_models.language_model("llama"), tiny_models.reward_model("opt")
+    monkeypatch.setitem(kernels.FASTER_ROWS, OLDEST, kernels.FASTER_ROWS[9, 0])
+    with rows_by_way() as proof:
+        decoder = ArgsDecoder(*models)
+    assert proof["fused"]
+    assert proof["modules"]
+    prompts = [tiny_models.tokens(length, seed=length) for length in (18, 1, 7)]
+    config = DecodingConfig(k=10, w=1.5, max_new_tokens=2, eos_token_ids=[])
+    for texts, fused, modules in ((prompts[:1], {1, 10}, set()), (prompts, {3}, {30})):
+        with rows_by_way() as rows:
+            results = decoder.generate(texts, config)
+        assert (set(rows["fused"]), set(rows["modules"])) == (fused, modules)
+        for text, result in zip(texts, results, strict=True):
+            expected = oracle.decode(*models, text, k=10, w=1.5, steps=2)
+            assert expected.margin > 1e-4
+            assert result.token_ids == expected.tokens
+            assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
 
 
 @pytest.mark.parametrize("joined", [False, True])
