@@ -73,7 +73,7 @@ class Case:
 
 PAIR = Case("opt-2.7b", "opt-350m", methods=(*USUAL, baselines.STATIC))
 LLAMA = replace(PAIR, lm="llama-7b", rm="llama-7b")
-ONE_SET = (baselines.ADAPTER,) if find_spec("peft") else ()
+ONE_SET = baselines.ADAPTERS if find_spec("peft") else ()
 CURVE = replace(PAIR, methods=(*USUAL, baselines.K_COPIES))
 OPTIONS = (*USUAL, baselines.LOOKAHEAD, baselines.NO_LOOKAHEAD)
 MODULES = (baselines.GREEDY_MODULES, baselines.ARGS_MODULES)
@@ -100,6 +100,10 @@ SETS: dict[str, list[Case]] = {
         replace(PAIR, batch=4, new_tokens=32, methods=FUSED),
         replace(PAIR, new_tokens=32),
         replace(PAIR, methods=COMPILED, new_tokens=32),
+    ],
+    # Of the first case of C what an adapter is measured against: a minute.
+    "adapter": [
+        replace(LLAMA, new_tokens=32, methods=(baselines.GREEDY, baselines.GREEDY_FUSED, *ONE_SET))
     ],
     "cpu": [
         ON_CPU,

@@ -136,7 +136,7 @@ def measure_case(
     for name in case.methods:
         new_tokens = case.tokens_of(name)
         models = [pair.language_model]
-        if name not in (*baselines.GREEDIES, baselines.ADAPTER):
+        if name not in (*baselines.GREEDIES, *baselines.ADAPTERS):
             models.append(pair.reward_model)
         methods.append(
             Method(

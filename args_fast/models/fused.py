@@ -277,15 +277,11 @@ def fused_layers(
     layers = layers_of(model, options)
     if isinstance(layers, str):
         return layers
-    if reason := unsupported(layers.weights(), head_size):
-        return reason
-    if terms is None:
-        return FusedLayers(model, layers)
-    if backend(next(model.parameters()).device.type) != "cpp":
-        return "only the C++ op adds an adapter's terms"
-    low_rank = terms.of_matrices(layers.matrices)
+    low_rank = [] if terms is None else terms.of_matrices(layers.matrices)
     if low_rank is None:
         return "the adapter is on other layers than the op has"
+    if reason := unsupported(layers.weights(), head_size, low_rank):
+        return reason
     return FusedLayers(model, layers, low_rank)
 
 

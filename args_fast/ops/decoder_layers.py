@@ -8,7 +8,7 @@ of Triton kernels (kernels/triton/decoder_layers.py).
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from args_fast.ops import cpp, triton
 from args_fast.ops.backends import forced_backend
-from args_fast.ops.schemas import LAYER_WEIGHTS
+from args_fast.ops.schemas import LAYER_WEIGHTS, TERM_NAMES
 
 DecoderLayers = Callable[..., None]
 # ids [B, N], the embeddings of tokens [V, H]; those of positions [.., H], positions [B, N] and the
@@ -56,12 +56,15 @@ def decoder_layers(device: torch.device | str = "cpu") -> DecoderLayers:
     return InCpp()
 
 
-def unsupported(weights: list[Tensor], head_size: int) -> str | None:
+def unsupported(
+    weights: list[Tensor], head_size: int, low_rank: Sequence[Tensor] = ()
+) -> str | None:
     """Why the op cannot take a model's layers, or None.
 
     Args:
         weights: LAYER_WEIGHTS of each layer.
         head_size: elements of a head.
+        low_rank: an adapter's terms, as the op takes them.
     """
     device = weights[0].device.type
     name = backend(device)
@@ -70,20 +73,21 @@ def unsupported(weights: list[Tensor], head_size: int) -> str | None:
         return f"the op is not here ({status}), or another backend is forced"
     if name == "cpp":
         return None
-    reason: str | None = _kernels().unsupported(by_name(weights), head_size)
+    reason: str | None = _kernels().unsupported(by_name(weights, low_rank), head_size)
     return reason
 
 
-def by_name(weights: list[Tensor]) -> list[dict[str, Tensor | None]]:
-    """Each layer's tensors by the names of LAYER_WEIGHTS; None for those that it does not have."""
-    count = len(LAYER_WEIGHTS)
-    return [
-        {
-            name: weight if weight.numel() else None
-            for name, weight in zip(LAYER_WEIGHTS, weights[at : at + count], strict=True)
-        }
-        for at in range(0, len(weights), count)
-    ]
+def by_name(
+    weights: Sequence[Tensor], low_rank: Sequence[Tensor] = ()
+) -> list[dict[str, Tensor | None]]:
+    """Each layer's tensors by the names of LAYER_WEIGHTS, and with an adapter those of TERM_NAMES;
+    None for those that it does not have."""
+    count = len(weights) // len(LAYER_WEIGHTS)
+    layers = [dict[str, Tensor | None]() for _ in range(count)]
+    for names, tensors in ((LAYER_WEIGHTS, weights), (TERM_NAMES, low_rank)):
+        for i, tensor in enumerate(tensors):
+            layers[i // len(names)][names[i % len(names)]] = tensor if tensor.numel() else None
+    return layers
 
 
 def _kernels() -> Any:
@@ -126,7 +130,9 @@ class _Held:
 
 class InTriton:
     """The op in Triton, with the counters that its programs meet by. ``hidden`` may be of the
-    weights' type, and be made from embeddings, which costs no launch more."""
+    weights' type, and be made from embeddings, which costs no launch more.
+
+    More than ROWS rows are taken some texts at a time, both models' rows of a text together."""
 
     def __init__(self, device: torch.device) -> None:
         self._run = _kernels().decoder_layers
@@ -149,14 +155,16 @@ class InTriton:
         embedding: Embedding | None = None,
     ) -> None:
         *options, low_rank, adapted = others
-        assert not [*low_rank, *adapted]  # args_fast.models.fused leaves adapters to the C++ op
-        layers = by_name(weights)
-        texts = max(1, ROWS // max(1, hidden.shape[1]))
+        layers = by_name(weights, low_rank)
+        B, models = len(page_table), 2 if adapted else 1
+        texts = max(1, ROWS // max(1, models * hidden.shape[1]))
         with torch.cuda.device_of(hidden):  # kernels go to the current one; not on the CPU
-            for first in range(0, hidden.shape[0], texts):
+            for first in range(0, B, texts):
                 part = slice(first, first + texts)
+                halves = hidden.unflatten(0, (models, B))[:, part]
+                rows = halves.flatten(0, 1).contiguous()  # a copy of some texts of both models
                 self._run(
-                    hidden[part],
+                    rows,
                     layers,
                     tail_k[:, part],
                     tail_v[:, part],
@@ -167,9 +175,12 @@ class InTriton:
                     mask,
                     *(None if x is None else x[part] for x in (cos, sin)),
                     *options,
+                    [*(x[:, part] for x in adapted[:2]), *adapted[2:]],
                     counters=self._counters,
                     embedding=None if embedding is None else _part(embedding, part),
                 )
+                if rows.data_ptr() != halves.data_ptr():
+                    halves.copy_(rows.view_as(halves))
 
 
 def _part(embedding: Embedding, texts: slice) -> Embedding:

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from args_fast.ops.plain import branch_attention
-from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
+from args_fast.ops.schemas import LAYER_WEIGHTS, TERM, TERM_NAMES
 
-TERM_NAMES = tuple(f"term_{part}" for part in TERM)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "relu": F.relu,
@@ -111,9 +110,9 @@ def _normed(kind: str, eps: float, x: Tensor, weight: Tensor | None, bias: Tenso
 
 
 def _terms_of_layer(low_rank: Sequence[Tensor], index: int) -> "Layer":
-    names = [f"{matrix}_{part}" for matrix in MATRICES for part in TERM_NAMES]
-    tensors = low_rank[index * len(names) : (index + 1) * len(names)]
-    return {name: x.float() if x.numel() else None for name, x in zip(names, tensors, strict=False)}
+    tensors = low_rank[index * len(TERM_NAMES) : (index + 1) * len(TERM_NAMES)]
+    terms = zip(TERM_NAMES, tensors, strict=False)  # or there are none
+    return {name: x.float() if x.numel() else None for name, x in terms}
 
 
 def _linear(first_adapted: int, layer: Layer, name: str, x: Tensor) -> Tensor:
@@ -123,7 +122,7 @@ def _linear(first_adapted: int, layer: Layer, name: str, x: Tensor) -> Tensor:
     if scale is not None:
         weight = weight * scale[:, None]
     out = F.linear(x, weight, layer[f"{name}_bias"])
-    a, b, bias = (layer.get(f"{name}_{part}") for part in TERM_NAMES)
+    a, b, bias = (layer.get(f"{name}_term_{part}") for part in TERM)
     if a is not None and b is not None:
         out[first_adapted:] += F.linear(x[first_adapted:], a) @ b
     if bias is not None:

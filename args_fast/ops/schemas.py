@@ -53,6 +53,8 @@ LAYER_WEIGHTS = (
 # a is [r, K], of the type of everything else, b [r, N] f32 and bias [N] f32; each empty where there
 # is none.
 TERM = ("a", "b", "bias")
+# Those of a layer, in the order in which decoder_layers takes them.
+TERM_NAMES = tuple(f"{matrix}_term_{part}" for matrix in MATRICES for part in TERM)
 
 # hidden [B, N, H] f32; weights: LAYER_WEIGHTS of each layer; tail_k, tail_v [L, B, N, Hkv, D];
 # k_pages, v_pages [L, pages, page_size, Hkv, D]; page_table [B, P] i32; prefix_lengths [B] i32;

@@ -20,6 +20,7 @@ NAIVE = "naive, no cache"
 # On the language model's own weights.
 HEAD = "args-fast ARGS, Head"
 ADAPTER = "args-fast ARGS, Adapter"
+ADAPTER_FUSED = "args-fast ARGS, Adapter, fused layers"
 # Ours with options of the decoder's; GREEDY and ARGS leave all of them to the engine.
 LOOKAHEAD = "args-fast ARGS, lookahead"
 NO_LOOKAHEAD = "args-fast ARGS, no lookahead"
@@ -44,10 +45,12 @@ METHODS: dict[str, Decode] = {
     LOOKAHEAD: with_options(args, lookahead=True),
     NO_LOOKAHEAD: with_options(args, lookahead=False),
     ADAPTER: with_options(args, lookahead=True, reward=adapter),
+    ADAPTER_FUSED: with_options(args, lookahead=True, reward=adapter, fused_layers=True),
     K_COPIES: k_copies,
     NAIVE: naive,
 }
 GREEDIES = (TRANSFORMERS, STATIC, GREEDY, GREEDY_COMPILED, GREEDY_MODULES, GREEDY_FUSED)
+ADAPTERS = (ADAPTER, ADAPTER_FUSED)
 COMPILING = (STATIC, GREEDY_COMPILED, ARGS_COMPILED)
 EAGER = (TRANSFORMERS, K_COPIES, NAIVE)  # nothing is compiled or captured: one warm-up is enough
 # The two published ways of caching are slow: fewer new tokens, and fewer rounds, tell their steps.

@@ -34,9 +34,12 @@ def args(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> l
 def require_what_was_asked(pair: ArgsDecoder) -> None:
     """Raises RuntimeError where steps ran in another way, slower than what was asked for: not
     captured as graphs, or through the modules of a model whose layers were to be fused."""
-    lm = pair.engine.lm
-    if lm.fused is True and lm.fused_layers() is None:
-        raise RuntimeError(f"the layers are not fused: {lm.refusal or 'see the warnings'}")
+    rewards = pair.engine.panel.rewards.values()
+    backbones = (getattr(reward, "backbone", None) for reward in rewards)
+    for backbone in filter(None, (pair.engine.lm, *backbones)):
+        if backbone.fused is True and backbone.fused_layers() is None:
+            reason = backbone.refusal or "see the warnings"
+            raise RuntimeError(f"the layers are not fused: {reason}")
     for runner in pair.engine.bursts.runners.values():
         if runner.graphs.failure is not None:
             raise RuntimeError(f"a step was not captured as a graph: {runner.graphs.failure}")

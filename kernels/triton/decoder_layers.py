@@ -14,6 +14,9 @@ which the next product takes them.
 A model whose norms come after the residual sums (OPT-350M) has the same five: x is stored before
 its norm, and both who reads it and who adds to it norm it first.
 
+An adapter's terms are added within the products, to the rows that are its own (``layer_terms``);
+where the language model's rows are in the same pass, both attend in one launch.
+
 Which program takes what depends on the model's sizes and the device, never on M or on the lengths;
 so a row of a step has the same bits in any batch.
 """
@@ -25,7 +28,7 @@ from torch import Tensor
 
 from args_fast.kernels.branch_attention import MAX_D
 from args_fast.kernels.device import machine, too_old
-from args_fast.kernels.layer_pass import Embedding, Layer, LayerPass, Norm
+from args_fast.kernels.layer_pass import Embedding, Layer, LayerPass, Norm, term_of
 from args_fast.kernels.layer_products import ROWS
 
 COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
@@ -36,6 +39,8 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 # (1, 4 and 10 rows; 16 too, with a wide spread), of 40 rows slower (docs/performance.md, "On an
 # H100").
 FASTER_ROWS: dict[tuple[int, int], int] = {(9, 0): ROWS}
+# Of a term, by bytes of an element: what it takes of registers and shared memory grows with it.
+MOST_RANK = {2: 64, 4: 32}
 
 
 def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
@@ -45,6 +50,7 @@ def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
         layers: each layer's tensors by name, as in ``decoder_layers``.
         head_size: D.
     """
+    ranks = [len(a) for x in layers for name in MATRICES if (a := term_of(x, name)[0]) is not None]
     for layer in layers:
         matrices = [weight for name in MATRICES if (weight := layer[name]) is not None]
         dtypes = {weight.dtype for weight in matrices}
@@ -55,6 +61,9 @@ def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
         for names in (("k", "v"), ("gate", "up")):
             if len({w.stride() for name in names if (w := layer[name]) is not None}) > 1:
                 return f"it takes {', '.join(names)} with the same strides"
+    most = MOST_RANK[matrices[0].itemsize]
+    if max(ranks, default=0) > most:
+        return f"it takes low-rank terms of rank up to {most}, not {max(ranks)}"
     if head_size > MAX_D:
         return f"it takes heads of up to {MAX_D} elements, not {head_size}"
     return too_old(matrices[0].device)
@@ -86,6 +95,7 @@ def decoder_layers(
     pre_norm: bool,
     final_norm: Tensor | None = None,
     final_norm_bias: Tensor | None = None,
+    adapted: Sequence[Tensor] = (),
     *,
     counters: Tensor,
     embedding: Embedding | None = None,
@@ -93,13 +103,15 @@ def decoder_layers(
     """See args_fast.ops.plain_layers.decoder_layers; hidden, cos, sin and tails are contiguous.
 
     hidden may be of the weights' type. With an embedding what is in it before is not looked at.
-    layers: for each the tensors that LAYER_WEIGHTS names; None for what a layer does not have.
+    layers: for each the tensors that LAYER_WEIGHTS names, and those of an adapter's terms
+    (q_term_a, ...); None for what a layer does not have. adapted: see there.
     counters [COUNTERS] i32: zeros, and zeros again afterwards. Two calls that run at the same time
     (on two streams) must not share them. Raises ValueError for more rows than they suffice for.
     """
     rotary = None if cos is None or sin is None else (cos, sin)
     run = LayerPass(hidden, layers[0], tail_k, counters, norm, eps, rotary)
     mask = tail_mask.contiguous().view(torch.uint8)
+    prefixes = page_table, prefix_lengths, mask
     before, between = run.stats
     none: Norm = (None, None)
     pending = none  # the norm that x still wants, where norms come after the sums
@@ -111,19 +123,24 @@ def decoder_layers(
         # Norms after the sums: the first layer's x has none, and every other is normed by whoever
         # reads it.
         stats = before if pre_norm or i > 0 else None
-        run.project(layer, norm1 if pre_norm else pending, stats, tail_k[i], tail_v[i])
-        prefix = k_pages[i], v_pages[i], page_table, prefix_lengths, mask
-        run.attend(tail_k[i], tail_v[i], *prefix, scales[i], windows[i])
+        readers = [(tail_k[i], tail_v[i], k_pages[i], v_pages[i])]
+        if adapted:
+            readers.append((adapted[0][i], adapted[1][i], adapted[2][i], adapted[3][i]))
+        tails = [tail for reader in readers for tail in reader[:2]]
+        run.project(layer, norm1 if pre_norm else pending, stats, *tails)
+        run.attend(readers, *prefixes, scales[i], windows[i])
         # Where norms come after the sums, what is added to is normed first.
-        o, down = (layer["o"], layer["o_bias"]), (layer["down"], layer["down_bias"])
+        o = run.mixed, layer["o"], layer["o_bias"], run.of_o
+        down = run.inner, layer["down"], layer["down_bias"], run.of_down
+        of_o, of_down = term_of(layer, "o"), term_of(layer, "down")
         if pre_norm:
-            run.add(run.mixed, *o, run.of_o, none, None, between)
+            run.add(*o, none, None, between, of_o)
             run.feed(layer, norm2, between, activation)
-            run.add(run.inner, *down, run.of_down, none, None, before)
+            run.add(*down, none, None, before, of_down)
         else:
-            run.add(run.mixed, *o, run.of_o, pending, stats, between)
+            run.add(*o, pending, stats, between, of_o)
             run.feed(layer, norm1, between, activation)
-            run.add(run.inner, *down, run.of_down, norm1, between, before)
+            run.add(*down, norm1, between, before, of_down)
         pending = norm2
     if not pre_norm:
         run.norm(hidden if final_norm is None else run.x, before, *pending)

@@ -19,9 +19,9 @@ from args_fast.kernels.branch_attention import add_block, count_path
 from args_fast.kernels.layer_products import launch_dependents, wait
 
 
-@triton.jit(do_not_specialize=["N", "table_stride", "chunks", "window"])
+@triton.jit(do_not_specialize=["N", "B", "table_stride", "chunks", "window"])
 def _attend(
-    q_ptr,  # [B, N, Hq, D] f32 | bf16 | f16, contiguous
+    q_ptr,  # [B or 2 B, N, Hq, D] f32 | bf16 | f16, contiguous
     tail_k_ptr,  # [B, N, Hkv, D] as q, contiguous
     tail_v_ptr,
     k_pages_ptr,  # [pages, PAGE_SIZE, Hkv, D] as q
@@ -29,13 +29,18 @@ def _attend(
     page_table_ptr,  # [B, P] i32
     lengths_ptr,  # [B] i32
     tail_mask_ptr,  # [N, N] u8, contiguous
-    out_ptr,  # [B, N, Hq, D] as q
-    acc_ptr,  # [B, N, Hq, chunks, D] f32
-    state_ptr,  # [B, N, Hq, chunks, 2] f32: m and total
-    counters_ptr,  # [B * Hkv * tiles] i32, zeros
+    adapted_tail_k_ptr,  # of B texts after the B others, with the same prefixes; or None
+    adapted_tail_v_ptr,
+    adapted_k_pages_ptr,
+    adapted_v_pages_ptr,
+    out_ptr,  # as q
+    acc_ptr,  # [as q, chunks, D] f32
+    state_ptr,  # [as q, chunks, 2] f32: m and total
+    counters_ptr,  # [texts * Hkv * tiles] i32, zeros
     scale,
     window,  # or None
     N,
+    B,  # page tables
     chunks,
     k_stride_page,
     k_stride_row,
@@ -43,6 +48,12 @@ def _attend(
     v_stride_page,
     v_stride_row,
     v_stride_h,
+    adapted_k_stride_page,  # None without adapted texts
+    adapted_k_stride_row,
+    adapted_k_stride_h,
+    adapted_v_stride_page,
+    adapted_v_stride_row,
+    adapted_v_stride_h,
     table_stride,
     Hkv: tl.constexpr,
     G: tl.constexpr,
@@ -63,8 +74,17 @@ def _attend(
     h = tl.program_id(0) // tiles % Hkv
     b = tl.program_id(0) // tiles // Hkv
     chunk = tl.program_id(1)
+    text = b
+    if adapted_tail_k_ptr is not None:  # noqa: SIM102 (when compiled, and when run)
+        if b >= B:
+            text = b - B
+            tail_k_ptr, tail_v_ptr = adapted_tail_k_ptr, adapted_tail_v_ptr
+            k_pages_ptr, v_pages_ptr = adapted_k_pages_ptr, adapted_v_pages_ptr
+            k_stride_page, v_stride_page = adapted_k_stride_page, adapted_v_stride_page
+            k_stride_row, v_stride_row = adapted_k_stride_row, adapted_v_stride_row
+            k_stride_h, v_stride_h = adapted_k_stride_h, adapted_v_stride_h
 
-    length = tl.load(lengths_ptr + b)
+    length = tl.load(lengths_ptr + text)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = row // G
     head = h * G + row % G
@@ -92,7 +112,7 @@ def _attend(
 
     start = chunk * CHUNK
     stop = tl.minimum(start + CHUNK, length)
-    table = page_table_ptr + b.to(tl.int64) * table_stride
+    table = page_table_ptr + text.to(tl.int64) * table_stride
     k_head = k_pages_ptr + h * k_stride_h
     v_head = v_pages_ptr + h * v_stride_h
     # Page numbers are read one block ahead of the keys that they lead to: as loads of the same
@@ -115,7 +135,7 @@ def _attend(
         page = tl.load(table + position // PAGE_SIZE, mask=position < stop, other=0)
 
     tail_rows = tl.where(chunk == used - 1, N, 0)
-    tail_at = b.to(tl.int64) * N * (Hkv * D) + h * D
+    tail_at = text.to(tl.int64) * N * (Hkv * D) + h * D
     for at in tl.range(0, tail_rows, TAIL_N, num_stages=1):
         j = at + tl.arange(0, TAIL_N)
         there = j < N

@@ -4,6 +4,7 @@ How anything is cut follows from the model's sizes and the device alone, never f
 rows: see args_fast.kernels.layer_products.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,10 +21,15 @@ NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
 LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
+PAIR_RANK = 16  # of a term, up to which a program takes two tiles of rows
+LEAST_RANK = 16  # to which a term's is padded: the least that the tensor cores take
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 
-Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None
+Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None; and terms, as term_of finds them
 Norm = tuple[Tensor | None, Tensor | None]  # weight and bias
+Term = tuple[Tensor | None, Tensor | None, Tensor | None]  # a, b and bias: see layer_terms
+Reader = tuple[Tensor, Tensor, Tensor, Tensor]  # tail_k, tail_v, k_pages, v_pages of a layer
+NO_TERM: Term = (None, None, None)
 
 # What the rows before the first layer are made of: ids [B, N] i64, the embeddings of tokens [V, H];
 # those of positions [.., H] and the positions [B, N] i32 or i64, or None twice; the row of position
@@ -82,7 +88,10 @@ class LayerPass:
         eps: float,
         rotary: tuple[Tensor, Tensor] | None,
     ) -> None:
+        """tail_k: [L, B, N, Hkv, D]. Where hidden has more than B texts those after the first B
+        are adapted, else all are."""
         B, self.N, self.H = hidden.shape
+        self.first_adapted = (B - tail_k.shape[1]) * self.N
         self.out, self.counters, self.eps, self.rotary = hidden, counters, eps, rotary
         in_place = hidden.dtype == torch.float32
         self.x = hidden if in_place else hidden.new_empty(hidden.shape, dtype=torch.float32)
@@ -154,6 +163,22 @@ class LayerPass:
             "num_warps": warps,
         } | self.common
 
+    def _for(
+        self, cut: dict[str, Any], weight: Tensor, a: Sequence[Tensor | None]
+    ) -> tuple[dict[str, Any], int]:
+        """The cut for a weight, for terms of which these are the a's, and for M; and the tiles of
+        rows, or pairs of them. What differs changes no sum: a row has the same bits in all of them.
+
+        Lines are asked for ahead only along rows, and the tiles of columns take more registers
+        than programs of more warps have, or pairs with a term; so do pairs with a high rank."""
+        columns, rank = _columns(weight), max(map(_rank, a))
+        pair = self.M > ROWS and rank <= (0 if columns else PAIR_RANK)
+        cut = cut | {"COLUMNS": columns, "PAIR": pair}
+        if columns:
+            cut |= {"LINES": 0, "num_warps": 4}
+        cut["RANK"] = max(LEAST_RANK, triton.next_power_of_2(rank)) if rank else 0
+        return cut, triton.cdiv(self.M, (1 + pair) * ROWS)
+
     def begin(self, rows: Tensor, embedding: Embedding | None, stats: Tensor) -> None:
         """x from rows, or from an embedding."""
         ids, tokens, places, positions, offset = embedding or (None, rows, None, None, 0)
@@ -194,10 +219,21 @@ class LayerPass:
         )
 
     def project(
-        self, layer: Layer, norm: tuple, stats: Tensor | None, tail_k: Tensor, tail_v: Tensor
+        self,
+        layer: Layer,
+        norm: tuple,
+        stats: Tensor | None,
+        tail_k: Tensor,
+        tail_v: Tensor,
+        adapted_k: Tensor | None = None,
+        adapted_v: Tensor | None = None,
     ) -> None:
+        """tail_k, tail_v of a layer; adapted_k, adapted_v those of the adapted rows, where they
+        have others."""
         cos, sin = self.rotary or (None, None)
-        _project[(self.heads * self.of_project["SPLITS"] * self.row_tiles,)](
+        a, b, added = zip(*(term_of(layer, name) for name in ("q", "k", "v")), strict=True)
+        cut, row_tiles = self._for(self.of_project, layer["q"], a)
+        _project[(self.heads * cut["SPLITS"] * row_tiles,)](
             self.x,
             stats,
             *norm,
@@ -209,12 +245,19 @@ class LayerPass:
             self.q,
             tail_k,
             tail_v,
+            adapted_k,
+            adapted_v,
+            *_substituted(a),
+            *_substituted(b),
+            *added,
             self.partial,
             self.counters,
             self.M,
             self.H,
             self.tiles,
-            self.row_tiles,
+            row_tiles,
+            self.first_adapted,
+            *map(_rank, a),
             self.eps,
             *(_stride(layer[name]) for name in ("q", "k")),
             HQ=self.Hq,
@@ -223,25 +266,26 @@ class LayerPass:
             R=0 if cos is None else cos.shape[-1],
             WIDTH=self.width,
             **self.of_norm,
-            **_for(self.of_project, layer["q"]),
+            **cut,
         )
 
     def attend(
         self,
-        tail_k: Tensor,
-        tail_v: Tensor,
-        k_pages: Tensor,
-        v_pages: Tensor,
+        readers: Sequence[Reader],
         page_table: Tensor,
         lengths: Tensor,
         mask: Tensor,
         scale: float,
         window: int,
     ) -> None:
+        """readers: one, or the language model's and that of the adapted rows, over prefixes with
+        the same pages."""
         cut = self.of_attention
         B, P = page_table.shape
+        (tail_k, tail_v, k_pages, v_pages), *others = readers
+        adapted = others[0] if others else (None,) * 4
         page_size = k_pages.shape[1]
-        programs = B * self.Hkv * triton.cdiv(self.N * cut["G"], cut["BLOCK_M"])
+        programs = len(readers) * B * self.Hkv * triton.cdiv(self.N * cut["G"], cut["BLOCK_M"])
         chunks = max(1, triton.cdiv(P * page_size, cut["CHUNK"]))
         rows = self.M * self.Hq * chunks
         _attend[programs, chunks](
@@ -253,6 +297,7 @@ class LayerPass:
             page_table,
             lengths,
             mask,
+            *adapted,
             self.mixed,
             self.x.new_empty(rows * self.D),
             self.x.new_empty(rows * 2),
@@ -260,9 +305,11 @@ class LayerPass:
             scale,
             window or None,
             self.N,
+            B,
             chunks,
             *k_pages.stride()[:3],
             *v_pages.stride()[:3],
+            *(stride for pages in adapted[2:] for stride in _page_strides(pages)),
             page_table.stride(0),
             PAGE_SIZE=page_size,
             **cut,
@@ -272,11 +319,16 @@ class LayerPass:
     def feed(self, layer: Layer, norm: Norm, stats: Tensor, activation: str) -> None:
         cut = self.of_feed
         tiles = triton.cdiv(self.F, cut["BLOCK_N"])
-        _feed[(tiles * cut["SPLITS"] * self.row_tiles,)](
+        a, b, added = zip(*(term_of(layer, name) for name in ("gate", "up")), strict=True)
+        cut, row_tiles = self._for(cut, layer["up"], a)
+        _feed[(tiles * cut["SPLITS"] * row_tiles,)](
             self.x,
             stats,
             *norm,
             *(layer[name] for name in ("gate", "up", "gate_bias", "up_bias")),
+            *a,
+            *b,
+            *added,
             self.inner,
             self.partial,
             self.counters,
@@ -284,13 +336,15 @@ class LayerPass:
             self.H,
             self.F,
             self.tiles,
-            self.row_tiles,
+            row_tiles,
+            self.first_adapted,
+            *map(_rank, a),
             self.eps,
             _stride(layer["up"]),
             ACTIVATION=activation,
             WIDTH=self.width,
             **self.of_norm,
-            **_for(cut, layer["up"]),
+            **cut,
         )
 
     def add(
@@ -302,11 +356,14 @@ class LayerPass:
         norm: Norm,
         stats: Tensor | None,
         new_stats: Tensor,
+        term: Term = NO_TERM,
     ) -> None:
-        _add[(self.tiles * cut["SPLITS"] * self.row_tiles,)](
+        cut, row_tiles = self._for(cut, weight, term[:1])
+        _add[(self.tiles * cut["SPLITS"] * row_tiles,)](
             y,
             weight,
             bias,
+            *term,
             self.x,
             stats,
             *norm,
@@ -317,12 +374,35 @@ class LayerPass:
             self.H,
             y.shape[1],
             self.tiles,
-            self.row_tiles,
+            row_tiles,
+            self.first_adapted,
+            _rank(term[0]),
             self.eps,
             _stride(weight),
             **self.of_norm,
-            **_for(cut, weight),
+            **cut,
         )
+
+
+def term_of(layer: Layer, name: str) -> Term:
+    """What an adapter adds to one of a layer's matrices."""
+    a, b, bias = (layer.get(f"{name}_term_{part}") for part in ("a", "b", "bias"))
+    return a, b, bias
+
+
+def _substituted(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The tensors with another in place of those that are None, if there is one: where their rank
+    is 0 nothing is read, but the kernel wants one kind of pointer."""
+    some = next((tensor for tensor in tensors if tensor is not None), None)
+    return [some if tensor is None else tensor for tensor in tensors]
+
+
+def _rank(a: Tensor | None) -> int:
+    return 0 if a is None else a.shape[0]
+
+
+def _page_strides(pages: Tensor | None) -> tuple[int | None, ...]:
+    return (None,) * 3 if pages is None else pages.stride()[:3]
 
 
 def _columns(weight: Tensor) -> bool:
@@ -331,13 +411,6 @@ def _columns(weight: Tensor) -> bool:
 
 def _stride(weight: Tensor) -> int:
     return weight.stride(1) if _columns(weight) else weight.stride(0)
-
-
-def _for(cut: dict[str, Any], weight: Tensor) -> dict[str, Any]:
-    """The cut for a weight. Lines are asked for ahead only along rows, and the tiles of columns
-    take more registers than programs of more warps have."""
-    columns = _columns(weight)
-    return cut | {"COLUMNS": columns} | ({"LINES": 0, "num_warps": 4} if columns else {})
 
 
 def prefix_cut(

@@ -78,19 +78,29 @@ def test_a_static_cache_and_compile_change_no_token():
             assert got == [ids[:new_tokens] for ids in expected]
 
 
-def test_an_adapter_is_on_the_language_models_own_weights():
+@pytest.mark.parametrize("name", baselines.ADAPTERS)
+def test_an_adapter_is_on_the_language_models_own_weights(name):
     pytest.importorskip("peft")
     pair = random_pair("tiny-llama", "tiny-llama")
     before = [p.clone() for p in pair.language_model.parameters()]
-    wanted = [
-        len(ids)
-        for ids in baselines.METHODS[baselines.ADAPTER](pair, prompts(2), config(5, 3, 1.5))
-    ]
-    assert wanted == [5, 5]
+    decoded = baselines.METHODS[name](pair, prompts(2), config(5, 3, 1.5))
+    assert [len(ids) for ids in decoded] == [5, 5]
     ((_, decoder),) = engine._variants[pair].values()
     (reward,) = decoder.engine.panel.rewards.values()
     assert reward.shares_weights
+    assert (reward.adapted.fused is True) == (name == baselines.ADAPTER_FUSED)
     assert all(map(torch.equal, before, pair.language_model.parameters()))
+
+
+@pytest.mark.parametrize("refused", ["language", "reward"])
+def test_layers_that_are_not_fused_have_no_figure(refused):
+    pair = random_pair("tiny-llama", "tiny-llama")
+    (reward,) = pair.engine.panel.rewards.values()
+    backbone = reward.backbone if refused == "reward" else pair.engine.lm
+    backbone.fused = True
+    backbone.drop_fused_layers()
+    with pytest.raises(RuntimeError, match="the layers are not fused"):
+        baselines.args(pair, prompts(1), config(2, 3, 1.5))
 
 
 def test_a_step_that_was_not_captured_has_no_figure():

@@ -61,7 +61,7 @@ def test_the_visits_to_a_gpu_measure_the_papers_pairs_and_then_the_others():
     assert copied == {1900}
     assert {4, 16} <= {case.batch for case in SETS["C"]}
     measured = {name for case in SETS["C"] for name in case.methods}
-    assert {*baselines.COMPILING, baselines.ADAPTER} <= measured
+    assert {*baselines.COMPILING, *baselines.ADAPTERS} <= measured
 
 
 def test_keys_tell_all_cases_apart():

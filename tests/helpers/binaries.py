@@ -394,9 +394,18 @@ MODELS = {
 
 
 def layers(
-    model: str, N: int = 10, *, L: int = 1, B: int = 1, t: int = 2048, dtype=torch.bfloat16
+    model: str,
+    N: int = 10,
+    *,
+    L: int = 1,
+    B: int = 1,
+    t: int = 2048,
+    dtype=torch.bfloat16,
+    rank: int = 0,
+    joined: bool = False,
 ) -> Case:
-    """Decoder layers of a model over N rows of each of B texts."""
+    """Decoder layers of a model over N rows of each of B texts. ``rank``: of an adapter's terms on
+    every matrix; ``joined``: its rows follow as many of the language model's."""
     a = MODELS[model]
     shapes = {
         "q": (a.Hq * a.D, a.H),
@@ -425,18 +434,29 @@ def layers(
             return meta(shapes[of][0] if of in shapes else a.H, dtype=dtype)
         return None
 
+    def terms() -> dict[str, Tensor]:
+        made = {}
+        for name, (rows, columns) in shapes.items() if rank else ():
+            made[f"{name}_term_a"] = meta(rank, columns, dtype=dtype)
+            made[f"{name}_term_b"] = meta(rank, rows, dtype=torch.float32)
+        return made
+
     def launch() -> None:
         f32, i32 = torch.float32, torch.int32
         tail, pages = (L, B, N, a.Hkv, a.D), (L, B * t // 16 + 1, 16, a.Hkv, a.D)
-        ids, tokens = meta(B, N, dtype=torch.int64), meta(t, a.H, dtype=dtype)
+        readers = [
+            [*(meta(*tail, dtype=dtype) for _ in range(2)), *(meta(*pages, dtype=dtype),) * 2]
+            for _ in range(1 + joined)
+        ]
+        texts = len(readers) * B
+        ids, tokens = meta(texts, N, dtype=torch.int64), meta(t, a.H, dtype=dtype)
         places = None, None
         if not a.rms:
-            places = tokens, meta(B, dtype=i32)[:, None].expand(-1, N)
+            places = tokens, meta(texts, dtype=i32)[:, None].expand(-1, N)
         decoder_layers(
-            meta(B, N, a.H, dtype=dtype),
-            [{name: weight(name) for name in LAYER_WEIGHTS} for _ in range(L)],
-            *(meta(*tail, dtype=dtype) for _ in range(2)),
-            *(meta(*pages, dtype=dtype) for _ in range(2)),
+            meta(texts, N, a.H, dtype=dtype),
+            [{name: weight(name) for name in LAYER_WEIGHTS} | terms() for _ in range(L)],
+            *readers[0],
             meta(B, t // 16, dtype=i32),
             meta(B, dtype=i32),
             meta(N, N, dtype=torch.bool),
@@ -447,12 +467,15 @@ def layers(
             1e-5,
             "silu" if a.rms else "relu",
             a.pre_norm,
-            *((meta(a.H, dtype=dtype), None) if a.pre_norm else ()),
+            meta(a.H, dtype=dtype) if a.pre_norm else None,
+            None,
+            readers[1] if joined else (),
             counters=meta(COUNTERS, dtype=i32),
             embedding=(ids, tokens, *places, 2) if a.pre_norm else None,  # else it is projected
         )
 
     name = f"{model}, B {B}, N {N}, {short(dtype)}"
+    name += f", rank {rank}{', joined' if joined else ''}" if rank else ""
     sixteen = dtype != torch.float32
     return Case("decoder_layers", name, launch, "_feed", tensor_cores=sixteen)
 
@@ -501,6 +524,9 @@ LAYERS = [
     layers("opt-2.7b", N=1),
     layers("llama-7b", dtype=F16),
     *(layers(model, dtype=F32) for model in ("opt-350m", "opt-2.7b", "llama-7b", "heads of 256")),
+    *(layers(model, rank=16, joined=True) for model in MODELS),
+    *(layers("llama-7b", rank=rank, joined=True) for rank in (32, 64)),
+    *(layers("llama-7b", rank=rank, joined=True, dtype=F32) for rank in (16, 64)),
 ]
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 # Relative error of a result. In 16 bits what is multiplied is rounded, and the plain one does not.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-WRITTEN = (0, 2, 3)  # hidden, tail_k, tail_v
+WRITTEN = (0, 2, 3)  # hidden, tail_k, tail_v; and the first two of the last argument
 OPT = {"norm": "layer", "gated": False, "biases": True, "activation": "relu"}
 SHAPES = {
     "llama": {"rotary": 128, "D": 128, "H": 512, "F": 1408, "Hq": 4, "Hkv": 4},
@@ -37,24 +37,35 @@ SHAPES = {
     "opt-350m": OPT | {"D": 64, "H": 256, "F": 512, "pre_norm": False, "final": False},
     "gpt2": OPT | {"D": 64, "H": 256, "F": 512, "columns": True, "activation": "gelu_tanh"},
 }
+# With an adapter's terms of several ranks, on all matrices or on some; joined: after as many rows
+# of the language model.
+ADAPTERS = {
+    "llama adapted": SHAPES["llama"] | {"ranks": [8, 0, 3]},
+    "llama joined": SHAPES["llama"] | {"ranks": [8, 0, 3], "joined": True},
+    "qwen3 joined": SHAPES["qwen3"] | {"ranks": [32, None], "joined": True},
+    "opt-350m joined": SHAPES["opt-350m"] | {"ranks": [None, 5], "joined": True},
+    "gpt2 joined": SHAPES["gpt2"] | {"ranks": [4], "joined": True},
+}
+ALL_SHAPES = SHAPES | ADAPTERS
 
 
 def on_device(case):
     copies = [x.to(DEVICE).clone() if isinstance(x, torch.Tensor) else x for x in case]
     copies[1] = [weight.to(DEVICE) for weight in case[1]]
+    copies[-2], copies[-1] = ([x.to(DEVICE).clone() for x in case[i]] for i in (-2, -1))
     return copies
 
 
 def run(function, case):
     function(*case)
-    return [case[i].cpu() for i in WRITTEN]
+    return [case[i].cpu() for i in WRITTEN] + [x.cpu() for x in case[-1][:2]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_layers(name, dtype):
     for lengths, N in (([37, 0, 1300], 10), ([700], 1)):
-        case = layers_case(lengths, N, dtype=dtype, **SHAPES[name])
+        case = layers_case(lengths, N, dtype=dtype, **ALL_SHAPES[name])
         got = run(decoder_layers(DEVICE), on_device(case))
         wanted = run(plain_layers.decoder_layers, case)
         for a, b in zip(got, wanted, strict=True):
@@ -84,6 +95,26 @@ def test_a_row_has_the_same_bits_alone_and_with_others_and_every_time(name, dtyp
         assert torch.equal(hidden[0], whole[0][text, rows])
         assert torch.equal(tail_k[:, 0], whole[1][:, text, rows])
         assert torch.equal(tail_v[:, 0], whole[2][:, text, rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if name.endswith(" joined")])
+def test_a_joined_pass_is_two_passes_to_the_bit(name, dtype):
+    """Of the language model's rows without terms, and of the adapted ones; of 10 rows a text, so
+    that tiles have rows of both, and of 1."""
+    op = decoder_layers(DEVICE)
+    for lengths, N in (([300, 37, 1300], 10), ([37], 10), ([700], 1)):
+        case = layers_case(lengths, N, dtype=dtype, **ADAPTERS[name])
+        plain, adapted = list(case), list(case)
+        plain[0], adapted[0] = (half.contiguous() for half in case[0].chunk(2))
+        adapted[2:6], adapted[-1], plain[-1], plain[-2] = case[-1], [], [], []
+        hidden, *tails = run(op, on_device(case))
+        (first, *plain_tails), (second, *tails_adapted) = (
+            run(op, on_device(part)) for part in (plain, adapted)
+        )
+        assert torch.equal(hidden, torch.cat([first, second]))
+        for got, wanted in zip(tails, [*plain_tails, *tails_adapted], strict=True):
+            assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize(("B", "k", "S", "t"), [(1, 1, 1, 0), (3, 10, 16, 7), (64, 40, 8, 7)])

@@ -16,23 +16,41 @@ from args_fast.ops.decoder_layers import by_name
 # Relative error of a result. In 16 bits what is multiplied is rounded, and the plain one does not.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 HIDDEN, WEIGHTS, TAIL_K, TAIL_V = range(4)
+ADAPTED = -1  # whose first two are written, too
+LOW_RANK = -2
+
+# As options of ``layers_case``: terms of all matrices or of some, of several ranks, or a bias.
+ADAPTERS = {
+    "llama adapted": LLAMA | {"ranks": [8, 0, 3]},
+    "qwen3 adapted": LLAMA | {"head_norms": True, "ranks": [30, None]},
+    "opt adapted": OPT | {"ranks": [None, 5, 20]},
+    "gpt2 adapted": SHAPES["gpt2"] | {"ranks": [4]},
+    "llama joined": LLAMA | {"ranks": [8, 0, 3], "joined": True},
+    "qwen3 joined": LLAMA | {"head_norms": True, "ranks": [32, None], "joined": True},
+    "mistral joined": SHAPES["mistral"] | {"ranks": [None, None, 6, 17], "joined": True},
+    "opt joined": OPT | {"ranks": [None, 0, 5], "joined": True},
+    "opt-350m joined": SHAPES["opt-350m"] | {"ranks": [None, 5], "joined": True},
+    "gpt2 joined": SHAPES["gpt2"] | {"ranks": [4], "joined": True},
+    "no terms joined": LLAMA | {"joined": True},
+}
 
 
 def layers_in_triton(hidden, weights, *others, embedding=None):
     *others, low_rank, adapted = others
-    assert low_rank == adapted == []  # adapters are left to the C++ op
     counters = torch.zeros(module.COUNTERS, dtype=torch.int32)
-    assert module.unsupported(by_name(weights), others[0].shape[-1]) is None
-    weights = by_name(weights)
-    module.decoder_layers(hidden, weights, *others, counters=counters, embedding=embedding)
+    layers = by_name(weights, low_rank)
+    assert module.unsupported(layers, others[0].shape[-1]) is None
+    module.decoder_layers(hidden, layers, *others, adapted, counters=counters, embedding=embedding)
     assert not counters.any()  # as they were found
 
 
 def run(function, case):
-    """(hidden, tail_k, tail_v) afterwards; the case stays as it was."""
+    """(hidden, tail_k, tail_v) afterwards, and the tail of adapted rows; the case stays as it
+    was."""
     copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in case]
+    copies[ADAPTED] = [x.clone() for x in case[ADAPTED]]
     function(*copies)
-    return copies[HIDDEN], copies[TAIL_K], copies[TAIL_V]
+    return copies[HIDDEN], copies[TAIL_K], copies[TAIL_V], *copies[ADAPTED][:2]
 
 
 def assert_layers(case):
@@ -44,9 +62,9 @@ def assert_layers(case):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [*SHAPES, *ADAPTERS])
 def test_layers_of_models(name, dtype):
-    assert_layers(layers_case([37, 0, 130], 5, dtype=dtype, **SHAPES[name]))
+    assert_layers(layers_case([37, 0, 130], 5, dtype=dtype, **(SHAPES | ADAPTERS)[name]))
 
 
 @pytest.mark.parametrize("mask", [chain(18), tree(18)], ids=["chain", "tree"])
@@ -60,14 +78,16 @@ def test_more_rows_than_a_tile_over_several_chunks(mask, windows, monkeypatch):
     monkeypatch.setattr(layer_pass, "prefix_cut", short)
     shape = LLAMA | {"windows": windows, "mask": mask}
     assert_layers(layers_case([130, 63], 18, H=40, F=70, **shape))
+    assert_layers(layers_case([130, 63], 18, H=40, F=70, **shape, ranks=[3], joined=True))
 
 
 @pytest.mark.parametrize("splits", [2, 3])
-@pytest.mark.parametrize("name", ["qwen3", "opt-350m"])
+@pytest.mark.parametrize("name", ["qwen3", "opt-350m", "qwen3 adapted", "opt-350m joined"])
 def test_products_in_several_splits(name, splits, monkeypatch):
     monkeypatch.setattr(layer_pass, "divide", lambda tiles, blocks, *_: min(splits, blocks))
+    shape = (SHAPES | ADAPTERS)[name]
     for dtype, size in ((torch.float32, 90), (torch.bfloat16, 300)):  # three blocks of K each
-        assert_layers(layers_case([9], 3, L=1, H=size, F=size, dtype=dtype, **SHAPES[name]))
+        assert_layers(layers_case([9], 3, L=1, H=size, F=size, dtype=dtype, **shape))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -127,10 +147,10 @@ def test_rows_far_from_zero_keep_their_variance():
 
 
 @settings(max_examples=8, phases=[Phase.generate])  # no shrinking, which would take minutes
-@given(layers_cases(joined=False))
+@given(layers_cases())
 def test_layers_of_any_shape(case):
     if module.unsupported(by_name(case[WEIGHTS]), case[TAIL_K].shape[-1]) is None:
-        assert_layers([*case[:-2], [], []])
+        assert_layers(case)
 
 
 # ---- bits ----------------------------------------------------------------------------------------
@@ -166,6 +186,42 @@ def test_a_row_has_the_same_bits_whatever_rows_and_texts_are_with_it(name, dtype
         assert torch.equal(bits(tail_v[:, 0]), bits(whole[2][:, text, rows]))
 
 
+def apart(case):
+    """The two passes that a joined one stands for: without the adapter's terms, and with them."""
+    plain, adapted = list(case), list(case)
+    plain[HIDDEN], adapted[HIDDEN] = (half.contiguous() for half in case[HIDDEN].chunk(2))
+    adapted[TAIL_K : TAIL_K + 4], adapted[ADAPTED], plain[ADAPTED] = case[ADAPTED], [], []
+    plain[LOW_RANK] = []
+    return plain, adapted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if name.endswith(" joined")])
+@pytest.mark.usefixtures("row_by_row")
+def test_a_joined_pass_is_two_passes_to_the_bit(name, dtype):
+    """The language model's rows have the bits that they have without an adapter, too."""
+    case = layers_case([37, 0, 90], 7, H=40, F=70, dtype=dtype, **ADAPTERS[name])
+    hidden, *tails = run(layers_in_triton, case)
+    plain, adapted = (run(layers_in_triton, part) for part in apart(case))
+    assert torch.equal(bits(hidden), bits(torch.cat([plain[0], adapted[0]])))
+    for got, wanted in zip(tails, [*plain[1:], *adapted[1:]], strict=True):
+        assert torch.equal(bits(got), bits(wanted))
+
+
+def test_a_NaN_of_the_language_models_rows_or_of_a_term_stays_with_them():
+    case = layers_case([20], 3, **LLAMA, ranks=[4], joined=True)
+    wanted = run(layers_in_triton, case)
+    case[HIDDEN][0, 1, 3] = NAN
+    hidden = run(layers_in_triton, case)[0]
+    assert hidden[0, 1].isnan().all()
+    assert torch.equal(bits(hidden[1]), bits(wanted[0][1]))
+    case = layers_case([20], 3, **LLAMA, ranks=[4], joined=True)
+    case[LOW_RANK][0] = torch.full_like(case[LOW_RANK][0], NAN)  # a of q
+    hidden = run(layers_in_triton, case)[0]
+    assert torch.equal(bits(hidden[0]), bits(wanted[0][0]))
+    assert hidden[1].isnan().all()
+
+
 def test_a_text_with_a_NaN_stays_alone():
     case = layers_case([20, 7], 3, **LLAMA)
     wanted = run(layers_in_triton, case)[0]
@@ -187,6 +243,8 @@ def test_what_it_cannot_take_it_says():
     assert "k, v with the same strides" in module.unsupported(layers, 8)
     layers[1]["v"] = torch.zeros(32, 96)[::2, ::2]
     assert "rows or columns are in one piece" in module.unsupported(layers, 8)
+    case = layers_case([0], 1, H=80, ranks=[None, 33])
+    assert "rank up to 32, not 33" in module.unsupported(by_name(case[1], case[-2]), 8)
 
 
 def test_more_rows_than_counters_are_refused():
@@ -195,6 +253,6 @@ def test_more_rows_than_counters_are_refused():
         module.decoder_layers(
             case[HIDDEN],
             by_name(case[WEIGHTS]),
-            *case[2:-2],
+            *case[2:LOW_RANK],
             counters=torch.zeros(4, dtype=torch.int32),
         )

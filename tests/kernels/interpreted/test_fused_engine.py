@@ -2,6 +2,7 @@
 
 import copy
 
+import lora
 import oracle
 import pytest
 import tiny_models
@@ -16,6 +17,7 @@ from args_fast.kernels.device import OLDEST
 from args_fast.models.fused import FusedLayers
 from args_fast.ops import backends, cuda, plain, use_backend
 from args_fast.ops import decoder_layers as op
+from args_fast.rewards import Adapter
 
 LAYERS = {"opt-2.7b": 32, "opt-350m": 24}
 OF_A_LAYER = ("_project", "_attend", "_add", "_feed")
@@ -50,6 +52,35 @@ def test_the_tokens_are_the_oracles(lm, rm, lookahead):
     result = decode(decoder, prompt, k=4, w=1.5, max_new_tokens=3)
     assert result.token_ids == expected.tokens
     assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
+
+
+@pytest.mark.parametrize("lookahead", [True, False])
+@pytest.mark.parametrize(
+    ("lm", "layers"), [("llama", None), ("opt", None), ("gpt2", None), ("qwen3", (1,))]
+)
+def test_an_adapters_tokens_are_the_oracles(lm, layers, lookahead):
+    """With lookahead in one pass with the language model, else in one of its own."""
+    model, adapted = lora.pair(lm, **({} if layers is None else {"layers_to_transform": layers}))
+    decoder = ArgsDecoder(model, Adapter(adapted), fused_layers=True, lookahead=lookahead)
+    (reward,) = decoder.engine.panel.rewards.values()
+    assert reward.joins
+    assert isinstance(reward.adapted.fused_layers(), FusedLayers)
+    prompt = tiny_models.tokens(9)
+    expected = oracle.decode(model, lora.of_text(adapted), prompt, k=4, w=1.5, steps=3)
+    assert expected.margin > 1e-4
+    result = decode(decoder, prompt, k=4, w=1.5, max_new_tokens=3)
+    assert result.token_ids == expected.tokens
+    assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
+
+
+def test_ranks_that_the_kernels_do_not_take_are_left_to_the_modules():
+    model, adapted = lora.pair(r=33)
+    with pytest.warns(UserWarning, match="through its modules: .*rank up to 32, not 33"):
+        decoder = ArgsDecoder(model, Adapter(adapted), fused_layers=True, lookahead=True)
+    (reward,) = decoder.engine.panel.rewards.values()
+    assert reward.adapted.fused_layers() is None
+    assert decoder.engine.lm.fused_layers() is not None
+    assert reward.joins
 
 
 @pytest.mark.usefixtures("row_by_row")
@@ -121,18 +152,21 @@ def test_auto_runs_passes_of_a_tile_of_rows_and_leaves_those_of_more_to_the_modu
             assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
 
 
-def test_many_texts_are_taken_some_at_a_time(monkeypatch):
-    monkeypatch.setattr(op, "ROWS", 4)  # of 2 texts with 2 rows
+@pytest.mark.parametrize("joined", [False, True])
+def test_many_texts_are_taken_some_at_a_time(monkeypatch, joined):
+    monkeypatch.setattr(op, "ROWS", 8 if joined else 4)  # of 2 texts with 2 rows
     from layer_cases import layers_case
 
-    case = layers_case([5, 0, 17, 3, 9], 2, rotary=8)
+    case = layers_case([5, 0, 17, 3, 9], 2, rotary=8, ranks=[3] if joined else None, joined=joined)
     copies = [[x.clone() if isinstance(x, torch.Tensor) else x for x in case] for _ in range(2)]
+    for arguments in copies:
+        arguments[-1] = [x.clone() for x in case[-1]]
     op.decoder_layers("cpu")(*copies[0])
     from args_fast.ops import plain_layers
 
     plain_layers.decoder_layers(*copies[1])
-    for i in (0, 2, 3):
-        torch.testing.assert_close(copies[0][i], copies[1][i], atol=2e-5, rtol=2e-5)
+    got, wanted = ([x[0], *x[2:4], *x[-1][:2]] for x in copies)
+    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=2e-5)
 
 
 # ---- launches ------------------------------------------------------------------------------------
@@ -186,6 +220,25 @@ def test_a_guided_step_of_the_papers_pair():
         assert two.count(name) == 4
     of_layers = 5 * (LAYERS["opt-2.7b"] - 1 + LAYERS["opt-350m"] - 1)
     assert len(one) + of_layers == 294
+
+
+def test_a_step_of_an_adapter_has_no_launch_more_per_layer():
+    """One pass for the language model and the adapter on it."""
+
+    def step(layers):
+        lm = tiny_models.language_model("llama", layers)
+        options = {"fused_layers": True, "lookahead": True}
+        decoder = ArgsDecoder(lm, Adapter(lora.adapted(lm)), **options)
+        with steps_recorded() as steps:
+            decode(decoder, [5, 6, 7], k=3, w=1.5, max_new_tokens=3)
+        assert steps[1] == steps[2]
+        return steps[1]
+
+    one, two = step(1), step(2)
+    assert len(two) - len(one) == 5
+    assert [name for name in one if name in OF_A_LAYER] == [
+        *("_project", "_attend", "_add", "_feed", "_add")
+    ]
 
 
 def test_through_the_modules_it_is_several_times_as_many():
