@@ -12,7 +12,6 @@ from transformers import AutoModelForSequenceClassification
 
 from args_fast import ArgsDecoder, DecodingConfig, reference
 from args_fast.kvcache.storage import PAGE_SIZE, pages_for
-from args_fast.rewards import Classifier
 
 Ids = list[int]
 Decode = Callable[[ArgsDecoder, Sequence[Ids], DecodingConfig], list[Ids]]
@@ -36,8 +35,8 @@ def require_what_was_asked(pair: ArgsDecoder) -> None:
     """Raises RuntimeError where steps ran in another way, slower than what was asked for: not
     captured as graphs, or through the modules of a model whose layers were to be fused."""
     rewards = pair.engine.panel.rewards.values()
-    own = [reward.backbone for reward in rewards if isinstance(reward, Classifier)]
-    for backbone in (pair.engine.lm, *own):
+    backbones = (getattr(reward, "backbone", None) for reward in rewards)
+    for backbone in filter(None, (pair.engine.lm, *backbones)):
         if backbone.fused is True and backbone.fused_layers() is None:
             reason = backbone.refusal or "see the warnings"
             raise RuntimeError(f"the layers are not fused: {reason}")

@@ -34,13 +34,13 @@ from args_fast.kernels.layer_products import ROWS
 COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of rows
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-# Of a term, by bytes of an element: what it takes of registers and shared memory grows with it.
-MOST_RANK = {2: 64, 4: 32}
 # Rows of a pass up to which the kernels are faster than a model's own modules, by compute
 # capability; not known of others. (9, 0): on an H100, in bfloat16, passes of one tile were faster
 # (1, 4 and 10 rows; 16 too, with a wide spread), of 40 rows slower (docs/performance.md, "On an
 # H100").
 FASTER_ROWS: dict[tuple[int, int], int] = {(9, 0): ROWS}
+# Of a term, by bytes of an element: what it takes of registers and shared memory grows with it.
+MOST_RANK = {2: 64, 4: 32}
 
 
 def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
