@@ -36,14 +36,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Stages of a visit, with their seconds; what a stage leaves over goes to the later ones.
 VISITS: dict[str, dict[str, int]] = {
-    "A": {"build": 75, "golden": 30, "test": 60, "headline": 140, "trace": 35},
+    "A": {"build": 75, "golden": 60, "test": 60, "headline": 130, "trace": 35},
     "B": {
         "build": 75,
-        "linear": 75,
+        "linear": 70,
         "fused-golden": 30,
-        "layers": 55,
-        "fused": 100,
-        "fused-trace": 25,
+        "layers": 90,
+        "fused": 75,
+        "fused-trace": 20,
     },
     "C": {"build": 75, "ops": 60, "sanitize": 100, "models": 125},
 }

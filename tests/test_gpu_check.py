@@ -113,8 +113,8 @@ def test_a_stage_gets_the_time_that_earlier_ones_leave(tmp_path, monkeypatch, ca
     monkeypatch.setattr(gpu_check, "STAGES", {name: stage(name) for name in gpu_check.STAGES})
     assert gpu_check.main() == 1
     assert left["build"] == pytest.approx(75 * share, abs=0.5)
-    assert left["golden"] == pytest.approx(105 * share, abs=0.5)  # with what build has left
-    assert left["test"] == pytest.approx(165 * share, abs=0.5)
+    assert left["golden"] == pytest.approx(135 * share, abs=0.5)  # with what build has left
+    assert left["test"] == pytest.approx(195 * share, abs=0.5)
     assert left["trace"] == pytest.approx(34, abs=0.5)
     assert "RED      golden             0.0 s  ValueError: broken" in capsys.readouterr().out
 

@@ -80,7 +80,7 @@ class AdaptedBackbone(Backbone):
     ) -> tuple[Tensor, Tensor]:
         """ids, positions [B, N] -> the language model's last hidden state of these rows and this
         model's [B, N, H], in one pass; their keys and values go to contexts of their own."""
-        layers = self.fused_layers(2 * ids.numel())  # of both models
+        layers = self.fused_layers(ids.numel())  # as many again are the language model's
         if layers is not None and isinstance(lm, Branches) and isinstance(own, Branches):
             return layers.hidden_with(ids, lm, own)
         ids, positions = (x.expand(2, -1, -1).flatten(0, 1) for x in (ids, positions))

@@ -35,9 +35,9 @@ COUNTERS = 1 << 18  # tiles that may be merged in one launch: of thousands of ro
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 # Rows of a pass up to which the kernels are faster than a model's own modules, by compute
-# capability; not known of others. (9, 0): on an H100, in bfloat16, passes of one tile were faster
-# (1, 4 and 10 rows; 16 too, with a wide spread), of 40 rows slower (docs/performance.md, "On an
-# H100").
+# capability; not known of others. (9, 0): on an H100, in bfloat16, passes of 1 to 16 rows were
+# faster, of 20 and more slower (docs/performance.md, "On an H100"). A pass with as many adapted
+# rows again counts once: its modules add an adapter's terms in kernels of their own.
 FASTER_ROWS: dict[tuple[int, int], int] = {(9, 0): ROWS}
 # Of a term, by bytes of an element: what it takes of registers and shared memory grows with it.
 MOST_RANK = {2: 64, 4: 32}

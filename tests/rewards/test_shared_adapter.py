@@ -302,7 +302,7 @@ def test_fused_layers_are_given_each_weight_once_per_token(order, reads, layers)
 
 
 @needs_cpp
-def test_rows_of_both_models_count_together_where_passes_of_few_are_fused():
+def test_rows_of_one_model_count_where_passes_of_few_are_fused():
     lm, model = lora.pair()
     with fused_up_to(16), rows_by_way() as proof:
         pair = decoder(lm, model, "ahead", fused="auto")
@@ -310,12 +310,12 @@ def test_rows_of_both_models_count_together_where_passes_of_few_are_fused():
         assert reward_of(pair).joined_share == 1
         assert proof["joined"]
         assert proof["modules"]
-        for k in (8, 9):
+        for k in (16, 17):
             config = DecodingConfig(k=k, max_new_tokens=STEPS, eos_token_ids=[])
             with rows_by_way() as rows:
                 (result,) = pair.generate(tokens(9), config)
-            assert (16 in rows["joined"]) == (k == 8)
-            assert bool(rows["modules"]) == (k == 9)
+            assert (32 in rows["joined"]) == (k == 16)
+            assert bool(rows["modules"]) == (k == 17)
             expected = oracle.decode(lm, lora.of_text(model), tokens(9), k=k, w=1.5, steps=STEPS)
             assert expected.margin > MARGIN
             assert result.token_ids == expected.tokens
