@@ -4,7 +4,7 @@ import pytest
 import torch
 from cpp_ops import needs_cpp
 from hypothesis import given
-from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, layers_case, layers_cases
+from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, apart, layers_case, layers_cases
 from op_cases import DTYPES, NAN, SPLIT, bits, chain, siblings, tree
 
 from args_fast.ops import plain_layers
@@ -143,15 +143,6 @@ def test_the_bits_are_the_same_with_any_number_of_threads(name):
     for result in results:
         for got, wanted in zip(result, results[0], strict=True):
             assert torch.equal(bits(got), bits(wanted))
-
-
-def apart(case):
-    """The two passes that a joined one stands for: without the adapter's terms, and with them."""
-    plain, adapted = list(case), list(case)
-    plain[HIDDEN], adapted[HIDDEN] = (half.contiguous() for half in case[HIDDEN].chunk(2))
-    adapted[2:6], adapted[ADAPTED], plain[ADAPTED] = case[ADAPTED], [], []
-    plain[ADAPTED - 1] = []  # its terms
-    return plain, adapted
 
 
 @pytest.mark.parametrize("mask", [siblings, chain, tree])

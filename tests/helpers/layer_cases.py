@@ -138,6 +138,16 @@ def layers_case(
     ]
 
 
+def apart(case):
+    """The two passes that a joined one stands for: without the adapter's terms, and with them."""
+    *_, terms, readers = case
+    plain, adapted = list(case), list(case)
+    plain[0], adapted[0] = (half.contiguous() for half in case[0].chunk(2))
+    plain[-2:], adapted[-2:] = ([], []), (terms, [])
+    adapted[2:6] = readers
+    return plain, adapted
+
+
 def low_rank(weights, ranks, dtype, seed):
     """The terms of all matrices of all layers, of ranks in turn; a rank of 0 is a bias alone."""
     terms, count = [], 0

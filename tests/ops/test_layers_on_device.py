@@ -12,7 +12,7 @@ import oracle
 import pytest
 import tiny_models
 import torch
-from layer_cases import layers_case
+from layer_cases import apart, layers_case
 from op_cases import DTYPES, random
 from ways import fused_up_to, rows_by_way
 
@@ -105,12 +105,9 @@ def test_a_joined_pass_is_two_passes_to_the_bit(name, dtype):
     op = decoder_layers(DEVICE)
     for lengths, N in (([300, 37, 1300], 10), ([37], 10), ([700], 1)):
         case = layers_case(lengths, N, dtype=dtype, **ADAPTERS[name])
-        plain, adapted = list(case), list(case)
-        plain[0], adapted[0] = (half.contiguous() for half in case[0].chunk(2))
-        adapted[2:6], adapted[-1], plain[-1], plain[-2] = case[-1], [], [], []
         hidden, *tails = run(op, on_device(case))
         (first, *plain_tails), (second, *tails_adapted) = (
-            run(op, on_device(part)) for part in (plain, adapted)
+            run(op, on_device(part)) for part in apart(case)
         )
         assert torch.equal(hidden, torch.cat([first, second]))
         for got, wanted in zip(tails, [*plain_tails, *tails_adapted], strict=True):

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from hypothesis import Phase, given, settings
-from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, layers_case, layers_cases
+from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, apart, layers_case, layers_cases
 from op_cases import DTYPES, NAN, bits, chain, random, siblings, tree
 
 from args_fast.kernels import decoder_layers as module
@@ -190,15 +190,6 @@ def test_a_row_has_the_same_bits_whatever_rows_and_texts_are_with_it(name, dtype
         assert torch.equal(bits(hidden[0]), bits(whole[0][text, rows]))
         assert torch.equal(bits(tail_k[:, 0]), bits(whole[1][:, text, rows]))
         assert torch.equal(bits(tail_v[:, 0]), bits(whole[2][:, text, rows]))
-
-
-def apart(case):
-    """The two passes that a joined one stands for: without the adapter's terms, and with them."""
-    plain, adapted = list(case), list(case)
-    plain[HIDDEN], adapted[HIDDEN] = (half.contiguous() for half in case[HIDDEN].chunk(2))
-    adapted[TAIL_K : TAIL_K + 4], adapted[ADAPTED], plain[ADAPTED] = case[ADAPTED], [], []
-    plain[LOW_RANK] = []
-    return plain, adapted
 
 
 @pytest.mark.parametrize(
