@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from args_fast.errors import UnsupportedModelError
+from args_fast.models.families.base import EVERY_ROW
 from args_fast.ops.schemas import MATRICES, TERM
 
 
@@ -70,7 +71,7 @@ class LowRankTerms:
         tensors, used = [], set()
         for matrices in layers:
             for name in MATRICES:
-                module, rows = matrices.get(name, (None, slice(None)))
+                module, rows = matrices.get(name, (None, EVERY_ROW))
                 term = None if module is None else self.by_layer.get(module)
                 if term is None:
                     tensors += [empty] * len(TERM)

@@ -57,9 +57,9 @@ inline void find(
   }
 }
 
-// Add a split to a state. Keys and values are of type T. Values are fetched while scores are made, and the keys of `next`, which
-// may have no tokens, while values are weighed: a head's rows lie Hkv * D apart, too far for the
-// processor to foresee.
+// Add a split to a state. Keys and values are of type T. Values are fetched while scores are made, and
+// the keys of `next`, which may have no tokens, while values are weighed: a head's rows lie Hkv * D
+// apart, too far for the processor to foresee.
 template <typename T>
 void attend_split(
     const Attention& a, const Split& at, const Split& next, const int64_t* depth, State state,

@@ -7,7 +7,7 @@ same pass, the second half. A program that multiplies a block of x by W multipli
 adds its own sums times b to its own sums of x W^T. Both are linear in x, so the parts of K that
 other programs take need nothing more.
 
-Ranks are padded to RANK, a power of two of at least 16, with zeros; 0 means that there is no term.
+Ranks are padded with zeros to RANK, a power of two of at least 16, which is 0 without a term.
 What is multiplied is of the weights' type, as the rows that go into any other product.
 
 Floor: r * (K + 2 N) * itemsize bytes; a is read once by each tile of N, from L2.
