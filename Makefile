@@ -121,7 +121,7 @@ dist: $(INSTALLED)  ## sdist and wheel, each installed in an environment of its 
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) build
 	$(BIN)/python scripts/check_dist.py $(PIP_FLAGS)
 
-gpu-check:  ## on a machine with a GPU: VISIT=A tests and the slowdown, B products, C the rest; 6 minutes each
+gpu-check:  ## on a machine with a GPU: VISIT=A tests and the slowdown, B the fused layers, C the rest; 6 minutes each
 	PYTHONPATH=. $(PYTHON) scripts/gpu_check.py $(VISIT) $(FLAGS)
 
 gpu-bench: $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(INSTALLED))  ## the headline figures on a GPU, in 10 minutes; again for the rest

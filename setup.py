@@ -127,7 +127,6 @@ setup(
     package_data={
         "args_fast": ["py.typed"],
         "args_fast.eval": ["explain.html"],
-        "args_fast.models": ["linear.json"],
         "args_fast.serve": ["playground.html"],
         "args_fast.smollm2": ["*.json", "*.jsonl", "*.md", "*.safetensors", "adapter/*"],
         "args_fast.tiny_pair": ["*.json", "*.jsonl", "lm/*", "rm/*"],

@@ -1,7 +1,7 @@
 """Every op against its peers: one run, one device, one table.
 
     python -m args_fast.bench.ops_bench [--device cuda] [--seconds 600]
-    python -m args_fast.bench.ops_bench --op linear     # few rows, for scripts/linear_table.py
+    python -m args_fast.bench.ops_bench --op linear     # products of few rows, on the CPU
 
 The most telling cases come first, and what the time does not reach is listed. Results are written
 after every case, to bench/results/<device>/ops-<date>-<commit>.json and .md; a later run of the
@@ -29,6 +29,7 @@ from args_fast.bench.timing import Sample, describe, measure, read_bandwidth
 # Of one kernel alone a replay is mostly the launch of the graph. Calls that write move on by a row
 # each, and the pages have room for 112.
 CALLS_PER_GRAPH, CALLS_THAT_WRITE = 20, 4
+READ = 2**28  # bytes of a plain read, more than any last cache has
 FAILED = ("wrong", "failed")
 BLANK = {"status": "checked", "note": None, "eager": None, "graph": None}  # of a row
 HEADER = ("case", "implementation", "eager", "graph", "MB", "GB/s", "of read", "x peer", "note")
@@ -51,11 +52,7 @@ def run(
     type_name = str(dtype).removeprefix("torch.") if dtype else None
     parts = ["ops", op, type_name, "toy" if toy else None, None if timed else "checked"]
     kind = "-".join(filter(None, parts))
-    file, document = results.begin(
-        folder, kind, device, on=device.type, toy=toy, bandwidth=None, cases=[]
-    )
-    if timed and document["bandwidth"] is None:
-        document["bandwidth"] = read_bandwidth(device, 2**24 if toy else None)
+    file, document = results.begin(folder, kind, device, on=device.type, toy=toy, cases=[])
     done = {record["case"] for record in document["cases"]}
     waiting = [case for case in ops_cases.cases(toy, op) if case.name not in done]
     document["not_reached"] = [case.name for case in waiting]
@@ -87,6 +84,8 @@ def _run_case(
     try:
         prepared = ops_cases.prepare(case, device, dtype)
         record["floor_bytes"] = prepared.floor
+        if timed:  # next to each case, as memory is not equally fast all the time
+            record["bandwidth"] = read_bandwidth(device, 2**24 if toy else READ)
         for name in prepared.calls:
             if timed or name in prepared.ours:  # a check is of ours
                 record["rows"].append(_run_row(name, prepared, device, toy, timed))
@@ -153,26 +152,27 @@ def _graph(
 
 def table(document: dict[str, Any]) -> str:
     """The document as Markdown, an op at a time."""
-    bandwidth = document["bandwidth"]
-    read = f" A plain read reaches {bandwidth / 1e9:.0f} GB/s." if bandwidth else ""
+    reads = [case["bandwidth"] / 1e9 for case in document["cases"] if "bandwidth" in case]
+    read = f" Plain reads reached {min(reads):.0f} to {max(reads):.0f} GB/s." if reads else ""
     lines = [
         f"# Ops on {document['environment']['device']}\n",
         f"{describe(document['environment'])}.{read}",
         *(["**A rehearsal at toy sizes: the figures mean nothing.**"] if document["toy"] else []),
-        "Median (quartiles) in microseconds per call; GB/s: of bytes that must be moved; x peer:",
-        "how many times as fast as the best peer, by eager calls and by graphs. Ours in bold.",
+        "Median (quartiles) in microseconds per call; GB/s: of bytes that must be moved; of read:",
+        "the same as a share of what a plain read reached just before; x peer: how many times as",
+        "fast as the best peer, by eager calls and by graphs. Ours in bold.",
     ]
     for op in dict.fromkeys(case["op"] for case in document["cases"]):
         cases = [case for case in document["cases"] if case["op"] == op]
-        rows = [_cells(case, row, bandwidth) for case in cases for row in case["rows"]]
+        rows = [_cells(case, row) for case in cases for row in case["rows"]]
         lines += [f"\n## {op}\n", as_markdown([HEADER, *rows])]
     if document["not_reached"]:
         lines += ["\n## Not reached\n", *(f"- {name}" for name in document["not_reached"])]
     return "\n".join(lines) + "\n"
 
 
-def _cells(case: dict[str, Any], row: dict[str, Any], bandwidth: float | None) -> list[str]:
-    floor = case.get("floor_bytes", 0)
+def _cells(case: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    floor, bandwidth = case.get("floor_bytes", 0), case.get("bandwidth")
     medians = {kind: row[kind]["median"] for kind in ("eager", "graph") if row[kind]}
     rate = floor / min(medians.values()) if medians else None
     ratios = []
@@ -204,13 +204,15 @@ def main(arguments: list[str] | None = None) -> int:
     here = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=here, help=f"cpu or cuda (here: {here})")
     parser.add_argument("--seconds", type=float, default=600, help="begin no case after them (600)")
-    parser.add_argument("--op", help="one op, or all (those of a step; linear is not among them)")
+    parser.add_argument("--op", help="one op (default: those of a step; linear is not among them)")
     parser.add_argument(
         "--type", choices=["float32", "bfloat16", "int8"], help="int8: of the weights of linear"
     )
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy sizes")
     parser.add_argument("--check", action="store_true", help="compare outputs, measure nothing")
     options = parser.parse_args(arguments)
+    if options.op == "linear" and options.device != "cpu":
+        parser.error("linear is an op of the CPU; add --device cpu")
     file, document = run(
         torch.device(options.device),
         options.results,

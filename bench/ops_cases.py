@@ -18,11 +18,8 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from args_fast.bench import models
 from args_fast.machine import available_memory
 from args_fast.models import int8
-from args_fast.models.linear import ARRIVALS
 from args_fast.ops import cpp, plain
-from args_fast.ops import linear as ops_linear
 from args_fast.ops.backends import TABLE
-from args_fast.ops.triton import interpreted
 
 PAGE_SIZE = 16
 # Largest difference that rounding explains, absolute and relative. Peers keep their weights in 16
@@ -137,16 +134,12 @@ TOY_AXES: dict[str, dict[str, tuple[int, ...]]] = {
 LINEAR_MODELS = ("opt-2.7b", "opt-350m", "opt-125m", "qwen3-0.6b", "llama-7b", "llama-3-8b")
 MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 LINEAR_ROWS = (1, 10, 16, 40)
-# One row; and three, whose sums over K are divided among programs.
 TOY_ROWS, TOY_LAYERS = (1, 3), ((96, 32, 1), (64, 1024, 0))
 
 
 def cases(toy: bool = False, op: str | None = None) -> list[Case]:
     """The cases of one op, or of those of a step: the ops in turn, each with its typical sizes
-    first. Of linear: layer by layer, as a layer enters the engine's table only with all its rows.
-    "all": of a step, then of linear."""
-    if op == "all":
-        return cases(toy) + cases(toy, "linear")
+    first. Of linear: layer by layer."""
     if op == "linear":
         rows, layers = (TOY_ROWS, TOY_LAYERS) if toy else (LINEAR_ROWS, linear_layers())
         return [
@@ -359,17 +352,12 @@ CPU_CACHE = 2**25  # bytes: what a CPU has in its last cache, about
 def _linear(dtype: torch.dtype, *, M: int, N: int, K: int, bias: int) -> Prepared:
     """The product of M rows with weights [N, K]. A call makes it with one copy of the weights after
     the other, as many as the last cache cannot hold, so that each of them comes from memory."""
-    copies, cache, device = 1, CPU_CACHE, torch.get_default_device()
-    if device.type == "cuda":
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-    if not interpreted():
-        copies = max(2, min(COPIES, -(-SPREAD * cache // (N * K * dtype.itemsize))))
+    copies = max(2, min(COPIES, -(-SPREAD * CPU_CACHE // (N * K * dtype.itemsize))))
     integers, dtype = dtype == torch.int8, torch.float32 if dtype == torch.int8 else dtype
     x = torch.randn(M, K, dtype=dtype)
     weights = [torch.randn(N, K, dtype=dtype) / K**0.5 for _ in range(copies)]
     added = torch.randn(N, dtype=dtype) if bias else None
     operands: list[tuple] = [(weight, added) for weight in weights]
-    arrivals = torch.zeros(ARRIVALS, dtype=torch.int32)
 
     def through(multiply: Callable[..., Tensor], operands: list[tuple] = operands) -> Call:
         return lambda: [multiply(x, *copy) for copy in operands][-1]
@@ -388,10 +376,7 @@ def _linear(dtype: torch.dtype, *, M: int, N: int, K: int, bias: int) -> Prepare
         floor += 4 * N - 3 * N * K
         return Prepared(floor, by_torch, per_call=copies, calls=calls, ours={"cpp"})
     prepared = Prepared(floor, through(exact), per_call=copies)
-    if device.type == "cuda" or interpreted():
-        prepared.ours.add("triton")
-        prepared.calls["triton"] = through(lambda *tensors: ops_linear.linear(*tensors, arrivals))
-    if device.type == "cpu" and cpp.status() == "built":
+    if cpp.status() == "built":
         prepared.ours.add("cpp")
         prepared.calls["cpp"] = through(torch.ops.args_fast_cpp.linear.default)
     prepared.calls["torch"] = through(linear)

@@ -14,7 +14,7 @@ import torch
 from args_fast.bench.timing import environment, slug
 
 FALLBACK = "bench-results"  # in the current folder, outside a checkout
-SOURCES = (".py", ".so", ".json")  # linear.json says which kernels run
+SOURCES = (".py", ".so")
 SAME = ("device", "threads", "versions", "switches", "commit", "sources")
 
 

@@ -1,8 +1,7 @@
 """Everything that only a machine with a GPU can show: three visits of five to six minutes.
 
     python scripts/gpu_check.py A             build, tests, the slowdown of the paper's pair, trace
-    python scripts/gpu_check.py B             few-row products against cuBLAS, the fused layers, and
-                                              the slowdown with both
+    python scripts/gpu_check.py B             the fused layers, and the slowdown with them
     python scripts/gpu_check.py C             ops against peers, sanitizer, 7B, batches, copies
     python scripts/gpu_check.py A --dry-run   the same on this machine's CPU, at toy sizes
 
@@ -39,10 +38,9 @@ VISITS: dict[str, dict[str, int]] = {
     "A": {"build": 75, "golden": 60, "test": 60, "headline": 130, "trace": 35},
     "B": {
         "build": 75,
-        "linear": 70,
         "fused-golden": 30,
-        "layers": 90,
-        "fused": 75,
+        "layers": 120,
+        "fused": 110,
         "fused-trace": 20,
     },
     "C": {"build": 75, "ops": 60, "sanitize": 100, "models": 125},
@@ -242,9 +240,9 @@ def sanitize(check: Check) -> list[Outcome]:
 
 
 def sanitized(check: Check, kind: str) -> dict[str, list[str]]:
-    """What a sanitizer looks at: every op at sizes whose programs meet (splits, merges, tickets,
-    products of few rows), and the decoder layers with norms before and after."""
-    toy = ["--check", "--toy", "--op", "all", "--results", str(check.work / kind)]
+    """What a sanitizer looks at: every op at sizes whose programs meet (splits, merges, tickets),
+    and the decoder layers with norms before and after."""
+    toy = ["--check", "--toy", "--results", str(check.work / kind)]
     tests = tests_command(check, tuple(f"{name}::test_layers" for name in LAYER_TESTS))
     return {
         "ops": program(check, "ops_bench", *toy),
@@ -255,22 +253,6 @@ def sanitized(check: Check, kind: str) -> dict[str, list[str]]:
 def ops(check: Check) -> list[Outcome]:
     more = ["--results", str(check.results), *seconds(check, 15), *["--toy"] * check.dry_run]
     return [check.run("ops", program(check, "ops_bench", *more))]
-
-
-def linear(check: Check) -> list[Outcome]:
-    """Measures the products, and writes the engine's table next to the code that was built here."""
-    more = ["--results", str(check.results), *seconds(check, 20), "--op", "linear"]
-    command = program(check, "ops_bench", *more, *["--toy"] * check.dry_run)
-    if check.dry_run:
-        command[1:2] = [str(ROOT / "tests/helpers/interpreter.py")]  # for -m
-    outcome = check.run("linear", command, TRITON_INTERPRET=str(int(check.dry_run)))
-    files = check.results.glob("*/ops-linear-*.json")
-    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
-    if newest is None:
-        return [outcome]
-    command = [check.python, str(ROOT / "scripts/linear_table.py"), str(newest)]
-    command += ["--table", str(check.work / "linear.json")] if check.dry_run else []
-    return [outcome, check.run("linear table", command)]
 
 
 def sweep(part: str, cases: str) -> Stage:
@@ -313,7 +295,6 @@ STAGES: dict[str, Stage] = {
     "test": test,
     "headline": sweep("headline", "A"),
     "trace": trace("trace"),
-    "linear": linear,
     "layers": layers,
     "fused": sweep("fused", "B"),
     "fused-trace": trace("fused trace", "--fused-layers"),

@@ -28,7 +28,6 @@ from args_fast.bench.timing import measure
 from args_fast.kernels import layer_pass
 from args_fast.kernels.decoder_layers import COUNTERS, decoder_layers
 from args_fast.kernels.device import machine, tuned
-from args_fast.kernels.linear import divide
 
 ROWS = 10
 STREAMED = 400e6  # bytes of weights in one graph: many times what the L2 holds
@@ -135,16 +134,17 @@ def launcher(cut: Cut, layers: list[dict[str, Any]], device: torch.device) -> Ca
     if cut.tile is not None:
         group = "add" if cut.kind in ("o", "down") else cut.kind
         changes[group] = {(2, of.padded) if cut.kind == "project" else 2: cut.tile}
-    known, tuning = layer_pass.TUNING, changed(device, **changes)
-    layer_pass.TUNING = tuning
-    layer_pass.divide = divide if cut.splits is None else lambda *_: cut.splits
+    tuning, divide = layer_pass.TUNING, layer_pass.divide
+    layer_pass.TUNING = changed(device, **changes)
+    if cut.splits is not None:
+        layer_pass.divide = lambda *_: cut.splits
     try:
         hidden = torch.randn(1, ROWS, of.H, device=device, dtype=torch.bfloat16)
         tail = torch.zeros(1, ROWS, of.Hkv, of.D, device=device, dtype=torch.bfloat16)
         counters = torch.zeros(1 << 16, dtype=torch.int32, device=device)
         run = layer_pass.LayerPass(hidden, layers[0], tail[None], counters, "layer", 1e-5, None)
     finally:
-        layer_pass.TUNING, layer_pass.divide = known, divide
+        layer_pass.TUNING, layer_pass.divide = tuning, divide
     run.begin(hidden, None, run.stats[0])
     norm = (torch.ones(of.H, device=device, dtype=torch.bfloat16),) * 2
     none = (None, None)

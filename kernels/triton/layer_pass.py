@@ -15,7 +15,6 @@ from args_fast.kernels.branch_attention import TUNING as ATTENTION
 from args_fast.kernels.device import machine, tuned
 from args_fast.kernels.layer_attention import _attend
 from args_fast.kernels.layer_products import ROWS, _add, _begin, _feed, _norm, _project
-from args_fast.kernels.linear import divide
 
 NORM_N = 256  # elements of a row that a program of the final norm takes
 PROMPT = 2048  # tokens of one text at which the attention is to fill the device
@@ -23,6 +22,10 @@ LONGEST = 1024  # keys of a chunk of the attention at most
 TAIL_N = 16  # rows of the tail that the attention takes at a time
 PAIR_RANK = 16  # of a term, up to which a program takes two tiles of rows
 LEAST_RANK = 16  # to which a term's is padded: the least that the tensor cores take
+SPLITS = 8  # along K, at most
+# What a program's beginning and the way from the first partial sum stored to the first one read
+# last, in loads of a block of W; they decide how often K is divided. Not measured.
+BEGIN, MERGE = 1.0, 2.0
 UNROLL = 4  # chunks that the attention's merge loads at a time, of tiles of 16 rows
 
 Layer = dict[str, Any]  # each of LAYER_WEIGHTS, a tensor or None; and terms, as term_of finds them
@@ -41,9 +44,10 @@ Embedding = tuple[Tensor, Tensor, Tensor | None, Tensor | None, int]
 # (_project by the padded head too): rows of W per tile, K per block, warps, stages, and programs of
 # one multiprocessor, for which K is divided. "ahead": blocks of its weights that a program asks for
 # before it may begin.
-# (8, 0) is not measured: chosen as those of args_fast.kernels.linear, so that nothing spills and
-# two programs fit a multiprocessor of an A100. (9, 0): as (8, 0), but for the entries that
-# scripts/layer_tuning.py found on an H100, in bfloat16 with the shapes of OPT-2.7B and OPT-350M.
+# (8, 0) is not measured: chosen so that nothing spills, two programs fit a multiprocessor of an
+# A100 and together have 32 KB or more of W under way (2 TB/s * 0.7 us of latency is 13 KB for each
+# multiprocessor). (9, 0): as (8, 0), but for the entries that scripts/layer_tuning.py found on an
+# H100, in bfloat16 with the shapes of OPT-2.7B and OPT-350M.
 TUNING: dict[tuple[int, int], dict[str, Any]] = {
     (8, 0): {
         "ahead": 2,
@@ -443,3 +447,14 @@ def prefix_cut(
         "num_warps": warps,
         "num_stages": stages,
     }
+
+
+def divide(tiles: int, blocks: int, slots: int, sums: float) -> int:
+    """In how many splits the blocks of K go, so that the last program ends soonest where ``slots``
+    of them run at a time. sums: bytes of a tile's partial sums over those of a block of W."""
+
+    def duration(splits: int) -> float:
+        merging = MERGE + (1 + splits) * sums if splits > 1 else 0.0
+        return triton.cdiv(tiles * splits, slots) * (BEGIN + triton.cdiv(blocks, splits) + merging)
+
+    return min(range(1, min(SPLITS, blocks) + 1), key=duration)

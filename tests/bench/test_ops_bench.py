@@ -74,7 +74,7 @@ def test_a_run_continues_where_the_last_one_of_the_same_sources_stopped(tmp_path
 
 def test_every_op_has_cases():
     assert set(ops_cases.AXES) == set(ops_cases.TOY_AXES)
-    assert set(SCHEMAS) - {"linear"} <= set(ops_cases.AXES)
+    assert set(SCHEMAS) <= set(ops_cases.AXES)
 
 
 def test_the_typical_case_of_every_op_comes_first():
@@ -99,19 +99,13 @@ def test_outputs_that_differ_do_not_agree(difference):
 def test_toy_sizes_enter_splits_merges_and_tickets():
     """The numbers are those of the kernels, for 108 multiprocessors and 2 bytes an element."""
     from args_fast.kernels.branch_attention import TUNING
-    from args_fast.kernels.linear import TUNING as LINEAR
-    from args_fast.kernels.linear import divide
 
-    toy = [(case.op, dict(case.sizes)) for case in ops_cases.cases(toy=True, op="all")]
+    toy = [(case.op, dict(case.sizes)) for case in ops_cases.cases(toy=True)]
     tile, units = 2048, 1024  # csrc/cuda: logits of a block; 16-byte pieces of a block of commits
     block_n = TUNING[8, 0]["blocks"][2, 16][16][0]
-    _, block_k, *_ = LINEAR[8, 0]["few"][2, 16]
     assert any(op == "topk_logprobs" and s["V"] > 2 * tile for op, s in toy)
     assert any(
         op == "select_commit" and 2 * s["L"] * s["Hkv"] * s["D"] * 2 // 16 > 2 * units
         for op, s in toy
     )
     assert any(op == "branch_attention" and s["t"] > 2 * block_n for op, s in toy)
-    blocks = [s["K"] // block_k for op, s in toy if op == "linear" and s["M"] > 1]
-    assert any(count > 1 and divide(1, count, 2 * 108, 0.25) > 1 for count in blocks)
-    assert any(op == "linear" and s["M"] == 1 for op, s in toy)

@@ -108,17 +108,3 @@ def test_a_switch_is_part_of_a_results_identity(name, tmp_path, monkeypatch):
     assert results.begin(tmp_path, "ops", CPU, cases=[])[1]["cases"] == [1]
     monkeypatch.setenv(name, "something else")
     assert results.begin(tmp_path, "ops", CPU, cases=[])[1]["cases"] == []
-
-
-def test_the_table_of_linear_layers_is_part_of_a_results_identity(tmp_path, monkeypatch):
-    class Package:
-        __path__ = (str(tmp_path),)
-
-    monkeypatch.setattr(results, "import_module", lambda name: Package)
-    table = tmp_path / "linear.json"
-    table.write_text("[]")
-    before = results.sources()
-    assert results.sources() == before
-    table.write_text('[{"use": "triton"}]')
-    assert results.sources() != before
-    assert "sources" in results.SAME

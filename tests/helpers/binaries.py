@@ -34,7 +34,6 @@ from triton.runtime.jit import JITFunction
 from args_fast.kernels.branch_attention import branch_attention
 from args_fast.kernels.commit import commit
 from args_fast.kernels.decoder_layers import COUNTERS, decoder_layers
-from args_fast.kernels.linear import ARRIVALS, linear
 from args_fast.kernels.record import record
 from args_fast.kernels.select import select
 from args_fast.kernels.topk_logprobs import topk_logprobs
@@ -344,22 +343,6 @@ def recording(k: int, B: int = 1, S: int = 16) -> Case:
         )
 
     return Case("record", f"B {B}, k {k}", launch, "_record", wide=False)
-
-
-def product(M: int, N: int, K: int, bias: bool, dtype: torch.dtype = torch.bfloat16) -> Case:
-    """A linear layer of few rows."""
-
-    def launch() -> Tensor:
-        return linear(
-            meta(M, K, dtype=dtype),
-            meta(N, K, dtype=dtype),
-            meta(N, dtype=dtype) if bias else None,
-            meta(ARRIVALS, dtype=torch.int32),
-        )
-
-    name = f"M {M}, N {N}, K {K}, {short(dtype)}{', bias' if bias else ''}"
-    main = "_one" if M == 1 else "_few"
-    return Case("linear", name, launch, main, tensor_cores=M > 1 and dtype != torch.float32)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,11 @@
 """Where the interpreter of Triton 3.6.0 does not do what a GPU does, here it is made to.
 
-Importing this module is enough. As a program it runs another module like ``python -m``:
-
-    TRITON_INTERPRET=1 python tests/helpers/interpreter.py args_fast.bench.ops_bench --toy
+Importing this module is enough.
 
 Loop bounds are read in a way that numpy 2.4 refuses (triton issue 9171, fixed in later releases).
 bfloat16 is stored as its bits in a uint16: tl.dot multiplies the bits themselves (issue 11584), and
 the conversion from float32 rounds down, where a GPU rounds to the nearest.
 """
-
-import runpy
-import sys
 
 import numpy as np
 import torch
@@ -51,8 +46,3 @@ def _dot(self, a, b, *rest):
 interpreter._patch_lang_tensor = _patch_with_index
 interpreter._convert_float = _convert
 Builder.create_dot = _dot
-
-
-if __name__ == "__main__":
-    del sys.argv[0], sys.path[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -187,15 +187,11 @@ def test_a_shape_is_compiled_before_it_is_captured(backend):
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_linear_layers_that_are_routed_are_part_of_the_graph(backend, monkeypatch, factor):
-    def routed(x, weight, bias, arrivals):
+    def routed(x, weight, bias):
         out = x @ weight.T if bias is None else x @ weight.T + bias
         return out * factor if torch.compiler.is_compiling() else out
 
-    monkeypatch.setattr(linear, "linear", routed)
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(
-        "args_fast.models.backbone.few_rows", lambda device: linear.FewRows(cpu, linear._always)
-    )
+    monkeypatch.setattr("args_fast.models.backbone.few_rows", lambda device: linear.FewRows(routed))
     if factor == 2.0:  # were the layers not routed, nobody would notice
         with refuses(ProofError, "the language model"):
             compiled_pair("opt")
