@@ -11,7 +11,7 @@ import pytest
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter is on: nothing is compiled", allow_module_level=True)
 
-from binaries import F16, F32, MACHINES, compile_case, layers
+from binaries import F32, MACHINES, compile_case, layers
 
 from args_fast.kernels.branch_attention import TUNING as ATTENTION
 from args_fast.kernels.layer_pass import prefix_cut
@@ -24,7 +24,6 @@ COMPILED = [
     layers("qwen3-0.6b"),
     layers("mistral-7b"),
     layers("gpt2-xl"),
-    layers("llama-7b", dtype=F16),
     layers("llama-7b", dtype=F32),
     layers("llama-7b", N=40),  # pairs of row tiles
     # An adapter's terms, in one pass with the language model's rows: pairs again, but of columns.

@@ -57,7 +57,6 @@ def test_the_tokens_are_the_oracles(lm, rm, lookahead):
 @pytest.mark.parametrize(
     ("lm", "layers", "lookahead"),
     [
-        ("llama", None, True),
         ("opt", None, False),
         ("gpt2", None, True),
         ("qwen3", (1,), True),
