@@ -16,11 +16,12 @@ namespace {
 // half of the first cache holds them, but no fewer than make up for storing and loading the sums.
 constexpr int64_t CACHED_STEPS = 512, LEAST_STEPS = 48;
 
-// Weights are fetched this many bytes ahead, times the weight rows of a tile and the columns of x.
-constexpr int64_t FETCH_AHEAD = 4;
+// Weights are fetched this many bytes ahead, times the weight rows of a tile and the columns of x; in the
+// one stream of a single row, so many in all.
+constexpr int64_t FETCH_AHEAD = 4, STREAM_AHEAD = 6144;
 
 // Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for
-// memory alone, which is fastest in one stream that the processor foresees by itself.
+// memory alone, which is fastest in one stream.
 constexpr int64_t MOST_WEIGHT_ROWS = 4;
 // Integers come so fast that one sum would wait for itself.
 template <typename P>
@@ -46,7 +47,12 @@ void tile_of(
 #pragma GCC unroll 8
     for (int64_t r = 0; r < R; ++r) {
       w[r] = P::weights(weight + r * stride + step * P::STEP);
-      if (r < FETCHED) __builtin_prefetch(later + r * stride + step * P::STEP);
+      constexpr int WHERE = FETCHED == 1 ? EVERY_CACHE : FIRST_CACHE;
+      if (M == 1 && R == 1)
+        __builtin_prefetch(
+            weight + step * P::STEP + STREAM_AHEAD / sizeof(typename P::Weight), 0, FIRST_CACHE);
+      else if (r < FETCHED)
+        __builtin_prefetch(later + r * stride + step * P::STEP, 0, WHERE);
     }
 #pragma GCC unroll 8
     for (int64_t m = 0; m < M; ++m) {
@@ -98,7 +104,7 @@ void weight_rows_times(
     const X& x, int64_t first_tile, const typename P::Weight* weight, int64_t stride,
     const Part<P>& part, Vector* sums) {
   // The tiles share the fetching, so that memory is never waited for, and never idle. A single row
-  // of x with a single weight row is read in one stream, which the processor fetches by itself.
+  // of x with a single weight row fetches its own stream.
   const int64_t tiles = x.tiles - first_tile, share = R == 1 ? 0 : (R + tiles - 1) / tiles;
   for (int64_t t = first_tile; t < x.tiles; ++t) {
     const int64_t rows = x.tile_rows(t), fetched_before = (t - first_tile) * share;

@@ -6,6 +6,11 @@ namespace {
 constexpr int64_t BLOCK_ROWS = 64;  // rows of x that share one reading of the weights
 constexpr int64_t TILE_ROWS = 6;    // rows of x in a tile, at most
 
+// Where fetched weights wait. Each is used once, so it goes past all caches but the first: else a model
+// would drive out the keys and values, and all that runs between its products. But where x has so many
+// rows that they take the first cache, weights would be lost there before their turn.
+constexpr int FIRST_CACHE = 0, EVERY_CACHE = 3;
+
 // Weights of type T as floats, times floats.
 template <typename T>
 struct Widened {
