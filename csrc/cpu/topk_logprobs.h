@@ -6,6 +6,7 @@ namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
 constexpr int64_t CHUNK = 8192;
+constexpr int64_t CHUNKS_OF_A_THREAD = 8;  // at least: fewer are scanned before another has come
 
 struct Candidate {
   float logit;
@@ -22,24 +23,29 @@ struct Chunk {
   bool broken = false;  // a NaN or +inf
 };
 
+// WIDTH logits from v on; -inf after the last one.
+template <typename T>
+inline Vector logits_at(const T* logits, int64_t v, int64_t end) {
+  if (v + WIDTH <= end) return widened(logits + v);
+  float values[WIDTH];
+  for (int64_t i = 0; i < WIDTH; ++i) values[i] = v + i < end ? to_float(logits[v + i]) : -INFINITE;
+  return load(values);
+}
+
 template <typename T>
 void scan(const T* logits, int64_t begin, int64_t end, int64_t k, Chunk& chunk) {
-  float values[WIDTH];
   Vector top = splat(-INFINITE);
   Integers bad{};
   for (int64_t v = begin; v < end; v += WIDTH) {
-    const int64_t count = std::min(WIDTH, end - v);
-    for (int64_t i = 0; i < WIDTH; ++i) values[i] = i < count ? to_float(logits[v + i]) : -INFINITE;
-    const Vector x = load(values);
+    const Vector x = logits_at(logits, v, end);
     bad |= ~(x < INFINITE);
     top = x > top ? x : top;
     const bool room = int64_t(chunk.best.size()) < k;
     const float bar = room ? -INFINITE : chunk.best.front().logit;
-    const Integers over = x > bar;
-    bool any = room;
-    for (int64_t i = 0; i < WIDTH; ++i) any |= over[i] != 0;
-    if (!any) continue;
-    for (int64_t i = 0; i < count; ++i) {
+    if (!room && !any(x > bar)) continue;
+    float values[WIDTH];
+    store(values, x);
+    for (int64_t i = 0; i < std::min(WIDTH, end - v); ++i) {
       const Candidate candidate{values[i], v + i};
       if (int64_t(chunk.best.size()) < k) {
         chunk.best.push_back(candidate);
@@ -57,11 +63,8 @@ void scan(const T* logits, int64_t begin, int64_t end, int64_t k, Chunk& chunk) 
   }
   if (chunk.broken || chunk.maximum == -INFINITE) return;
   Vector added{};
-  for (int64_t v = begin; v < end; v += WIDTH) {  // the chunk is in the first cache level by now
-    const int64_t count = std::min(WIDTH, end - v);
-    for (int64_t i = 0; i < WIDTH; ++i) values[i] = i < count ? to_float(logits[v + i]) : -INFINITE;
-    added += exp_negative(load(values) - chunk.maximum);
-  }
+  for (int64_t v = begin; v < end; v += WIDTH)  // the chunk is in the first cache by now
+    added += exp_negative(logits_at(logits, v, end) - chunk.maximum);
   chunk.total = sum(added);
 }
 
@@ -69,7 +72,7 @@ template <typename T>
 void topk_of(const TopK& a) {
   const int64_t chunks = (a.V + CHUNK - 1) / CHUNK;
   std::vector<Chunk> scanned(a.B * chunks);
-  torch::stable::parallel_for(0, a.B * chunks, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, a.B * chunks, CHUNKS_OF_A_THREAD, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t b = unit / chunks, first = unit % chunks * CHUNK;
       scan(

@@ -33,6 +33,19 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #endif
 }
 
+// Whether a comparison holds in some place.
+inline bool any(Integers holds) {
+#if ARGS_FAST_WIDTH == 16
+  return _mm512_test_epi32_mask(__m512i(holds), __m512i(holds)) != 0;
+#elif ARGS_FAST_WIDTH == 8
+  return !_mm256_testz_si256(__m256i(holds), __m256i(holds));
+#else
+  int32_t found = 0;
+  for (int64_t i = 0; i < WIDTH; ++i) found |= holds[i];
+  return found != 0;
+#endif
+}
+
 // Four lanes at a time, then one at a time: f takes vectors of four, and floats.
 typedef float Four __attribute__((vector_size(16)));
 template <typename F>
