@@ -18,6 +18,7 @@ from args_fast.ops.schemas import (
     FUSED,
     HOLD_LAYERS,
     LINEAR,
+    RECORD,
     RELEASE_LAYERS,
     SCHEMAS,
 )
@@ -58,6 +59,7 @@ def load() -> None:
     for op in built:
         _library.define(op + SCHEMAS[op])
     _library.define(f"linear{LINEAR}")
+    _library.define(f"record{RECORD}")
     _library.define(f"hold_layers{HOLD_LAYERS}")
     _library.define(f"release_layers{RELEASE_LAYERS}")
     _library.define(f"decoder_layers{DECODER_LAYERS}")

@@ -1,13 +1,13 @@
 """The end of a step: what was chosen is written down. Apart from the ops of a step, because it
-reads nothing of a model: on the CPU it is plain torch, on CUDA one Triton kernel in place of seven
-of torch's (kernels/triton/record.py)."""
+reads nothing of a model: on the CPU it is C++ (csrc/cpu/record.cpp), on CUDA one Triton kernel in
+place of seven of torch's (kernels/triton/record.py)."""
 
 from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from args_fast.ops import triton
+from args_fast.ops import cpp, triton
 from args_fast.ops.backends import forced_backend
 
 
@@ -37,11 +37,17 @@ def record(
         draws: [B, k] f32, the noise of the next step, if there is one.
     """
     arguments = (ids, logprobs, branch, reward, score, noise, step_index, token, tokens, stats)
-    if _in_triton(ids.device):
+    if _in_cpp(ids.device):
+        torch.ops.args_fast_cpp.record.default(*arguments, draws)
+    elif _in_triton(ids.device):
         with torch.cuda.device_of(ids):  # the kernel goes to the current one; not on the CPU
             import_module("args_fast.kernels.record").record(*arguments, draws)
     else:
         plain(*arguments, draws)
+
+
+def _in_cpp(device: torch.device) -> bool:
+    return device.type == "cpu" and cpp.status() == "built" and forced_backend() in (None, "cpp")
 
 
 def _in_triton(device: torch.device) -> bool:

@@ -75,5 +75,12 @@ DECODER_LAYERS = (
 # x [..., K]; weight [N, K]; bias [N] -> [..., N], all of one type; or weight i8 and scale [N] f32
 LINEAR = "(Tensor x, Tensor weight, Tensor? bias, Tensor? scale=None) -> Tensor"
 
+# As ``args_fast.ops.record.record`` says.
+RECORD = (
+    "(Tensor ids, Tensor logprobs, Tensor branch, Tensor reward, Tensor score, Tensor noise, "
+    "Tensor(a!) step_index, Tensor(b!) token, Tensor(c!) tokens, Tensor(d!) stats, "
+    "Tensor(e!) draws) -> ()"
+)
+
 # Ops that are others one after the other: whoever has the parts has the whole.
 FUSED = {"select_commit": ("select", "commit")}

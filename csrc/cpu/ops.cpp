@@ -60,6 +60,7 @@ STABLE_TORCH_LIBRARY_IMPL(args_fast_cpp, CPU, m) {
   m.impl("linear", TORCH_BOX(&args_fast::linear));
   m.impl("select", TORCH_BOX(&args_fast::select));
   m.impl("commit", TORCH_BOX(&args_fast::commit));
+  m.impl("record", TORCH_BOX(&args_fast::record));
 }
 
 // For what has no tensor by which it could be dispatched.

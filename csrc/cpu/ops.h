@@ -47,4 +47,9 @@ void commit(
     const Tensor& tail_k, const Tensor& tail_v, const Tensor& branch, const Tensor& k_pages,
     const Tensor& v_pages, const Tensor& page_table, const Tensor& lengths);
 
+void record(
+    const Tensor& ids, const Tensor& logprobs, const Tensor& branch, const Tensor& reward,
+    const Tensor& score, const Tensor& noise, const Tensor& step_index, const Tensor& token,
+    const Tensor& tokens, const Tensor& stats, const Tensor& draws);
+
 }  // namespace args_fast
