@@ -18,8 +18,8 @@ from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
 from args_fast.models.compiled import Compiled
 from args_fast.models.flash import torch_has_flash, varlen_attention
-from args_fast.models.fused import Fused, FusedLayers, fused_layers
-from args_fast.models.linear import few_rows
+from args_fast.models.fused import Fused, FusedLayers, fused_layers, is_hooked
+from args_fast.models.linear import FewRows, few_rows, takes
 from args_fast.models.prefill import Prefill
 from args_fast.models.probe import probe
 from args_fast.ops.decoder_layers import faster_rows
@@ -152,6 +152,10 @@ class Backbone:
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> logits [..., V], where ``has_plain_head``."""
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[assignment]
+        if isinstance(self._linear, FewRows) and type(head) is nn.Linear and not is_hooked(head):
+            operands = hidden, head.weight, head.bias
+            if takes(*operands):  # what follows does the same, and takes longer to come to it
+                return self._linear.product(*operands)
         with self._linear:
             return head(hidden)
 

@@ -71,6 +71,7 @@ class FusedLayers:
         self._asked = self._looking = self._seen = 0  # see look_once
         self._device = next(model.parameters()).device
         self._ops: dict[str, DecoderLayers] = {}  # of each backend that was asked for
+        self._current: DecoderLayers | None = None  # the one that runs here
         called = set(_within(layers.called))
         self._called = [h for m in called for h in (m._forward_hooks, m._forward_pre_hooks)]
         watched = [module for module in model.modules() if module not in called]
@@ -99,11 +100,13 @@ class FusedLayers:
 
     def _op(self) -> DecoderLayers:
         """The op in the backend that runs here: one for this model alone, whatever else runs."""
-        name = backend(self._device.type)
-        assert name is not None  # applies
-        if name not in self._ops:
-            self._ops[name] = decoder_layers(self._device)
-        return self._ops[name]
+        if self._current is None or not self._unchanged:
+            name = backend(self._device.type)
+            assert name is not None  # applies
+            if name not in self._ops:
+                self._ops[name] = decoder_layers(self._device)
+            self._current = self._ops[name]
+        return self._current
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, branches: Branches) -> Tensor:
@@ -111,9 +114,10 @@ class FusedLayers:
         ``branches`` afterwards."""
         in_triton = isinstance(self._op(), InTriton)
         embedding = self._embedding(ids, branches) if in_triton else None
-        hidden, dtype = self._rows(ids, branches, embedding, in_triton)
+        positions = branches.positions()
+        hidden, dtype = self._rows(ids, positions, embedding, in_triton)
         every = slice(0, self._count)
-        self._run(hidden, branches, self._turns(branches), every, embedding=embedding)
+        self._run(hidden, branches, self._turns(positions), every, embedding=embedding)
         return self._projected(hidden, dtype)
 
     @torch.no_grad()
@@ -124,8 +128,9 @@ class FusedLayers:
 
         Below ``first_adapted`` both are the same, and so are their keys and values: the rows go
         through these layers once, over the language model's cache."""
-        hidden, dtype = self._rows(ids, lm, None, own_type=False)
-        first, turns = self.first_adapted, self._turns(lm)
+        positions = lm.positions()
+        hidden, dtype = self._rows(ids, positions, None, own_type=False)
+        first, turns = self.first_adapted, self._turns(positions)
         if first:
             self._run(hidden, lm, turns, slice(0, first))
             adapted.k[:first].copy_(lm.k[:first])
@@ -186,14 +191,14 @@ class FusedLayers:
             )
         return self._parts[key]
 
-    def _turns(self, branches: Branches) -> tuple[Tensor | None, Tensor | None]:
-        """Cosines and sines of the rows' positions."""
+    def _turns(self, positions: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Cosines and sines of the rows' positions [B, N]."""
         rotary = self._layers.rotary
         if rotary is None:
             return None, None
         # Of the type that is wanted.
         like = torch.empty(0, dtype=torch.float32, device=self._device)
-        cos, sin = rotary(like, branches.positions())
+        cos, sin = rotary(like, positions)
         return cos.contiguous(), sin.contiguous()
 
     def _projected(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -202,7 +207,7 @@ class FusedLayers:
         return hidden if project is None else product(project, hidden)
 
     def _rows(
-        self, ids: Tensor, branches: Branches, embedding: Embedding | None, own_type: bool
+        self, ids: Tensor, positions: Tensor, embedding: Embedding | None, own_type: bool
     ) -> tuple[Tensor, torch.dtype]:
         """The rows before the first layer as the op takes them, in their own type or in float32,
         and the type that they have in the modules. With an embedding there is nothing in them yet.
@@ -210,7 +215,7 @@ class FusedLayers:
         if embedding is not None:
             tokens = embedding[1]
             return tokens.new_empty(*ids.shape, tokens.shape[1]), tokens.dtype
-        hidden = self._layers.embed(ids, branches.positions())
+        hidden = self._layers.embed(ids, positions)
         # Triton's kernels take them as they are.
         rows = hidden if own_type else hidden.to(torch.float32)
         return rows.contiguous(), hidden.dtype
@@ -302,6 +307,12 @@ def _final_norm(module: nn.Module | None) -> tuple[Tensor | None, Tensor | None]
 def _waiting(hooks: Mapping[int, Any]) -> bool:
     """Whether one of the hooks of a module is there for its next call."""
     return any(getattr(hook, "__module__", None) != CAPTURING for hook in hooks.values())
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something waits for the next call of this module."""
+    hooks = *_GLOBAL_HOOKS, module._forward_hooks, module._forward_pre_hooks
+    return any(map(_waiting, filter(None, hooks)))
 
 
 def _within(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:

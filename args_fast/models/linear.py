@@ -36,12 +36,13 @@ class FewRows(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is nn.functional.linear:
             arguments = _arguments(*args, **kwargs)
-            if _takes(*arguments):
+            if takes(*arguments):
                 return self.product(*arguments)
         return func(*args, **kwargs)
 
 
-def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernel makes this product, of a linear layer's arguments."""
     # Quantized weights are subclasses, with a product of their own.
     if type(weight) not in (Tensor, nn.Parameter) or weight.dim() != 2 or x.dim() < 1:
         return False

@@ -4,6 +4,7 @@ Each op is opaque to torch.compile (a schema and a fake implementation); what ru
 by the table in ``backends`` at every call.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,19 +26,24 @@ __all__ = [
 _library = torch.library.Library("args_fast", "DEF")
 
 
-def _register(op: str) -> None:
+def _register(op: str) -> Callable:
+    """Make an op known to torch. What is returned runs it, past torch's dispatcher, which takes as
+    long again as the kernel of one row; but not while a model is compiled."""
     _library.define(op + SCHEMAS[op])
-    for device in ("cpu", "cuda"):
 
-        def run(*args: Any, _device: str = device) -> Any:
-            with torch.cuda.device_of(args[0]):  # kernels go to the current one; not on the CPU
-                return implementation(op, _device, args)(*args)
+    def run(*args: Any) -> Any:
+        if args[0].device.type == "cpu":
+            return implementation(op, "cpu", args)(*args)
+        with torch.cuda.device_of(args[0]):  # kernels go to the current one
+            return implementation(op, "cuda", args)(*args)
 
-        _library.impl(op, run, device.upper())
+    for device in ("CPU", "CUDA"):
+        _library.impl(op, run, device)
+    registered = getattr(torch.ops.args_fast, op)
+    return lambda *args: registered(*args) if torch.compiler.is_compiling() else run(*args)
 
 
-for _op in SCHEMAS:
-    _register(_op)
+topk_logprobs, branch_attention, select, commit, select_commit = map(_register, SCHEMAS)
 cpp.load()
 cuda.load()
 triton.load()
@@ -71,10 +77,3 @@ def _(hidden: Tensor, *others: object) -> tuple[Tensor, Tensor, Tensor]:
 @torch.library.register_fake("args_fast::commit")
 def _(*args: object) -> None:
     return None
-
-
-topk_logprobs = torch.ops.args_fast.topk_logprobs
-branch_attention = torch.ops.args_fast.branch_attention
-select = torch.ops.args_fast.select
-commit = torch.ops.args_fast.commit
-select_commit = torch.ops.args_fast.select_commit
