@@ -27,8 +27,8 @@ _library = torch.library.Library("args_fast", "DEF")
 
 
 def _register(op: str) -> Callable:
-    """Make an op known to torch. What is returned runs it, past torch's dispatcher, which takes as
-    long again as the kernel of one row; but not while a model is compiled."""
+    """Make an op known to torch. What is returned calls it without torch's dispatcher, which takes
+    as long as a small kernel; but while a model is compiled, with it."""
     _library.define(op + SCHEMAS[op])
 
     def run(*args: Any) -> Any:
@@ -43,7 +43,11 @@ def _register(op: str) -> Callable:
     return lambda *args: registered(*args) if torch.compiler.is_compiling() else run(*args)
 
 
-topk_logprobs, branch_attention, select, commit, select_commit = map(_register, SCHEMAS)
+topk_logprobs = _register("topk_logprobs")
+branch_attention = _register("branch_attention")
+select = _register("select")
+commit = _register("commit")
+select_commit = _register("select_commit")
 cpp.load()
 cuda.load()
 triton.load()
