@@ -114,10 +114,9 @@ class FusedLayers:
         ``branches`` afterwards."""
         in_triton = isinstance(self._op(), InTriton)
         embedding = self._embedding(ids, branches) if in_triton else None
-        positions = branches.positions()
-        hidden, dtype = self._rows(ids, positions, embedding, in_triton)
+        hidden, dtype = self._rows(ids, branches, embedding, in_triton)
         every = slice(0, self._count)
-        self._run(hidden, branches, self._turns(positions), every, embedding=embedding)
+        self._run(hidden, branches, self._turns(branches), every, embedding=embedding)
         return self._projected(hidden, dtype)
 
     @torch.no_grad()
@@ -128,9 +127,8 @@ class FusedLayers:
 
         Below ``first_adapted`` both are the same, and so are their keys and values: the rows go
         through these layers once, over the language model's cache."""
-        positions = lm.positions()
-        hidden, dtype = self._rows(ids, positions, None, own_type=False)
-        first, turns = self.first_adapted, self._turns(positions)
+        hidden, dtype = self._rows(ids, lm, None, own_type=False)
+        first, turns = self.first_adapted, self._turns(lm)
         if first:
             self._run(hidden, lm, turns, slice(0, first))
             adapted.k[:first].copy_(lm.k[:first])
@@ -191,14 +189,14 @@ class FusedLayers:
             )
         return self._parts[key]
 
-    def _turns(self, positions: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Cosines and sines of the rows' positions [B, N]."""
+    def _turns(self, branches: Branches) -> tuple[Tensor | None, Tensor | None]:
+        """Cosines and sines of the rows' positions."""
         rotary = self._layers.rotary
         if rotary is None:
             return None, None
         # Of the type that is wanted.
         like = torch.empty(0, dtype=torch.float32, device=self._device)
-        cos, sin = rotary(like, positions)
+        cos, sin = rotary(like, branches.positions())
         return cos.contiguous(), sin.contiguous()
 
     def _projected(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -207,7 +205,7 @@ class FusedLayers:
         return hidden if project is None else product(project, hidden)
 
     def _rows(
-        self, ids: Tensor, positions: Tensor, embedding: Embedding | None, own_type: bool
+        self, ids: Tensor, branches: Branches, embedding: Embedding | None, own_type: bool
     ) -> tuple[Tensor, torch.dtype]:
         """The rows before the first layer as the op takes them, in their own type or in float32,
         and the type that they have in the modules. With an embedding there is nothing in them yet.
@@ -215,7 +213,7 @@ class FusedLayers:
         if embedding is not None:
             tokens = embedding[1]
             return tokens.new_empty(*ids.shape, tokens.shape[1]), tokens.dtype
-        hidden = self._layers.embed(ids, positions)
+        hidden = self._layers.embed(ids, branches.positions)
         # Triton's kernels take them as they are.
         rows = hidden if own_type else hidden.to(torch.float32)
         return rows.contiguous(), hidden.dtype

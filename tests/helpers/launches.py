@@ -5,7 +5,7 @@ launch of a Triton kernel is one, in its interpreter too. A product of cuBLAS, a
 in another language, is taken for one.
 """
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from torch import Tensor
@@ -17,16 +17,18 @@ MEMORY = {"empty", "empty_like", "new_empty", "empty_strided", "detach", "detach
 OURS = "args_fast"  # whose ops launch Triton kernels, which are counted themselves
 
 
-_open = []  # the lists of kernels that are being recorded
+_open = []  # what records kernels now
 
 
 def count_as_one(name, function):
     """The function, which stands for one kernel; what it computes with is not counted."""
 
     def run(*args):
-        for names in _open:
-            names.append(name)
-        return function(*args)
+        with ExitStack() as stack:
+            for mode in _open:
+                mode.names.append(name)
+                stack.enter_context(mode.pause())
+            return function(*args)
 
     return run
 
@@ -36,6 +38,15 @@ class _Recorded(TorchDispatchMode):
         super().__init__()
         self.names = names
         self.paused = False
+
+    @contextmanager
+    def pause(self):
+        """Count nothing in this context."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -63,18 +74,15 @@ def recorded():
 
     def launch(self, *args, **kwargs):
         names.append(self.fn.__name__)
-        before, mode.paused = mode.paused, True
-        try:
+        with mode.pause():
             return run(self, *args, **kwargs)
-        finally:
-            mode.paused = before
 
-    _open.append(names)
+    _open.append(mode)
     try:
         with mock.patch.object(GridExecutor, "__call__", launch), mode:
             yield names
     finally:
-        _open.remove(names)
+        _open.remove(mode)
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class Layers:
         scales, windows: of each layer's attention.
         norm, eps, activation, pre_norm: as in ``args_fast.ops.plain_layers.decoder_layers``.
         final_norm: the module after the last layer; None where there is none.
-        embed: ids and positions [B, N] -> the rows before the first layer [B, N, H].
+        embed: ids [B, N], and what gives their positions -> the rows before the first layer
+            [B, N, H].
         tables: the embeddings of tokens, those of positions or None, and the row of position 0 in
             these, where ``embed`` is their sum; None where it is something else.
         rotary: (rows, positions) -> cosines and sines [B, N, R]; None without rotary positions.
@@ -54,7 +55,7 @@ class Layers:
     activation: str
     pre_norm: bool
     final_norm: nn.Module | None
-    embed: Callable[[Tensor, Tensor], Tensor]
+    embed: Callable[[Tensor, Callable[[], Tensor]], Tensor]
     tables: tuple[nn.Embedding, nn.Embedding | None, int] | None
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
     project: nn.Module | None

@@ -36,7 +36,7 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
         activation=common([activation_of(block.mlp.act) for block in base.h], "functions"),
         pre_norm=True,
         final_norm=base.ln_f,
-        embed=lambda ids, positions: base.wte(ids) + base.wpe(positions),
+        embed=lambda ids, positions: base.wte(ids) + base.wpe(positions()),
         tables=(base.wte, base.wpe, 0),
         rotary=None,
         project=None,

@@ -1,6 +1,6 @@
 """LayerNorm before or after, learned positions, an MLP, biases: OPT."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,11 +31,11 @@ def layers(base: Any, options: Sequence[AttentionOptions]) -> Layers | None:
     decoder = base.decoder
     norms = _check(base)
 
-    def embed(ids: Tensor, positions: Tensor) -> Tensor:
+    def embed(ids: Tensor, positions: Callable[[], Tensor]) -> Tensor:
         tokens = decoder.embed_tokens(ids)
         if decoder.project_in is not None:
             tokens = product(decoder.project_in, tokens)
-        return tokens + decoder.embed_positions(None, 0, position_ids=positions)
+        return tokens + decoder.embed_positions(None, 0, position_ids=positions())
 
     places = decoder.embed_positions
     tables = (decoder.embed_tokens, places, places.offset) if decoder.project_in is None else None
