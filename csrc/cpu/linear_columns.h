@@ -31,7 +31,9 @@ void column_tile(
 #pragma GCC unroll 8
       for (int64_t c = 0; c < C; ++c) {
         w[c] = widened(from + c * WIDTH);
-        __builtin_prefetch(from + AHEAD_ROWS * stride + c * WIDTH, 0, FIRST_CACHE);
+        // Several tiles of rows come back to them.
+        __builtin_prefetch(
+            from + AHEAD_ROWS * stride + c * WIDTH, 0, M == 1 ? FIRST_CACHE : EVERY_CACHE);
       }
     } else {  // C is 1
       T part[WIDTH] = {};
