@@ -133,7 +133,7 @@ TOY_AXES: dict[str, dict[str, tuple[int, ...]]] = {
 # The linear layers of these models: each, and then q, k and v, or gate and up, as one.
 LINEAR_MODELS = ("opt-2.7b", "opt-350m", "opt-125m", "qwen3-0.6b", "llama-7b", "llama-3-8b")
 MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-LINEAR_ROWS = (1, 10, 16, 40)
+LINEAR_ROWS = (1, 10, 16, 20, 40)
 TOY_ROWS, TOY_LAYERS = (1, 3), ((96, 32, 1), (64, 1024, 0))
 
 

@@ -33,6 +33,7 @@ Fused = bool | Literal["auto"]  # the engine's option
 CPU = torch.device("cpu")  # whatever torch's default device is
 OF_LAYER = len(LAYER_WEIGHTS)
 TERMS_OF_LAYER = len(MATRICES) * len(TERM)
+WIDEST_BFLOAT16 = 2048  # of prompts through the op: measured on an AMD EPYC (Zen 5)
 
 # transformers leaves hooks of this module in a model that was asked for its hidden states; they do
 # nothing but within such a call.
@@ -231,9 +232,11 @@ class FusedLayers:
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether prompts go through the op too: in C++, but not in bfloat16, of which torch's
-        products of many rows are faster than the op's."""
-        return backend(self._device.type) == "cpp" and self.weight_type != torch.bfloat16
+        """Whether prompts go through the op too: in C++, unless they are wide and in bfloat16, of
+        which torch's products of many rows are faster."""
+        q = self._current_weights()[LAYER_WEIGHTS.index("q")]
+        wide = q.dtype == torch.bfloat16 and q.shape[1] > WIDEST_BFLOAT16
+        return backend(self._device.type) == "cpp" and not wide
 
     @property
     def weight_type(self) -> torch.dtype:

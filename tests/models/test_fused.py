@@ -246,12 +246,16 @@ def test_weights_quantized_after_the_model_was_probed_are_the_ones_that_are_used
     assert backbone.fused_layers() is not None
 
 
-def test_prompts_of_bfloat16_are_left_to_the_modules():
-    for dtype, reads in ((torch.float32, True), (torch.bfloat16, False), (torch.float16, True)):
-        lm = copy.deepcopy(model("llama")).to(dtype)
-        assert Backbone(lm, "model").fused_layers().reads_prompts == reads
-        quantize_linears(lm)
-        assert Backbone(lm, "model").fused_layers().reads_prompts
+def test_prompts_of_wide_models_in_bfloat16_are_left_to_the_modules(monkeypatch):
+    width = model("llama").config.hidden_size
+    for widest in (width, width - 1):
+        monkeypatch.setattr(fused, "WIDEST_BFLOAT16", widest)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            lm = copy.deepcopy(model("llama")).to(dtype)
+            reads = dtype != torch.bfloat16 or widest == width
+            assert Backbone(lm, "model").fused_layers().reads_prompts == reads
+            quantize_linears(lm)
+            assert Backbone(lm, "model").fused_layers().reads_prompts
 
 
 # ---- which models --------------------------------------------------------------------------------
