@@ -72,7 +72,6 @@ class FusedLayers:
         self._asked = self._looking = self._seen = 0  # see look_once
         self._device = next(model.parameters()).device
         self._ops: dict[str, DecoderLayers] = {}  # of each backend that was asked for
-        self._current: DecoderLayers | None = None  # the one that runs here
         called = set(_within(layers.called))
         self._called = [h for m in called for h in (m._forward_hooks, m._forward_pre_hooks)]
         watched = [module for module in model.modules() if module not in called]
@@ -101,13 +100,11 @@ class FusedLayers:
 
     def _op(self) -> DecoderLayers:
         """The op in the backend that runs here: one for this model alone, whatever else runs."""
-        if self._current is None or not self._unchanged:
-            name = backend(self._device.type)
-            assert name is not None  # applies
-            if name not in self._ops:
-                self._ops[name] = decoder_layers(self._device)
-            self._current = self._ops[name]
-        return self._current
+        name = backend(self._device.type)
+        assert name is not None  # applies
+        if name not in self._ops:
+            self._ops[name] = decoder_layers(self._device)
+        return self._ops[name]
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, branches: Branches) -> Tensor:

@@ -7,8 +7,9 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from args_fast.ops import cpp, triton
+from args_fast.ops import triton
 from args_fast.ops.backends import forced_backend
+from args_fast.ops.decoder_layers import backend
 
 
 def record(
@@ -37,23 +38,23 @@ def record(
         draws: [B, k] f32, the noise of the next step, if there is one.
     """
     arguments = (ids, logprobs, branch, reward, score, noise, step_index, token, tokens, stats)
-    if _in_cpp(ids.device):
+    name = _backend(ids.device)
+    if name == "cpp":
         torch.ops.args_fast_cpp.record.default(*arguments, draws)
-    elif _in_triton(ids.device):
+    elif name == "triton":
         with torch.cuda.device_of(ids):  # the kernel goes to the current one; not on the CPU
             import_module("args_fast.kernels.record").record(*arguments, draws)
     else:
         plain(*arguments, draws)
 
 
-def _in_cpp(device: torch.device) -> bool:
-    return device.type == "cpu" and cpp.status() == "built" and forced_backend() in (None, "cpp")
-
-
-def _in_triton(device: torch.device) -> bool:
+def _backend(device: torch.device) -> str | None:
+    """What runs here: on the CPU as for the decoder layers, on CUDA Triton under CUDA's ops too;
+    None for plain torch."""
     if device.type == "cpu":
-        return forced_backend() == "triton" and triton.interpreted()
-    return device.type == "cuda" and forced_backend() != "torch" and triton.status() == "built"
+        return backend("cpu")
+    built = device.type == "cuda" and forced_backend() != "torch" and triton.status() == "built"
+    return "triton" if built else None
 
 
 def plain(
