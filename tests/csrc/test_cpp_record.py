@@ -3,12 +3,19 @@
 import pytest
 import torch
 from cpp_ops import needs_cpp
-from op_cases import RECORDS, record_case
+from record_cases import (
+    BRANCH,
+    RECORDS,
+    STATS,
+    TOKENS,
+    assert_writes_what_plain_torch_writes,
+    fill_every_column,
+    record_case,
+)
 
 from args_fast.ops.record import plain
 
 pytestmark = needs_cpp
-BRANCH, NOISE, STEP, DRAWS = 2, 5, 6, 10
 
 
 def record(*arguments):
@@ -18,19 +25,11 @@ def record(*arguments):
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize(("B", "k", "S", "t"), RECORDS)
 def test_it_writes_what_plain_torch_writes(B, k, S, t, strided):
-    got, wanted = (record_case(B, k, S, t, strided) for _ in range(2))
-    record(*got)
-    plain(*wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert torch.equal(a, b)
-    assert got[STEP].item() == t + 1
+    assert_writes_what_plain_torch_writes(record, B, k, S, t, strided)
 
 
 def test_steps_after_each_other_fill_every_column():
-    arguments = record_case(2, 4, 3, 0)
-    for t in range(3):
-        assert torch.equal(arguments[DRAWS], arguments[NOISE][:, t])  # the draws of this step
-        record(*arguments)
+    arguments = fill_every_column(record)
     with pytest.raises(RuntimeError, match="after the last step"):
         record(*arguments)
 
@@ -42,7 +41,7 @@ def test_what_a_choice_gives_may_be_columns():
         case[3:5] = (torch.arange(18.0).view(3, 6)[:, i] for i in (1, 4))
     record(*got)
     plain(*wanted)
-    assert torch.equal(got[9], wanted[9])
+    assert torch.equal(got[STATS], wanted[STATS])
 
 
 @pytest.mark.parametrize("branch", [-1, 4])
@@ -51,7 +50,7 @@ def test_a_branch_that_is_not_a_candidate_is_refused(branch):
     case[BRANCH][1] = branch
     with pytest.raises(RuntimeError, match="not a candidate"):
         record(*case)
-    assert (case[8] == -1).all()
+    assert (case[TOKENS] == -1).all()
 
 
 @pytest.mark.parametrize("place", range(11))

@@ -188,29 +188,3 @@ def select_commit_cases(draw):
     dtype, page_size = draw(st.sampled_from(DTYPES)), draw(st.sampled_from([1, 7, 16]))
     committed = commit_case(lengths, k, draw(st.integers(1, 3)), *head, page_size, dtype=dtype)
     return [*chosen, *committed[:2], *committed[3:]]
-
-
-# B, k, S and the step, of record_case.
-RECORDS = [(1, 1, 1, 0), (3, 10, 16, 0), (5, 3, 4, 3), (2, 40, 7, 5)]
-
-
-def record_case(B, k, S, t, strided=False):
-    """The arguments of ``args_fast.ops.record.record``."""
-    generator = torch.Generator().manual_seed(B + k)
-    ids = torch.randint(1000, (B, 2 * k), generator=generator)
-    logprobs = random(B, 2 * k)
-    ids, logprobs = (x[:, ::2] if strided else x[:, :k].contiguous() for x in (ids, logprobs))
-    noise, f32 = random(B, S, k, seed=3), torch.float32
-    return [
-        ids,
-        logprobs,
-        torch.randint(k, (B,), generator=generator),
-        random(B, seed=1),
-        random(B, seed=2),
-        noise,
-        torch.tensor([t]),
-        torch.zeros(B, 1, dtype=torch.int64),
-        torch.full((B, S), -1),
-        torch.zeros(B, S, 3, dtype=f32),
-        noise[:, t].clone(),
-    ]
