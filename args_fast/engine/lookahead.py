@@ -30,9 +30,11 @@ RIDGE = {(8, 0): {2: 153, 4: 19}, (9, 0): {2: 206, 4: 28}}
 SHARED = 0.25
 
 # Rows more, per byte of a weight, that take the fused layers of the CPU as long as a reading of the
-# weights, by the kernels that run: measured on two cores of an AMD EPYC (Zen 5) from passes of 1,
-# 10 and 20 rows of SmolLM2-135M. Products of bfloat16 pairs are twice as fast.
-CPU_ROWS = {"avx512bf16": 3.0, "avx512": 3.0, "avx2": 1.7}
+# weights, by the kernels that run: measured on two cores with SmolLM2-135M, on an AMD EPYC (Zen 5)
+# from passes of 1, 10 and 20 rows; on an Intel Xeon (tiles, "amx") as the k up to which a joined pass
+# is faster. And how many times as many where weights are bfloat16.
+CPU_ROWS = {"amx": 5.0, "avx512bf16": 3.0, "avx512": 3.0, "avx2": 1.7}
+MORE_IN_BFLOAT16 = {"amx": 3, "avx512bf16": 2}
 
 
 def lookahead_rows(lm: Backbone, devices: set[torch.device], lookahead: bool | str) -> float:
@@ -64,8 +66,8 @@ def joined_rows(lm: Backbone, rewards: Iterable[Reward], lookahead: bool | str) 
     if layers is None or backend("cpu") != "cpp":
         return 0
     kernels, kind = cpp.kernels(), layers.weight_type
-    pairs = kernels == "avx512bf16" and kind == torch.bfloat16
-    rows = CPU_ROWS.get(kernels, 0) * kind.itemsize * (2 if pairs else 1)
+    more = MORE_IN_BFLOAT16.get(kernels, 1) if kind == torch.bfloat16 else 1
+    rows = CPU_ROWS.get(kernels, 0) * kind.itemsize * more
     return 1 + rows if rows else 0
 
 

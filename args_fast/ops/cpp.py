@@ -1,8 +1,8 @@
 """The C++ ops for the CPU (csrc/cpu), where the package was built with them.
 
 ARGS_FAST_CPU_LIBRARY names another build of them (`make asan` has one). ARGS_FAST_CPU, which the
-library reads at its first call, takes lesser kernels than the processor has: avx512, avx2 or
-baseline.
+library reads at its first call, takes lesser kernels than the processor has: avx512bf16, avx512,
+avx2 or baseline.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ def status() -> str:
 
 def kernels() -> str:
     """The set of kernels that runs: the best that the processor has, or what ARGS_FAST_CPU asked
-    for. "avx512bf16", "avx512", "avx2" or "baseline"."""
+    for. "amx", "avx512bf16", "avx512", "avx2" or "baseline"."""
     name = ctypes.CDLL(str(LIBRARY)).args_fast_cpu_kernels
     name.restype = ctypes.c_char_p
     return name().decode()

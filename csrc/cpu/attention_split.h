@@ -25,6 +25,7 @@ struct Buffers {
 
   const int64_t P;  // query rows of a kv head, padded
   std::vector<float> q, turned, k, v, scores, kept, shares;
+  std::vector<int64_t> seen;  // rows of the tail
   std::vector<Split> splits;
 };
 
@@ -106,14 +107,41 @@ void attend_split(
   }
 }
 
+// Scores [seen] of a head's query with the tail's keys that its row sees; then -inf up to a whole vector.
+template <typename T>
+void score_tail(
+    const Attention& a, const T* keys, int64_t stride, const std::vector<int64_t>& seen,
+    const float* q, float* scores) {
+  const int64_t count = seen.size();
+  for (int64_t at = 0; at < count; at += WIDTH) {
+    Vector products[WIDTH] = {};
+    for (int64_t i = 0; i < std::min(WIDTH, count - at); ++i)
+      for (int64_t d = 0; d < a.D; d += WIDTH)
+        products[i] = multiply_add(
+            load(q + d), load_part(keys + seen[at + i] * stride + d, a.D - d), products[i]);
+    for (int64_t i = 0; i < WIDTH; i += 4)
+      products[i] = folded(products[i], products[i + 1], products[i + 2], products[i + 3]);
+    store(scores + at, sums_of_folded(products));
+  }
+  if (a.softcap != 0.0f)
+    for (int64_t i = 0; i < count; ++i) scores[i] = capped(scores[i], a.softcap);
+  std::fill(scores + count, scores + (count + WIDTH - 1) / WIDTH * WIDTH, -INFINITE);
+}
+
 // Merge the spans' states of one tail row's G heads with the tail and the sinks, and write them.
 template <typename T, typename Q>
 void merge(
     const Attention& a, int64_t b, int64_t h, int64_t n, const int64_t* depth, const State& states,
     int64_t spans, Buffers& buffers) {
   const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P, D = a.D, W = padded(D);
-  float *q = buffers.q.data(), *row = buffers.k.data(), *scores = buffers.scores.data();
-  float *values = buffers.v.data(), *shares = buffers.shares.data();
+  float *q = buffers.q.data(), *scores = buffers.scores.data(), *shares = buffers.shares.data();
+  const T* keys = static_cast<const T*>(a.tail_k) + b * a.tail_k_stride[0] + h * a.tail_k_stride[2];
+  const T* rows = static_cast<const T*>(a.tail_v) + b * a.tail_v_stride[0] + h * a.tail_v_stride[2];
+  std::vector<int64_t>& seen = buffers.seen;
+  seen.clear();
+  for (int64_t j = 0; j < a.N; ++j)
+    if (a.mask[n * a.N + j] && (a.window == 0 || depth[n] - depth[j] < a.window)) seen.push_back(j);
+  const int64_t count = seen.size();
   for (int64_t g = 0; g < G; ++g) {
     const int64_t head = h * G + g, r = n * G + g;
     widen(
@@ -123,26 +151,26 @@ void merge(
 
     const float sink = a.sinks == nullptr ? -INFINITE : a.sinks[head];
     float highest = sink;
-    for (int64_t s = 0; s < spans; ++s) {
-      shares[s] = states.maxima[s * a.Hkv * P + r];
-      if (shares[s] > highest || shares[s] != shares[s]) highest = shares[s];
-    }
-    for (int64_t j = 0; j < a.N; ++j) {
-      const bool seen = a.mask[n * a.N + j] && (a.window == 0 || depth[n] - depth[j] < a.window);
-      scores[j] = -INFINITE;
-      if (!seen) continue;
-      widen(
-          static_cast<const T*>(a.tail_k) + b * a.tail_k_stride[0] + j * a.tail_k_stride[1] +
-              h * a.tail_k_stride[2],
-          D, row);
-      scores[j] = capped(dot(q, row, W), a.softcap);
-      if (scores[j] > highest || scores[j] != scores[j]) highest = scores[j];
-    }
+    const auto raise = [&](float score) {
+      if (score > highest || score != score) highest = score;
+    };
+    for (int64_t s = 0; s < spans; ++s) raise(shares[s] = states.maxima[s * a.Hkv * P + r]);
+    score_tail(a, keys, a.tail_k_stride[1], seen, q, scores);
+    for (int64_t i = 0; i < count; i += WIDTH) raise(highest_of(load(scores + i)));
 
     float total = sink == -INFINITE ? 0.0f : exp_negative(sink - highest);
     for (int64_t s = 0; s < spans; s += WIDTH)
       store(shares + s, exp_negative(load(shares + s) - highest));
     for (int64_t s = 0; s < spans; ++s) total += shares[s] * states.totals[s * a.Hkv * P + r];
+    Vector weights{};
+    for (int64_t i = 0; i < count; i += WIDTH) {
+      const Vector weight = exp_negative(load(scores + i) - highest);
+      store(scores + i, weight);
+      weights += weight;
+    }
+    total += sum(weights);
+
+    Q* out = static_cast<Q*>(a.out) + ((b * a.N + n) * a.Hq + head) * D;
     for_vectors(W, [&](int64_t d, auto vectors) {
       Vector sums[vectors()] = {};
       for (int64_t s = 0; s < spans; ++s) {
@@ -151,21 +179,15 @@ void merge(
         for (int64_t u = 0; u < vectors(); ++u)
           sums[u] = multiply_add(splat(shares[s]), load(from + u * WIDTH), sums[u]);
       }
-      for (int64_t u = 0; u < vectors(); ++u) store(values + d + u * WIDTH, sums[u]);
+      for (int64_t i = 0; i < count; ++i) {
+        const T* row = rows + seen[i] * a.tail_v_stride[1] + d;
+        for (int64_t u = 0; u < vectors(); ++u)
+          sums[u] = multiply_add(
+              splat(scores[i]), load_part(row + u * WIDTH, D - d - u * WIDTH), sums[u]);
+      }
+      for (int64_t u = 0; u < vectors(); ++u)
+        store_part(out + d + u * WIDTH, sums[u] / total, D - d - u * WIDTH);
     });
-    for (int64_t j = 0; j < a.N; ++j) {
-      if (scores[j] == -INFINITE) continue;
-      const float weight = exp_negative(scores[j] - highest);
-      total += weight;
-      widen(
-          static_cast<const T*>(a.tail_v) + b * a.tail_v_stride[0] + j * a.tail_v_stride[1] +
-              h * a.tail_v_stride[2],
-          D, row);
-      for (int64_t d = 0; d < W; d += WIDTH)
-        store(values + d, load(values + d) + weight * load(row + d));
-    }
-    Q* out = static_cast<Q*>(a.out) + ((b * a.N + n) * a.Hq + head) * D;
-    for (int64_t d = 0; d < D; ++d) from_float(values[d] / total, out[d]);
   }
 }
 

@@ -4,6 +4,11 @@
 
 #include "../types.h"
 
+// Whether the compiler knows tiles, and the system can be asked for them.
+#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
+#define ARGS_FAST_HAS_AMX
+#endif
+
 namespace args_fast {
 
 // Strides are in elements; the last dimension of every tensor is contiguous.
@@ -141,6 +146,9 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 namespace avx512bf16 {
+extern const Kernels kernels;
+}
+namespace amx {
 extern const Kernels kernels;
 }
 

@@ -15,6 +15,7 @@
 #define ARGS_FAST_ISA avx512bf16
 #define ARGS_FAST_WIDTH 16
 #define ARGS_FAST_BF16
+#define ARGS_FAST_PAST_CACHES
 #include "kernels_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

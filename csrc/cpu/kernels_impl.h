@@ -6,6 +6,9 @@
 #include "branch_attention.h"
 #include "packed_rows.h"
 #include "linear_columns.h"
+#ifdef ARGS_FAST_AMX
+#include "linear_tiles.h"
+#endif
 #include "linear.h"
 #include "row_functions.h"
 #include "decoder_layers.h"

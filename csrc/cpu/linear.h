@@ -20,13 +20,14 @@ constexpr int64_t CACHED_STEPS = 512, LEAST_STEPS = 48;
 // one stream of a single row, so many in all.
 constexpr int64_t FETCH_AHEAD = 4, STREAM_AHEAD = 6144;
 
-// Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for
-// memory alone, which is fastest in one stream.
+// Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for memory
+// alone: where its weights go past the caches one stream is the fastest. Integers come so fast that one
+// sum would wait for itself.
 constexpr int64_t MOST_WEIGHT_ROWS = 4;
-// Integers come so fast that one sum would wait for itself.
 template <typename P>
 constexpr int64_t weight_rows(int64_t M) {
-  if (WIDTH == 16) return M == 1 && sizeof(typename P::Weight) > 1 ? 1 : MOST_WEIGHT_ROWS;
+  const bool stream = M == 1 && PAST_CACHES && sizeof(typename P::Weight) > 1;
+  if (WIDTH == 16) return stream ? 1 : MOST_WEIGHT_ROWS;
   return M <= 2 ? MOST_WEIGHT_ROWS : 2;
 }
 
@@ -176,8 +177,8 @@ void weight_block_times(
 // first_row begins before it, perhaps.
 template <typename P, typename X, typename Emit>
 void product(
-    const X& x, int64_t first_row, const typename P::Weight* weight, int64_t stride, int64_t begin,
-    int64_t end, const Emit& emit) {
+    P, const X& x, int64_t first_row, const typename P::Weight* weight, int64_t stride,
+    int64_t begin, int64_t end, const Emit& emit) {
   const int64_t R = weight_rows<P>(x.tile_rows(0)), tile = x.tile_of(first_row);
   Vector sums[BLOCK_ROWS * WIDTH];
   for (int64_t n = begin; n < end; n += WIDTH) {
@@ -200,10 +201,14 @@ template <typename P>
 class Packed {
  public:
   Packed(int64_t M, int64_t K) {
-    typename P::Input* memory = scratch(M * (K + P::STEP));
+    const auto rows = [&](int64_t first) { return std::min(BLOCK_ROWS, M - first); };
+    int64_t size = 0;
+    for (int64_t first = 0; first < M; first += BLOCK_ROWS)
+      size += PackedRows<P>::size(rows(first), K);
+    typename P::Input* memory = scratch(size);
     for (int64_t first = 0; first < M; first += BLOCK_ROWS) {
-      blocks_.emplace_back(memory, std::min(BLOCK_ROWS, M - first), K);
-      memory += blocks_.back().rows * blocks_.back().steps * P::STEP;
+      blocks_.emplace_back(memory, rows(first), K);
+      memory += PackedRows<P>::size(rows(first), K);
     }
   }
 
@@ -219,8 +224,8 @@ class Packed {
       const typename Q::Weight* weight, int64_t stride, int64_t begin, int64_t end,
       const Emit& emit, int64_t first_row = 0) const {
     for (int64_t block = first_row / BLOCK_ROWS; block < int64_t(blocks_.size()); ++block)
-      product<Q>(
-          blocks_[block], std::max<int64_t>(first_row - block * BLOCK_ROWS, 0), weight, stride,
+      product(
+          Q{}, blocks_[block], std::max<int64_t>(first_row - block * BLOCK_ROWS, 0), weight, stride,
           begin, end, [&](int64_t m, int64_t n, const float* sums, int64_t count) {
             emit(block * BLOCK_ROWS + m, n, sums, count);
           });

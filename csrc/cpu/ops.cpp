@@ -4,6 +4,12 @@
 
 #include <torch/csrc/stable/library.h>
 
+#ifdef ARGS_FAST_HAS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 #include <utility>
@@ -12,12 +18,25 @@
 namespace args_fast {
 namespace {
 
-// The best kernels that the processor has, asked once in the life of the process. For the tests,
-// ARGS_FAST_CPU=avx512, avx2 or baseline asks for no better than these.
+// The best kernels that the processor has, asked once in the life of the process. Those of bfloat16
+// pairs fetch weights as AMD's processors like it (packed_rows.h); Intel's with such pairs have tiles
+// too, unless a virtual machine hides them. For the tests, ARGS_FAST_CPU=avx512bf16, avx512, avx2 or
+// baseline asks for no better than these.
 struct Choice {
   const char* name;
   const Kernels* kernels;
 };
+
+#ifdef ARGS_FAST_HAS_AMX
+// Whether the processor has tiles of bfloat16, and Linux lets this process use them.
+bool has_tiles() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned BF16 = 1u << 22, TILE = 1u << 24;
+  constexpr int ASK = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return (d & BF16) && (d & TILE) && syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+}
+#endif
 
 const Choice& choice() {
   static const Choice best = [] {
@@ -30,8 +49,12 @@ const Choice& choice() {
     const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512bf16");
+    const bool likes_pairs = __builtin_cpu_is("amd") || limit == "avx512bf16";
     const std::vector<std::pair<bool, Choice>> choices = {
-        {has_bf16, {"avx512bf16", &avx512bf16::kernels}},
+#ifdef ARGS_FAST_HAS_AMX
+        {has_bf16 && has_tiles(), {"amx", &amx::kernels}},
+#endif
+        {has_bf16 && likes_pairs, {"avx512bf16", &avx512bf16::kernels}},
         {has_avx512, {"avx512", &avx512::kernels}},
         {has_avx2, {"avx2", &avx2::kernels}},
     };

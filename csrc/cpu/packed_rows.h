@@ -6,10 +6,16 @@ namespace {
 constexpr int64_t BLOCK_ROWS = 64;  // rows of x that share one reading of the weights
 constexpr int64_t TILE_ROWS = 6;    // rows of x in a tile, at most
 
-// Where fetched weights wait. Each is used once, so it goes past all caches but the first: else a model
-// would drive out the keys and values, and all that runs between its products. But where x has so many
-// rows that they take the first cache, weights would be lost there before their turn.
-constexpr int FIRST_CACHE = 0, EVERY_CACHE = 3;
+// Where fetched weights wait. Each is used once, so on AMD's processors it goes past all caches but the
+// first: else a model would drive out the keys and values, and all that runs between its products.
+// Intel's read at a third of their speed that way. Where x has so many rows that they take the first
+// cache, weights would be lost there before their turn.
+#ifdef ARGS_FAST_PAST_CACHES
+constexpr bool PAST_CACHES = true;
+#else
+constexpr bool PAST_CACHES = false;
+#endif
+constexpr int EVERY_CACHE = 3, FIRST_CACHE = PAST_CACHES ? 0 : EVERY_CACHE;
 
 // Weights of type T as floats, times floats.
 template <typename T>
@@ -36,9 +42,38 @@ struct Pairs {
     return Vector(_mm512_dpbf16_ps(__m512(sum), w, x));
   }
 };
+#endif
+#if defined(ARGS_FAST_AMX)
+struct Tiles;  // linear_tiles.h
+typedef Tiles OfBFloat16;
+#elif defined(ARGS_FAST_BF16)
 typedef Pairs OfBFloat16;
 #else
 typedef Widened<BFloat16> OfBFloat16;
+#endif
+
+// The first `filled` elements of a step of x as it is multiplied, then zeros.
+template <typename P, typename T>
+void pack_step(const T* from, int64_t filled, float* to) {
+  widen(from, filled, to);
+}
+#ifdef ARGS_FAST_BF16
+template <typename P>
+void pack_step(const BFloat16* from, int64_t filled, BFloat16* to) {
+  std::memcpy(to, from, filled * sizeof(BFloat16));
+  std::memset(to + filled, 0, (P::STEP - filled) * sizeof(BFloat16));
+}
+template <typename P>
+void pack_step(const float* from, int64_t filled, BFloat16* to) {
+  float part[P::STEP] = {};
+  if (filled < P::STEP) {
+    std::memcpy(part, from, filled * sizeof(float));
+    from = part;
+  }
+  // Rounds to nearest, ties to even; what is too small for it is taken for 0, as in the products.
+  const __m512bh pairs = _mm512_cvtne2ps_pbh(__m512(load(from + WIDTH)), __m512(load(from)));
+  std::memcpy(to, &pairs, sizeof pairs);
+}
 #endif
 
 // Up to BLOCK_ROWS rows of x as the tiles read them: for each tile, for each step, a vector of each
@@ -51,6 +86,11 @@ class PackedRows {
   PackedRows(Input* memory, int64_t rows, int64_t K)
       : rows(rows), K(K), steps((K + P::STEP - 1) / P::STEP),
         tiles((rows + TILE_ROWS - 1) / TILE_ROWS), memory_(memory) {}
+
+  // Elements in memory.
+  static int64_t size(int64_t rows, int64_t K) {
+    return rows * ((K + P::STEP - 1) / P::STEP * P::STEP);
+  }
 
   int64_t first_row(int64_t tile) const { return rows * tile / tiles; }
   int64_t tile_rows(int64_t tile) const { return first_row(tile + 1) - first_row(tile); }
@@ -67,34 +107,13 @@ class PackedRows {
     Input* to = memory_ + first_row(tile) * steps * P::STEP + (row - first_row(tile)) * P::STEP;
     for (int64_t step = 0; step < steps; ++step, to += count * P::STEP) {
       const int64_t filled = std::min(P::STEP, K - step * P::STEP);
-      copy(from + step * P::STEP, filled, to);
+      pack_step<P>(from + step * P::STEP, filled, to);
     }
   }
 
   const int64_t rows, K, steps, tiles;
 
  private:
-  template <typename T>
-  static void copy(const T* from, int64_t filled, float* to) {
-    widen(from, filled, to);
-  }
-#ifdef ARGS_FAST_BF16
-  static void copy(const BFloat16* from, int64_t filled, BFloat16* to) {
-    std::memcpy(to, from, filled * sizeof(BFloat16));
-    std::memset(to + filled, 0, (P::STEP - filled) * sizeof(BFloat16));
-  }
-  static void copy(const float* from, int64_t filled, BFloat16* to) {
-    float part[P::STEP] = {};
-    if (filled < P::STEP) {
-      std::memcpy(part, from, filled * sizeof(float));
-      from = part;
-    }
-    // Rounds to nearest, ties to even; what is too small for it is taken for 0, as in the products.
-    const __m512bh pairs = _mm512_cvtne2ps_pbh(__m512(load(from + WIDTH)), __m512(load(from)));
-    std::memcpy(to, &pairs, sizeof pairs);
-  }
-#endif
-
   Input* const memory_;
 };
 

@@ -174,6 +174,8 @@ def test_layers_below_the_first_term_are_run_once(name, layers):
 @pytest.mark.parametrize(
     ("kernels", "dtype", "rows"),
     [
+        ("amx", torch.float32, 21),
+        ("amx", torch.bfloat16, 31),
         ("avx512bf16", torch.float32, 13),
         ("avx512bf16", torch.bfloat16, 13),
         ("avx512bf16", torch.float16, 7),

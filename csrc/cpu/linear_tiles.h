@@ -1,0 +1,195 @@
+// The product of linear.h for bfloat16 in tiles (AMX): 16 weight rows times 16 rows of x at once.
+//
+// Weights are read where they lie: a tile of them is 16 rows times STEP elements. In a tile of x a line
+// has a pair of elements of each row. Sums of a row add in the order of k, whatever rows are with it, and
+// lines that no row has are computed with what lies there, and not read.
+// Floor: as in linear.h; a tile's product takes 16 cycles, in which 64 KB per 1,024 cycles are read.
+
+namespace args_fast::ARGS_FAST_ISA {
+namespace {
+
+struct Tiles {
+  typedef BFloat16 Weight;
+  typedef BFloat16 Input;
+  static constexpr int64_t STEP = 32, SIDE = 16, SIZE = SIDE * STEP;
+};
+
+// The tile registers, by their numbers. `stride` is in bytes.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start = 0, none[14] = {};
+  uint16_t bytes[16] = {};  // of a line
+  uint8_t lines[16] = {};
+};
+inline void release_tiles() { asm volatile("tilerelease"); }
+template <int N>
+inline void clear_tile() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(N));
+}
+template <int N>
+inline void load_tile(const void* from, int64_t stride) {
+  asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(N), "r"(from), "r"(stride) : "memory");
+}
+template <int N>
+inline void store_tile(void* to, int64_t stride) {
+  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(N), "r"(to), "r"(stride) : "memory");
+}
+template <int SUM, int A, int B>
+inline void multiply_tiles() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B));
+}
+
+// f(0), f(1), ... as constants.
+template <typename F, int... I>
+inline void each(std::integer_sequence<int, I...>, const F& f) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+template <int COUNT, typename F>
+inline void each(const F& f) {
+  each(std::make_integer_sequence<int, COUNT>{}, f);
+}
+
+// Up to BLOCK_ROWS rows of x, packed one after the other: for each 16 of them, for each step, a tile. A
+// single row lies as it is: the lines of its tiles begin a pair apart, and what they have after it
+// counts for nothing.
+template <>
+class PackedRows<Tiles> {
+  static constexpr int64_t SIDE = Tiles::SIDE, STEP = Tiles::STEP, PAIR = 2;
+
+ public:
+  typedef BFloat16 Input;
+
+  PackedRows(Input* memory, int64_t rows, int64_t K)
+      : rows(rows), K(K), steps((K + STEP - 1) / STEP), line(rows == 1 ? PAIR : PAIR * SIDE),
+        memory_(memory), step_(rows == 1 ? STEP : Tiles::SIZE) {}
+
+  // Elements in memory.
+  static int64_t size(int64_t rows, int64_t K) {
+    const int64_t steps = (K + STEP - 1) / STEP;
+    return rows == 1 ? (steps + 1) * STEP : (rows + SIDE - 1) / SIDE * steps * Tiles::SIZE;
+  }
+
+  // Where the tile of 16 rows and a step begins.
+  Input* tile(int64_t row, int64_t step) const {
+    return memory_ + (row / SIDE * steps + step) * step_;
+  }
+
+  template <typename T>
+  void pack(int64_t row, const T* from) {
+    for (int64_t step = 0; step < steps; ++step) {
+      Input* const to = tile(row, step);
+      pack_step<Tiles>(from + step * STEP, std::min(STEP, K - step * STEP), to + row % SIDE * STEP);
+      if (rows == 1 || (row % SIDE < SIDE - 1 && row < rows - 1)) continue;
+      float* const pairs = reinterpret_cast<float*>(to);  // as they are of the same size
+      transpose(pairs, SIDE, pairs);
+    }
+  }
+
+  const int64_t rows, K, steps, line;  // line: elements from one to the next
+
+ private:
+  Input* const memory_;
+  const int64_t step_;
+};
+
+// Weights are fetched so many steps ahead.
+constexpr int64_t TILES_AHEAD = 8;
+
+// The registers: four sums, two tiles of x, two of weights.
+constexpr int X_TILE = 4, WEIGHT_TILE = 6;
+
+// All registers whole, or those of weights and sums with `lines` of their lines.
+inline void shape_tiles(int64_t lines) {
+  TileShapes shapes;
+  for (int i = 0; i < 8; ++i) {
+    shapes.bytes[i] = 64;
+    shapes.lines[i] = i == X_TILE || i == X_TILE + 1 ? Tiles::SIDE : lines;
+  }
+  asm volatile("ldtilecfg %0" ::"m"(shapes));
+}
+
+// R times 16 weight rows times G times 16 rows of x, from `row` on: sums [R, G, 16 weight rows, 16 rows
+// of x]. `left` is what the weight rows have after their last whole step, padded with zeros.
+template <int R, int G>
+void tiles_times(
+    const PackedRows<Tiles>& x, int64_t row, const BFloat16* weight, int64_t stride,
+    const BFloat16* left, bool fetch, float* sums) {
+  constexpr int64_t SIDE = Tiles::SIDE, STEP = Tiles::STEP;
+  const int64_t whole = x.K / STEP;
+  each<R * G>([](auto i) { clear_tile<i()>(); });
+  for (int64_t step = 0; step < x.steps; ++step) {
+    const int64_t next = step + TILES_AHEAD, passed = next < x.steps ? 0 : R * SIDE;
+    const BFloat16* later = weight + passed * stride + (passed ? next - x.steps : next) * STEP;
+    each<G>([&](auto g) {
+      load_tile<X_TILE + g()>(x.tile(row + g() * SIDE, step), x.line * sizeof(BFloat16));
+    });
+    each<R>([&](auto r) {
+      constexpr int W = WEIGHT_TILE + r();
+      if (fetch)
+        for (int64_t i = 0; i < SIDE; ++i)
+          __builtin_prefetch(later + (r() * SIDE + i) * stride, 0, EVERY_CACHE);
+      if (step < whole)
+        load_tile<W>(weight + r() * SIDE * stride + step * STEP, stride * sizeof(BFloat16));
+      else
+        load_tile<W>(left + r() * Tiles::SIZE, 2 * STEP);
+      each<G>([&](auto g) { multiply_tiles<r() * G + g(), W, X_TILE + g()>(); });
+    });
+  }
+  each<R * G>([&](auto i) { store_tile<i()>(sums + i() * SIDE * SIDE, 4 * SIDE); });
+}
+
+// Up to R times 16 weight rows times the rows of x from first_row on, as product() in linear.h.
+template <int R, typename Emit>
+void weight_tiles_times(
+    const PackedRows<Tiles>& x, int64_t first_row, const BFloat16* weight, int64_t stride,
+    int64_t n, int64_t count, const Emit& emit) {
+  constexpr int64_t SIDE = Tiles::SIDE, STEP = Tiles::STEP;
+  alignas(64) float sums[R * 2 * SIDE * SIDE];
+  alignas(64) BFloat16 left[R * Tiles::SIZE];
+  const int64_t whole = x.K / STEP, rest = x.K - whole * STEP;
+  const BFloat16* from = weight + n * stride;
+  if (rest > 0)
+    for (int64_t r = 0; r < count; ++r) {
+      std::fill_n(left + r * STEP, STEP, BFloat16{});
+      std::copy_n(from + r * stride + whole * STEP, rest, left + r * STEP);
+    }
+  const int64_t begin = first_row / SIDE * SIDE;
+  for (int64_t row = begin; row < x.rows; row += 2 * SIDE) {
+    const auto run = [&](auto G) {
+      tiles_times<R, G()>(x, row, from, stride, left, row == begin, sums);
+      for (int64_t i = 0; i < R * G(); ++i) {
+        float* tile = sums + i * SIDE * SIDE;
+        transpose(tile, SIDE, tile);
+        const int64_t r = i / G() * SIDE, first = row + i % G() * SIDE;
+        for (int64_t m = std::max(first_row, first); m < std::min(x.rows, first + SIDE); ++m)
+          emit(m, n + r, tile + (m - first) * SIDE, std::min(SIDE, count - r));
+      }
+    };
+    if (x.rows - row > SIDE)
+      run(std::integral_constant<int, 2>{});
+    else
+      run(std::integral_constant<int, 1>{});
+  }
+}
+
+// Weight rows [begin, end) times the rows of a block from first_row on, as product() in linear.h.
+template <typename Emit>
+void product(
+    Tiles, const PackedRows<Tiles>& x, int64_t first_row, const BFloat16* weight, int64_t stride,
+    int64_t begin, int64_t end, const Emit& emit) {
+  constexpr int64_t SIDE = Tiles::SIDE;
+  shape_tiles(SIDE);
+  int64_t n = begin;
+  // Where memory is waited for, one stream of 16 weight rows is the fastest.
+  if (x.rows > 2 * SIDE)
+    for (; n + 2 * SIDE <= end; n += 2 * SIDE)
+      weight_tiles_times<2>(x, first_row, weight, stride, n, 2 * SIDE, emit);
+  for (; n < end; n += SIDE) {
+    const int64_t count = std::min(SIDE, end - n);
+    if (count < SIDE) shape_tiles(count);
+    weight_tiles_times<1>(x, first_row, weight, stride, n, count, emit);
+  }
+  release_tiles();
+}
+
+}  // namespace
+}  // namespace args_fast::ARGS_FAST_ISA
