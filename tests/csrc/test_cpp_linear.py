@@ -111,6 +111,16 @@ def test_nothing_is_read_after_the_end_of_a_row():
     assert torch.equal(bits(cpu_linear(x, room[:, :37], bias)), bits(cpu_linear(x, weight, bias)))
 
 
+def test_torchs_products_are_the_same_before_and_after_ours():
+    """Both shape the processor's tiles, where it has some."""
+    x, weight, _ = case(40, 96, 320, torch.bfloat16)
+    torchs = F.linear(x, weight)
+    for rows in (1, 7, 40):
+        ours = cpu_linear(x[:rows], weight[:5])
+        assert torch.equal(F.linear(x, weight), torchs)
+        assert torch.equal(cpu_linear(x[:rows], weight[:5]), ours)
+
+
 @pytest.mark.parametrize("shape", [(8,), (1, 8), (2, 3, 8), (0, 8), (2, 0, 3, 8)])
 def test_the_shape_is_that_of_torchs_linear(shape):
     x, weight = random(*shape), random(5, 8, seed=1)
