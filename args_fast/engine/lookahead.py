@@ -30,9 +30,9 @@ RIDGE = {(8, 0): {2: 153, 4: 19}, (9, 0): {2: 206, 4: 28}}
 SHARED = 0.25
 
 # Rows more, per byte of a weight, that take the fused layers of the CPU as long as a reading of the
-# weights, by the kernels that run: measured on two cores with SmolLM2-135M, on an AMD EPYC (Zen 5)
-# from passes of 1, 10 and 20 rows; on an Intel Xeon (tiles, "amx") as the k up to which a joined pass
-# is faster. And how many times as many where weights are bfloat16.
+# weights, by the kernels that run: measured with SmolLM2-135M on two cores, of an AMD EPYC (Zen 5)
+# from passes of 1, 10 and 20 rows, of an Intel Xeon (whose tiles are "amx") as the k up to which a
+# joined pass is faster. And how many times as many where weights are bfloat16.
 CPU_ROWS = {"amx": 5.0, "avx512bf16": 3.0, "avx512": 3.0, "avx2": 1.7}
 MORE_IN_BFLOAT16 = {"amx": 3, "avx512bf16": 2}
 
