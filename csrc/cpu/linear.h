@@ -48,10 +48,10 @@ void tile_of(
 #pragma GCC unroll 8
     for (int64_t r = 0; r < R; ++r) {
       w[r] = P::weights(weight + r * stride + step * P::STEP);
-      constexpr int WHERE = FETCHED == 1 ? EVERY_CACHE : FIRST_CACHE;
+      constexpr int WHERE = FETCHED == 1 ? WITH_MANY_ROWS : WITH_FEW_ROWS;
       if (M == 1 && R == 1)
         __builtin_prefetch(
-            weight + step * P::STEP + STREAM_AHEAD / sizeof(typename P::Weight), 0, FIRST_CACHE);
+            weight + step * P::STEP + STREAM_AHEAD / sizeof(typename P::Weight), 0, WITH_FEW_ROWS);
       else if (r < FETCHED)
         __builtin_prefetch(later + r * stride + step * P::STEP, 0, WHERE);
     }

@@ -33,7 +33,7 @@ void column_tile(
         w[c] = widened(from + c * WIDTH);
         // Several tiles of rows come back to them.
         __builtin_prefetch(
-            from + AHEAD_ROWS * stride + c * WIDTH, 0, M == 1 ? FIRST_CACHE : EVERY_CACHE);
+            from + AHEAD_ROWS * stride + c * WIDTH, 0, M == 1 ? WITH_FEW_ROWS : WITH_MANY_ROWS);
       }
     } else {  // C is 1
       T part[WIDTH] = {};
