@@ -1,9 +1,11 @@
 // The product of linear.h for bfloat16 in tiles (AMX): 16 weight rows times 16 rows of x at once.
 //
-// Weights are read where they lie: a tile of them is 16 rows times STEP elements. In a tile of x a line
-// has a pair of elements of each row. Sums of a row add in the order of k, whatever rows are with it, and
-// lines that no row has are computed with what lies there, and not read.
-// Floor: as in linear.h; a tile's product takes 16 cycles, in which 64 KB per 1,024 cycles are read.
+// A tile of weights is 16 rows of them, STEP elements long, read where they lie. A line of a tile of x has
+// the same pair of elements of 16 rows. Where there are fewer rows the other places are multiplied with
+// whatever stands there, and nobody reads the result. The sums of a row are added to in the order of k,
+// whatever rows are with it.
+// Floor: as in linear.h. A product of tiles takes 16 cycles for a kilobyte of weights, which is faster than
+// memory gives them.
 
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
