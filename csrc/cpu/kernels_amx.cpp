@@ -1,26 +1,12 @@
-// The kernels for Intel's processors with AMX. The standard headers stay outside the target
-// region, so that nothing of theirs is compiled for it and merged into code that runs everywhere.
+// The kernels for Intel's processors with AMX.
 #include "kernels.h"
 #include "kernels_headers.h"
 
 #ifdef ARGS_FAST_HAS_AMX
-#if defined(__clang__)
-#pragma clang attribute push(                                                             \
-    __attribute__((                                                                       \
-        target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512vl,avx2,fma,f16c"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512vl,avx2,fma,f16c")
-#endif
+#define ARGS_FAST_TARGET "amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512vl,avx2,fma,f16c"
 #define ARGS_FAST_ISA amx
 #define ARGS_FAST_WIDTH 16
 #define ARGS_FAST_BF16
 #define ARGS_FAST_AMX
 #include "kernels_impl.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #endif

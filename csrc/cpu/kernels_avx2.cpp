@@ -1,21 +1,10 @@
-// The kernels for x86 processors with AVX2 and FMA. The standard headers stay outside the target
-// region, so that nothing of theirs is compiled for it and merged into code that runs everywhere.
+// The kernels for x86 processors with AVX2 and FMA.
 #include "kernels.h"
 #include "kernels_headers.h"
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
+#define ARGS_FAST_TARGET "avx2,fma,f16c"
 #define ARGS_FAST_ISA avx2
 #define ARGS_FAST_WIDTH 8
 #include "kernels_impl.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #endif

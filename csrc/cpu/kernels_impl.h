@@ -1,4 +1,17 @@
-// Every kernel, for the instruction set that the including file has switched on.
+// Every kernel, for the instruction set that the including file names: ARGS_FAST_TARGET, or what every
+// processor has. The standard headers are included before, outside the target region, so that nothing of
+// theirs is compiled for it and merged into code that runs everywhere.
+#define ARGS_FAST_PRAGMA(text) _Pragma(#text)
+#if defined(ARGS_FAST_TARGET) && defined(__clang__)
+#define ARGS_FAST_CLANG_TARGET(target_) \
+  ARGS_FAST_PRAGMA(clang attribute push(__attribute__((target(target_))), apply_to = function))
+ARGS_FAST_CLANG_TARGET(ARGS_FAST_TARGET)
+#elif defined(ARGS_FAST_TARGET)
+#define ARGS_FAST_GCC_TARGET(target_) ARGS_FAST_PRAGMA(GCC target(target_))
+#pragma GCC push_options
+ARGS_FAST_GCC_TARGET(ARGS_FAST_TARGET)
+#endif
+
 #include "vectors.h"
 #include "elements.h"
 #include "attention_blocks.h"
@@ -20,3 +33,9 @@ namespace args_fast::ARGS_FAST_ISA {
 extern const Kernels kernels = {attention, decoder_layers, linear, topk_logprobs, select};
 
 }  // namespace args_fast::ARGS_FAST_ISA
+
+#if defined(ARGS_FAST_TARGET) && defined(__clang__)
+#pragma clang attribute pop
+#elif defined(ARGS_FAST_TARGET)
+#pragma GCC pop_options
+#endif
