@@ -3,9 +3,9 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// Tokens of a split, about: whose keys, values and weights stay in the first caches.
-constexpr int64_t SPLIT = 64;
-constexpr int64_t LONGEST_SPLIT = SPLIT + SPLIT / 2;
+// Prefixes are cut at multiples of a block of tokens. A split has about two blocks, whose keys, values and
+// weights stay in the first caches.
+constexpr int64_t BLOCK = 32, SPLIT = 2 * BLOCK, LONGEST_SPLIT = 3 * BLOCK;
 // Keys that share a loaded vector of queries, and query rows that share a loaded vector of values:
 // twice as many sums stand in registers.
 constexpr int64_t ROWS = WIDTH == 16 ? 8 : 6;
@@ -14,13 +14,12 @@ inline float capped(float score, float softcap) {
   return softcap == 0.0f ? score : softcap * std::tanh(score / softcap);
 }
 
-// Rows [WIDTH, D], padded to whole vectors, as columns [D, WIDTH]: those of a square are interleaved
-// log2(WIDTH) times.
-inline void transpose(const float* from, int64_t D, float* turned) {
-  const int64_t W = padded(D);
+// Rows [WIDTH, D], `stride` apart, padded to whole vectors, as columns [D, WIDTH]: those of a square are
+// interleaved log2(WIDTH) times.
+inline void transpose(const float* from, int64_t stride, int64_t D, float* turned) {
   for (int64_t d = 0; d < D; d += WIDTH) {
     Vector rows[WIDTH], mixed[WIDTH];
-    for (int64_t i = 0; i < WIDTH; ++i) rows[i] = load(from + i * W + d);
+    for (int64_t i = 0; i < WIDTH; ++i) rows[i] = load(from + i * stride + d);
     for (int64_t done = 1; done < WIDTH; done *= 2) {
       for (int64_t i = 0; i < WIDTH / 2; ++i) {
         mixed[2 * i] = lower(rows[i], rows[i + WIDTH / 2]);
@@ -51,7 +50,7 @@ inline void for_rows(int64_t rows, F f) {
 
 // Scores [T, P] of T keys against P rows of queries, of which each WIDTH stand transposed, [D, WIDTH].
 template <int64_t T>
-inline void score(const float* q, const float* const* k, int64_t D, int64_t P, float* scores) {
+inline void score_rows(const float* q, const float* const* k, int64_t D, int64_t P, float* scores) {
   for_vectors(P, [&](int64_t r, auto vectors) {
     Vector sums[T][vectors()];
     for (int64_t t = 0; t < T; ++t)
@@ -71,7 +70,7 @@ inline void score(const float* q, const float* const* k, int64_t D, int64_t P, f
 // Add to the values [R, W] of R rows, times `kept` [R], the sums of `count` values, weighed by [count, P]
 // weights. A row of which 0 is kept had nothing, whatever stands there.
 template <int64_t R>
-inline void weigh(
+inline void weigh_rows(
     const float* weights, const float* const* v, int64_t count, int64_t P, int64_t W,
     const float* kept, float* values) {
   for_vectors(W, [&](int64_t d, auto vectors) {
@@ -93,7 +92,7 @@ inline void weigh(
 
 inline void prefetch(const void* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64)
-    __builtin_prefetch(static_cast<const char*>(row) + at, 0, 3);
+    __builtin_prefetch(static_cast<const char*>(row) + at, 0, KEYS_AND_VALUES);
 }
 
 // A row of whole vectors of floats is used where it stands; any other is widened into `room`.
@@ -116,7 +115,8 @@ inline void soften(
     constexpr int64_t CHAINS = 4;  // a comparison takes longer than the next one waits
     Vector tops[CHAINS];
     for (Vector& top : tops) top = splat(-INFINITE);
-    const auto raise = [](Vector& top, Vector s) { top = (s > top) | (s != s) ? s : top; };
+    // A NaN is left to its weight.
+    const auto raise = [](Vector& top, Vector s) { top = larger(s, top); };
     int64_t j = 0;
     for (; j + CHAINS <= count; j += CHAINS)
       for (int64_t i = 0; i < CHAINS; ++i) raise(tops[i], load(scores + (j + i) * P + r));

@@ -9,31 +9,90 @@ struct Split {
   int64_t b, h, begin, count, unit;
 };
 
-// The softmax state of R query rows after some splits: weighted values [R, W], maxima and sums [P].
+// The softmax state of P query rows after some splits: weighted values [P, W], maxima and sums [P]. Rows
+// from R on are there to fill up a vector.
 struct State {
   float *values, *maxima, *totals;
 };
 
+// The products of splits, by one thread: scaled queries with keys, and weights with values. Keys and
+// values are of type T.
+template <typename T>
+class SplitProducts {
+ public:
+  SplitProducts(const Attention& a, int64_t P)
+      : D_(a.D), P_(P), W_(padded(a.D)), turned_(a.Hkv * P * a.D), k_(ROWS * W_),
+        v_(LONGEST_SPLIT * W_) {}
+
+  // Before the first split, and after the last one.
+  void begin() {}
+  void end() {}
+
+  // Take WIDTH queries [WIDTH, W] of a kv head, of which the first one is number `first`.
+  void take_queries(const float* q, int64_t h, int64_t first) {
+    transpose(q, W_, D_, turned_.data() + (h * P_ + first) * D_);
+  }
+
+  // Scores [count, P] of `count` keys with the queries of a kv head. Their values are fetched meanwhile.
+  void score(
+      int64_t h, const T* const* keys, const T* const* values, int64_t count, float* scores) {
+    for (int64_t j = 0; j < count; j += ROWS) {
+      const int64_t rows = std::min(ROWS, count - j);
+      const float* k[ROWS];
+      for (int64_t t = 0; t < rows; ++t) {
+        k[t] = floats(keys[j + t], D_, k_.data() + t * W_);
+        prefetch(values[j + t], D_ * sizeof(T));
+      }
+      for_rows(rows, [&](auto rows) {
+        score_rows<rows()>(turned_.data() + h * P_ * D_, k, D_, P_, scores + j * P_);
+      });
+    }
+  }
+
+  // sums [R, W] = kept [R] * sums + weights [count, P] * values. The keys of the next split are fetched
+  // meanwhile.
+  void weigh(
+      float* weights, const T* const* values, int64_t count, const float* kept, int64_t R,
+      float* sums, const T* const* next, int64_t next_count) {
+    const float* v[LONGEST_SPLIT];
+    for (int64_t j = 0; j < count; ++j) v[j] = floats(values[j], D_, v_.data() + j * W_);
+    for (int64_t r = 0, fetched = 0; r < R; r += ROWS) {
+      const int64_t rows = std::min(ROWS, R - r);
+      for (; fetched * R < next_count * (r + rows); ++fetched)
+        prefetch(next[fetched], D_ * sizeof(T));
+      for_rows(rows, [&](auto rows) {
+        weigh_rows<rows()>(weights + r, v, count, P_, W_, kept + r, sums + r * W_);
+      });
+    }
+  }
+
+ private:
+  const int64_t D_, P_, W_;
+  std::vector<float> turned_, k_, v_;  // turned_: each WIDTH queries transposed, [D, WIDTH]
+};
+
 // Buffers of one thread, sized once per call.
+template <typename T>
 struct Buffers {
   explicit Buffers(const Attention& a)
-      : P(padded(a.N * (a.Hq / a.Hkv))), q(WIDTH * padded(a.D)), turned(a.Hkv * P * a.D),
-        k(ROWS * padded(a.D)), v(LONGEST_SPLIT * padded(a.D)), scores(LONGEST_SPLIT * P), kept(P) {
+      : P(padded(a.N * (a.Hq / a.Hkv))), products(a, P), q(WIDTH * padded(a.D)),
+        scores(LONGEST_SPLIT * P), kept(P) {
     for (int64_t b = 0; b < a.B; ++b)
       shares.resize(std::max<int64_t>(shares.size(), a.lengths[b] / SPLIT + 1 + WIDTH));
   }
 
   const int64_t P;  // query rows of a kv head, padded
-  std::vector<float> q, turned, k, v, scores, kept, shares;
+  SplitProducts<T> products;
+  std::vector<float> q, scores, kept, shares;
   std::vector<int64_t> seen;  // rows of the tail
   std::vector<Split> splits;
 };
 
-// The queries of a kv head, scaled: each WIDTH rows transposed, [D, WIDTH].
-template <typename Q>
-void turn_queries(const Attention& a, int64_t b, int64_t h, Buffers& buffers) {
-  const int64_t G = a.Hq / a.Hkv, R = a.N * G, W = padded(a.D), P = buffers.P;
-  for (int64_t first = 0; first < P; first += WIDTH) {
+// Take the queries of a kv head, scaled.
+template <typename T, typename Q>
+void take_queries(const Attention& a, int64_t b, int64_t h, Buffers<T>& buffers) {
+  const int64_t G = a.Hq / a.Hkv, R = a.N * G, W = padded(a.D);
+  for (int64_t first = 0; first < buffers.P; first += WIDTH) {
     for (int64_t i = 0; i < WIDTH; ++i) {
       const int64_t r = std::min(first + i, R - 1);  // the last one fills up the vector
       const Q* from = static_cast<const Q*>(a.q) + b * a.q_stride[0] + r / G * a.q_stride[1] +
@@ -42,7 +101,7 @@ void turn_queries(const Attention& a, int64_t b, int64_t h, Buffers& buffers) {
       widen(from, a.D, row);
       for (int64_t d = 0; d < W; d += WIDTH) store(row + d, load(row + d) * a.scale);
     }
-    transpose(buffers.q.data(), a.D, buffers.turned.data() + (h * P + first) * a.D);
+    buffers.products.take_queries(buffers.q.data(), h, first);
   }
 }
 
@@ -64,26 +123,16 @@ inline void find(
 template <typename T>
 void attend_split(
     const Attention& a, const Split& at, const Split& next, const int64_t* depth, State state,
-    Buffers& buffers) {
-  const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P, D = a.D, W = padded(D);
+    Buffers<T>& buffers) {
+  const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P;
   const int64_t count = at.count;
-  const T *k_rows[LONGEST_SPLIT], *v_rows[LONGEST_SPLIT], *next_rows[LONGEST_SPLIT];
-  find(a, at, a.k_pages, a.k_page_stride, k_rows);
-  find(a, at, a.v_pages, a.v_page_stride, v_rows);
-  find(a, next, a.k_pages, a.k_page_stride, next_rows);
+  const T *keys[LONGEST_SPLIT], *values[LONGEST_SPLIT], *next_keys[LONGEST_SPLIT];
+  find(a, at, a.k_pages, a.k_page_stride, keys);
+  find(a, at, a.v_pages, a.v_page_stride, values);
+  find(a, next, a.k_pages, a.k_page_stride, next_keys);
 
   float* scores = buffers.scores.data();
-  for (int64_t j = 0; j < count; j += ROWS) {
-    const int64_t keys = std::min(ROWS, count - j);
-    const float* k[ROWS];
-    for (int64_t t = 0; t < keys; ++t) {
-      k[t] = floats(k_rows[j + t], D, buffers.k.data() + t * W);
-      prefetch(v_rows[j + t], D * sizeof(T));
-    }
-    for_rows(keys, [&](auto keys) {
-      score<keys()>(buffers.turned.data() + at.h * P * D, k, D, P, scores + j * P);
-    });
-  }
+  buffers.products.score(at.h, keys, values, count, scores);
   if (a.softcap != 0.0f)
     for (int64_t j = 0; j < count; ++j)
       for (int64_t r = 0; r < R; ++r) scores[j * P + r] = capped(scores[j * P + r], a.softcap);
@@ -95,16 +144,8 @@ void attend_split(
     }
   soften(scores, count, P, state.maxima, state.totals, buffers.kept.data());
 
-  const float* v[LONGEST_SPLIT];
-  for (int64_t j = 0; j < count; ++j) v[j] = floats(v_rows[j], D, buffers.v.data() + j * W);
-  for (int64_t r = 0, fetched = 0; r < R; r += ROWS) {
-    const int64_t rows = std::min(ROWS, R - r);
-    for (; fetched * R < next.count * (r + rows); ++fetched)
-      prefetch(next_rows[fetched], D * sizeof(T));
-    for_rows(rows, [&](auto rows) {
-      weigh<rows()>(scores + r, v, count, P, W, buffers.kept.data() + r, state.values + r * W);
-    });
-  }
+  buffers.products.weigh(
+      scores, values, count, buffers.kept.data(), R, state.values, next_keys, next.count);
 }
 
 // Scores [seen] of a head's query with the tail's keys that its row sees; then -inf up to a whole vector.
@@ -132,8 +173,8 @@ void score_tail(
 template <typename T, typename Q>
 void merge(
     const Attention& a, int64_t b, int64_t h, int64_t n, const int64_t* depth, const State& states,
-    int64_t spans, Buffers& buffers) {
-  const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P, D = a.D, W = padded(D);
+    int64_t spans, Buffers<T>& buffers) {
+  const int64_t G = a.Hq / a.Hkv, P = buffers.P, D = a.D, W = padded(D);
   float *q = buffers.q.data(), *scores = buffers.scores.data(), *shares = buffers.shares.data();
   const T* keys = static_cast<const T*>(a.tail_k) + b * a.tail_k_stride[0] + h * a.tail_k_stride[2];
   const T* rows = static_cast<const T*>(a.tail_v) + b * a.tail_v_stride[0] + h * a.tail_v_stride[2];
@@ -175,7 +216,7 @@ void merge(
       Vector sums[vectors()] = {};
       for (int64_t s = 0; s < spans; ++s) {
         if (shares[s] == 0.0f) continue;  // what is not seen may be a NaN
-        const float* from = states.values + (s * a.Hkv * R + r) * W + d;
+        const float* from = states.values + (s * a.Hkv * P + r) * W + d;
         for (int64_t u = 0; u < vectors(); ++u)
           sums[u] = multiply_add(splat(shares[s]), load(from + u * WIDTH), sums[u]);
       }

@@ -15,7 +15,7 @@ namespace {
 class AttentionPlan {
  public:
   explicit AttentionPlan(const Attention& a)
-      : B_(a.B), Hkv_(a.Hkv), N_(a.N), rows_(a.N * (a.Hq / a.Hkv)), width_(padded(a.D)),
+      : B_(a.B), Hkv_(a.Hkv), N_(a.N), rows_(padded(a.N * (a.Hq / a.Hkv))), width_(padded(a.D)),
         depth_(a.N, -1) {
     for (int64_t i = 0; i < a.N; ++i)
       for (int64_t j = 0; j < a.N; ++j) depth_[i] += a.mask[i * a.N + j];
@@ -25,7 +25,7 @@ class AttentionPlan {
       spans += cuts_.back().spans;
     }
     units_ = spans * Hkv_;
-    memory_.reset(new float[units_ * (rows_ * width_ + 2 * padded(rows_))]);
+    memory_.reset(new float[units_ * rows_ * (width_ + 2)]);
   }
 
   // Units that some row sees, of all sequences and kv heads, in the order (b, span, h).
@@ -38,31 +38,34 @@ class AttentionPlan {
   // Attend to units [begin, end) of these. The heads of a span are read split by split: those of a token
   // stand next to each other in memory.
   template <typename T, typename Q>
-  void attend(const Attention& a, int64_t begin, int64_t end, Buffers& buffers) const {
+  void attend(const Attention& a, int64_t begin, int64_t end, Buffers<T>& buffers) const {
     for (int64_t b = 0; b < B_; ++b) {
       const Cut& cut = cuts_[b];
       const int64_t hidden = cut.hidden_spans(a.window) * Hkv_, units = cut.spans * Hkv_;
       const int64_t first = std::max<int64_t>(begin, 0) + hidden,
                     last = std::min(end + hidden, units);
       for (int64_t unit = first; unit < std::min(last, first + Hkv_); ++unit)
-        turn_queries<Q>(a, b, unit % Hkv_, buffers);
+        take_queries<T, Q>(a, b, unit % Hkv_, buffers);
       std::vector<Split>& splits = buffers.splits;
       splits.clear();
       for (int64_t unit = first; unit < last;) {
         const int64_t span = unit / Hkv_, after = std::min(last, (span + 1) * Hkv_);
         for (int64_t u = unit; u < after; ++u) begin_state(state(cut.first * Hkv_ + u));
-        const int64_t visible = std::max(span * cut.per_span, cut.hidden(a.window));
-        for (int64_t s = visible; s < std::min((span + 1) * cut.per_span, cut.splits); ++s)
-          for (int64_t u = unit; u < after; ++u)
-            splits.push_back(
-                {b, u % Hkv_, s * cut.size, std::min(cut.size, cut.length - s * cut.size),
-                 cut.first * Hkv_ + u});
+        const int64_t end_of = cut.begin_of(span + 1);
+        for (int64_t at = cut.begin_of(span); at < end_of;) {
+          const int64_t count = end_of - at > LONGEST_SPLIT ? SPLIT : end_of - at;
+          for (int64_t u = unit; u < after && at + count > cut.hidden(a.window); ++u)
+            splits.push_back({b, u % Hkv_, at, count, cut.first * Hkv_ + u});
+          at += count;
+        }
         unit = after;
       }
+      buffers.products.begin();
       for (size_t i = 0; i < splits.size(); ++i)
         attend_split<T>(
             a, splits[i], i + 1 < splits.size() ? splits[i + 1] : Split{}, depth_.data(),
             state(splits[i].unit), buffers);
+      buffers.products.end();
       begin -= units - hidden;
       end -= units - hidden;
     }
@@ -72,7 +75,7 @@ class AttentionPlan {
   int64_t merges() const { return B_ * Hkv_ * N_; }
 
   template <typename T, typename Q>
-  void finish(const Attention& a, int64_t unit, Buffers& buffers) const {
+  void finish(const Attention& a, int64_t unit, Buffers<T>& buffers) const {
     const int64_t n = unit % N_, h = unit / N_ % Hkv_, b = unit / N_ / Hkv_;
     const Cut& cut = cuts_[b];
     const int64_t hidden = cut.hidden_spans(a.window);
@@ -82,48 +85,48 @@ class AttentionPlan {
   }
 
  private:
-  // How a prefix is cut.
+  // How a prefix is cut: in spans of about as many blocks each.
   struct Cut {
-    // Spans of a long prefix are multiples of four, of equally many splits, so that few threads have as
-    // much to do, and many have something.
-    Cut(int64_t length, int64_t Hkv, int64_t first) : length(length), first(first) {
+    // A long prefix has a multiple of four of them, so that few threads have as much to do, and many
+    // have something; a short one has a split in each.
+    Cut(int64_t length, int64_t Hkv, int64_t first)
+        : length(length), first(first), blocks(std::max<int64_t>((length + BLOCK - 1) / BLOCK, 1)) {
       const int64_t about = std::max<int64_t>((length + SPLIT / 2) / SPLIT, 1);
       const int64_t wanted = 4 * std::max((about + 8) / 16, (2 + Hkv) / Hkv);
-      per_span = std::max<int64_t>((about + wanted / 2) / wanted, 1);
-      const int64_t number = per_span > 1 ? wanted * per_span : about;
-      size = std::max<int64_t>((length + number - 1) / number, 1);
-      splits = (length + size - 1) / size;
-      spans = (splits + per_span - 1) / per_span;
+      spans = about < wanted + wanted / 2 ? about : wanted;
     }
 
-    // Splits, and spans, that no row sees. The rows of the tail stand at length + depth >= length, so the
-    // first one sees farthest back.
+    int64_t begin_of(int64_t span) const { return std::min(blocks * span / spans * BLOCK, length); }
+
+    // Tokens, and whole spans, that no row sees. The rows of the tail stand at length + depth >= length,
+    // so the first one sees farthest back.
     int64_t hidden(int64_t window) const {
-      return window > 0 ? std::max<int64_t>(length - window + 1, 0) / size : 0;
+      return window > 0 ? std::max<int64_t>(length - window + 1, 0) : 0;
     }
-    int64_t hidden_spans(int64_t window) const { return hidden(window) / per_span; }
+    int64_t hidden_spans(int64_t window) const {
+      int64_t span = 0;
+      while (span < spans && begin_of(span + 1) <= hidden(window)) ++span;
+      return span;
+    }
 
-    int64_t length, first;  // and the number of its first span
-    int64_t size, splits;   // tokens of a split, of which the last may have fewer
-    int64_t per_span, spans;
+    int64_t length, first, blocks, spans;  // first: the number of its first span
   };
 
   // Before its first split: no row has seen anything.
   void begin_state(const State& state) const {
-    std::fill_n(state.maxima, padded(rows_), -INFINITE);
-    std::fill_n(state.totals, padded(rows_), 0.0f);
+    std::fill_n(state.maxima, rows_, -INFINITE);
+    std::fill_n(state.totals, rows_, 0.0f);
   }
 
   State state(int64_t unit) const {
-    const int64_t P = padded(rows_);
     float *values = memory_.get(), *maxima = values + units_ * rows_ * width_;
-    float* totals = maxima + units_ * P;
-    return {values + unit * rows_ * width_, maxima + unit * P, totals + unit * P};
+    float* totals = maxima + units_ * rows_;
+    return {values + unit * rows_ * width_, maxima + unit * rows_, totals + unit * rows_};
   }
 
-  const int64_t B_, Hkv_, N_, rows_, width_;
-  std::vector<int64_t> depth_;  // distance of each row from the prefix
-  std::vector<Cut> cuts_;       // of each sequence
+  const int64_t B_, Hkv_, N_, rows_, width_;  // rows_: query rows of a kv head, padded
+  std::vector<int64_t> depth_;                // distance of each row from the prefix
+  std::vector<Cut> cuts_;                     // of each sequence
   int64_t units_;
   std::unique_ptr<float[]> memory_;
 };
@@ -132,11 +135,11 @@ template <typename T>
 void attention_of(const Attention& a) {
   const AttentionPlan plan(a);
   torch::stable::parallel_for(0, plan.units(a), 1, [&](int64_t begin, int64_t end) {
-    Buffers mine(a);
+    Buffers<T> mine(a);
     plan.attend<T, T>(a, begin, end, mine);
   });
   torch::stable::parallel_for(0, plan.merges(), 16, [&](int64_t begin, int64_t end) {
-    Buffers mine(a);
+    Buffers<T> mine(a);
     for (int64_t unit = begin; unit < end; ++unit) plan.finish<T, T>(a, unit, mine);
   });
 }

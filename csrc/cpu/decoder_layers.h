@@ -73,7 +73,7 @@ class LayersOf {
         : buffers(a.readers[0].attention), row(padded(a.H)),
           weight(padded(std::max(a.H, a.readers[0].attention.D))), bias(weight.size()), low(sums) {}
 
-    Buffers buffers;
+    Buffers<T> buffers;
     std::vector<float> row, weight, bias, low;
   };
 

@@ -65,11 +65,20 @@ inline int64_t padded(int64_t D) { return (D + WIDTH - 1) / WIDTH * WIDTH; }
 
 // WIDTH elements as floats.
 inline Vector widened(const float* from) { return load(from); }
-inline Vector widened(const BFloat16* from) {
+// As whole numbers, then.
+inline Integers widened_bits(const BFloat16* from) {
+#if ARGS_FAST_WIDTH == 16
+  return Integers(_mm512_maskz_cvtepu16_epi32(
+      __mmask16(-1), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#else
   typedef uint16_t Shorts __attribute__((vector_size(2 * ARGS_FAST_WIDTH)));
   Shorts bits;
   std::memcpy(&bits, from, sizeof bits);
-  const Integers wide = __builtin_convertvector(bits, Integers) << 16;
+  return __builtin_convertvector(bits, Integers);
+#endif
+}
+inline Vector widened(const BFloat16* from) {
+  const Integers wide = widened_bits(from) << 16;
   Vector floats;
   std::memcpy(&floats, &wide, sizeof floats);
   return floats;

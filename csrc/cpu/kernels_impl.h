@@ -14,8 +14,15 @@ ARGS_FAST_GCC_TARGET(ARGS_FAST_TARGET)
 
 #include "vectors.h"
 #include "elements.h"
+#include "caches.h"
+#ifdef ARGS_FAST_AMX
+#include "tiles.h"
+#endif
 #include "attention_blocks.h"
 #include "attention_split.h"
+#ifdef ARGS_FAST_AMX
+#include "attention_tiles.h"
+#endif
 #include "branch_attention.h"
 #include "packed_rows.h"
 #include "linear_columns.h"

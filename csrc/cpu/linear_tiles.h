@@ -10,46 +10,6 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-struct Tiles {
-  typedef BFloat16 Weight;
-  typedef BFloat16 Input;
-  static constexpr int64_t STEP = 32, SIDE = 16, SIZE = SIDE * STEP;
-};
-
-// The tile registers, by their numbers. `stride` is in bytes.
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start = 0, none[14] = {};
-  uint16_t bytes[16] = {};  // of a line
-  uint8_t lines[16] = {};
-};
-inline void release_tiles() { asm volatile("tilerelease"); }
-template <int N>
-inline void clear_tile() {
-  asm volatile("tilezero %%tmm%c0" ::"i"(N));
-}
-template <int N>
-inline void load_tile(const void* from, int64_t stride) {
-  asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(N), "r"(from), "r"(stride) : "memory");
-}
-template <int N>
-inline void store_tile(void* to, int64_t stride) {
-  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(N), "r"(to), "r"(stride) : "memory");
-}
-template <int SUM, int A, int B>
-inline void multiply_tiles() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B));
-}
-
-// f(0), f(1), ... as constants.
-template <typename F, int... I>
-inline void each(std::integer_sequence<int, I...>, const F& f) {
-  (f(std::integral_constant<int, I>{}), ...);
-}
-template <int COUNT, typename F>
-inline void each(const F& f) {
-  each(std::make_integer_sequence<int, COUNT>{}, f);
-}
-
 // Up to BLOCK_ROWS rows of x, packed one after the other: for each 16 of them, for each step, a tile. A
 // single row lies as it is: the lines of its tiles begin a pair apart, and what they have after it
 // counts for nothing.
@@ -82,7 +42,7 @@ class PackedRows<Tiles> {
       pack_step<Tiles>(from + step * STEP, std::min(STEP, K - step * STEP), to + row % SIDE * STEP);
       if (rows == 1 || (row % SIDE < SIDE - 1 && row < rows - 1)) continue;
       float* const pairs = reinterpret_cast<float*>(to);  // as they are of the same size
-      transpose(pairs, SIDE, pairs);
+      transpose(pairs, SIDE, SIDE, pairs);
     }
   }
 
@@ -95,19 +55,6 @@ class PackedRows<Tiles> {
 
 // Weights are fetched so many steps ahead.
 constexpr int64_t TILES_AHEAD = 8;
-
-// The registers: four sums, two tiles of x, two of weights.
-constexpr int X_TILE = 4, WEIGHT_TILE = 6;
-
-// All registers whole, or those of weights and sums with `lines` of their lines.
-inline void shape_tiles(int64_t lines) {
-  TileShapes shapes;
-  for (int i = 0; i < 8; ++i) {
-    shapes.bytes[i] = 64;
-    shapes.lines[i] = i == X_TILE || i == X_TILE + 1 ? Tiles::SIDE : lines;
-  }
-  asm volatile("ldtilecfg %0" ::"m"(shapes));
-}
 
 // R times 16 weight rows times G times 16 rows of x, from `row` on: sums [R, G, 16 weight rows, 16 rows
 // of x]. `left` is what the weight rows have after their last whole step, padded with zeros.
@@ -122,10 +69,10 @@ void tiles_times(
     const int64_t next = step + TILES_AHEAD, passed = next < x.steps ? 0 : R * SIDE;
     const BFloat16* later = weight + passed * stride + (passed ? next - x.steps : next) * STEP;
     each<G>([&](auto g) {
-      load_tile<X_TILE + g()>(x.tile(row + g() * SIDE, step), x.line * sizeof(BFloat16));
+      load_tile<RIGHT_TILE + g()>(x.tile(row + g() * SIDE, step), x.line * sizeof(BFloat16));
     });
     each<R>([&](auto r) {
-      constexpr int W = WEIGHT_TILE + r();
+      constexpr int W = LEFT_TILE + r();
       if (fetch)
         for (int64_t i = 0; i < SIDE; ++i)
           __builtin_prefetch(later + (r() * SIDE + i) * stride, 0, EVERY_CACHE);
@@ -133,7 +80,7 @@ void tiles_times(
         load_tile<W>(weight + r() * SIDE * stride + step * STEP, stride * sizeof(BFloat16));
       else
         load_tile<W>(left + r() * Tiles::SIZE, 2 * STEP);
-      each<G>([&](auto g) { multiply_tiles<r() * G + g(), W, X_TILE + g()>(); });
+      each<G>([&](auto g) { multiply_tiles<r() * G + g(), W, RIGHT_TILE + g()>(); });
     });
   }
   each<R * G>([&](auto i) { store_tile<i()>(sums + i() * SIDE * SIDE, 4 * SIDE); });
@@ -160,7 +107,7 @@ void weight_tiles_times(
       tiles_times<R, G()>(x, row, from, stride, left, row == begin, sums);
       for (int64_t i = 0; i < R * G(); ++i) {
         float* tile = sums + i * SIDE * SIDE;
-        transpose(tile, SIDE, tile);
+        transpose(tile, SIDE, SIDE, tile);
         const int64_t r = i / G() * SIDE, first = row + i % G() * SIDE;
         for (int64_t m = std::max(first_row, first); m < std::min(x.rows, first + SIDE); ++m)
           emit(m, n + r, tile + (m - first) * SIDE, std::min(SIDE, count - r));

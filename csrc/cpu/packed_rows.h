@@ -6,20 +6,6 @@ namespace {
 constexpr int64_t BLOCK_ROWS = 64;  // rows of x that share one reading of the weights
 constexpr int64_t TILE_ROWS = 6;    // rows of x in a tile, at most
 
-// Where fetched weights wait, as __builtin_prefetch counts caches. Each is used once, so on AMD's
-// processors it goes past all caches but the first: else a model would drive out the keys and values, and
-// all that runs between its products. But where x has so many rows that they take the first cache, weights
-// would be lost there before their turn. Intel's read at a third of their speed that way: there weights
-// wait in the outer caches, and the first one is left to x.
-constexpr int FIRST_CACHE = 0, OUTER_CACHES = 2, EVERY_CACHE = 3;
-#ifdef ARGS_FAST_PAST_CACHES
-constexpr bool PAST_CACHES = true;
-#else
-constexpr bool PAST_CACHES = false;
-#endif
-constexpr int WITH_FEW_ROWS = PAST_CACHES ? FIRST_CACHE : OUTER_CACHES;
-constexpr int WITH_MANY_ROWS = PAST_CACHES ? EVERY_CACHE : OUTER_CACHES;
-
 // Weights of type T as floats, times floats.
 template <typename T>
 struct Widened {
@@ -47,7 +33,6 @@ struct Pairs {
 };
 #endif
 #if defined(ARGS_FAST_AMX)
-struct Tiles;  // linear_tiles.h
 typedef Tiles OfBFloat16;
 #elif defined(ARGS_FAST_BF16)
 typedef Pairs OfBFloat16;

@@ -134,13 +134,25 @@ inline Vector sums_of_folded(const Vector* vectors) {
   return part[0];
 }
 
+// The larger one in each place; that of b where one of them is a NaN.
+inline Vector larger(Vector a, Vector b) {
+#if ARGS_FAST_WIDTH == 16
+  return Vector(_mm512_maskz_max_ps(__mmask16(-1), __m512(a), __m512(b)));
+#elif ARGS_FAST_WIDTH == 8
+  return Vector(_mm256_max_ps(__m256(a), __m256(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+
 // e^x for x <= 0 to about one unit in the last place: 2^n * e^r with |r| <= ln(2) / 2.
 inline Vector exp_negative(Vector x) {
   const Vector low = splat(-87.3f);
-  const Vector clamped = x > low ? x : low;
-  const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vector n = (clamped * 1.44269504088896341f + magic) - magic;
-  const Vector r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  // 1.5 * 2^23, to which adding rounds to a whole number, and what the exponents of floats begin with.
+  const Vector magic = splat(12582912.0f + 127.0f);
+  const Vector rounded = larger(x, low) * 1.44269504088896341f + magic;
+  const Vector n = rounded - magic;
+  const Vector r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
   Vector p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -148,11 +160,13 @@ inline Vector exp_negative(Vector x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
+  Integers exponent;
+  std::memcpy(&exponent, &rounded, sizeof exponent);
+  exponent <<= 23;
   Vector power;
   std::memcpy(&power, &exponent, sizeof power);
-  // Below the clamp the result is 0, which is also what a masked score (-inf) weighs. A NaN stays.
-  return x != x ? x : (x > low ? p * power : Vector{});
+  // Up to `low` the result is 0, which is also what a masked score (-inf) weighs. A NaN stays.
+  return x <= low ? Vector{} : p * power;
 }
 
 inline float exp_negative(float x) { return exp_negative(splat(x))[0]; }

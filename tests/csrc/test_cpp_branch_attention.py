@@ -54,6 +54,17 @@ def test_a_window_that_ends_anywhere_in_a_split(mask, window):
     assert_attention(attention_case([2 * SPLIT + 7, 5, 0], 6, 2, 1, 8, mask=mask(6)), window)
 
 
+@pytest.mark.parametrize("D", [20, 64, 80])
+@pytest.mark.parametrize("N", [1, 10])
+def test_bfloat16_loses_little_but_the_rounding_of_the_result(N, D):
+    case = attention_case([1040, 77], N, 6, 2, D, dtype=torch.bfloat16)
+    case[0] *= 4  # weights of very different sizes
+    wanted = plain.branch_attention(*case)  # in float32, but for the result
+    out = op("branch_attention")(*case, 0, 0.0, None)
+
+    assert (bits(out) != bits(wanted)).float().mean() < 0.01
+
+
 def test_large_scores_do_not_overflow():
     case = attention_case([SPLIT + 9, 30], 5, 4, 2, 8)
     case[0] *= 3e3  # scores of 1e4, whose own rounding is 1e-3
