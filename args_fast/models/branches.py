@@ -22,6 +22,9 @@ class Branches:
         lengths: [B] i32, the stored prefix of each request; a commit advances them.
         k, v: [L, B, N, Hkv, D], the rows' keys and values.
         mask: [N, N] bool, row i sees row j; None for siblings.
+        is_prompt: the rows are the next ones of a text, and the mask a chain. Then the fused layers
+            attend to them as to stored ones, which is faster; a row's last bits depend on where a
+            text is cut.
     """
 
     def __init__(
@@ -32,6 +35,8 @@ class Branches:
         k: Tensor,
         v: Tensor,
         mask: Tensor | None = None,
+        *,
+        is_prompt: bool = False,
     ) -> None:
         self.cache = cache
         self.page_table = page_table
@@ -40,6 +45,7 @@ class Branches:
         self.v = v
         N = k.shape[2]
         self.mask = torch.eye(N, dtype=torch.bool, device=k.device) if mask is None else mask
+        self.is_prompt = is_prompt
         self._depth = None if mask is None else mask.sum(1) - 1  # ancestors of each row
 
     @classmethod

@@ -160,7 +160,7 @@ class FusedLayers:
             *branches.keys_and_values(part),
             branches.page_table,
             branches.lengths,
-            branches.mask,
+            None if branches.is_prompt else branches.mask,
             *turns,
             layers.scales[part],
             layers.windows[part],

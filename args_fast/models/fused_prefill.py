@@ -10,8 +10,9 @@ from args_fast.models.branches import Branches, chain
 from args_fast.models.fused import CPU, FusedLayers
 
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
-# often, and more of the attention is over the rows themselves, which is slower than over pages.
-PROMPT_ROWS = 64
+# often, but what a layer holds of them leaves the caches. Measured from 64 to 512 rows, in float32 and
+# bfloat16 (docs/decisions.md).
+PROMPT_ROWS = 128
 
 
 @torch.no_grad()
@@ -36,7 +37,9 @@ def prefill(
         rows = len(index)
         length = torch.tensor([first], dtype=torch.int32, device=CPU)
         mask = chain(rows, CPU)
-        readers = [Branches(c, table, length, *_rows_of(c, rows), mask) for c in caches]
+        readers = [
+            Branches(c, table, length, *_rows_of(c, rows), mask, is_prompt=True) for c in caches
+        ]
         piece = torch.tensor([ids[first - start :][:rows]], device=CPU)
         if len(readers) == 1:
             layers.hidden(piece, *readers)

@@ -31,7 +31,7 @@ def decoder_layers(
     v_pages: Tensor,
     page_table: Tensor,
     prefix_lengths: Tensor,
-    tail_mask: Tensor,
+    tail_mask: Tensor | None,
     cos: Tensor | None,
     sin: Tensor | None,
     scales: list[float],
@@ -53,8 +53,9 @@ def decoder_layers(
     for one that the layer does not have; a matrix of int8 is multiplied with its rows' scales.
     tail_k, tail_v [L, B, N, Hkv, D] are written; k_pages, v_pages
     [L, pages, page_size, Hkv, D]; page_table, prefix_lengths and tail_mask as in
-    ``branch_attention``. cos, sin [B, N, R] f32, R <= D even: each head's first R elements are
-    rotated, half against half. scales, windows [L]: of each layer's attention. norm: "rms" or
+    ``branch_attention``; without a mask rows are the next ones of a prompt, and see those before
+    them. cos, sin [B, N, R] f32, R <= D even: each head's first R elements are rotated, half
+    against half. scales, windows [L]: of each layer's attention. norm: "rms" or
     "layer"; activation: a key of ACTIVATIONS. pre_norm: norms stand before the attention and the
     MLP, else after their residual sums. A layer without a gate has an MLP of ``up`` and
     ``down`` alone. low_rank: for each layer and each of MATRICES the tensors of TERM, or nothing.
@@ -63,6 +64,9 @@ def decoder_layers(
 
     Everything but the stored keys and values is computed in float32.
     """
+    if tail_mask is None:
+        N = hidden.shape[1]
+        tail_mask = torch.ones(N, N, dtype=torch.bool, device=hidden.device).tril()
     normed = partial(_normed, norm, eps)
     act = ACTIVATIONS[activation]
     count = len(LAYER_WEIGHTS)

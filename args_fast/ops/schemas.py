@@ -58,16 +58,17 @@ TERM_NAMES = tuple(f"{matrix}_term_{part}" for matrix in MATRICES for part in TE
 
 # hidden [B, N, H] f32; weights: LAYER_WEIGHTS of each layer; tail_k, tail_v [L, B, N, Hkv, D];
 # k_pages, v_pages [L, pages, page_size, Hkv, D]; page_table [B, P] i32; prefix_lengths [B] i32;
-# tail_mask [N, N] bool; cos, sin [B, N, R] f32; scales, windows [L]; final_norm [H]; low_rank:
-# TERM of each of MATRICES of each layer, or nothing; adapted: nothing, or tail_k, tail_v, k_pages
-# and v_pages of as many rows again, which follow in hidden [2 B, N, H] and alone get the terms.
+# tail_mask [N, N] bool, or None of a prompt's rows (not in Triton); cos, sin [B, N, R] f32; scales,
+# windows [L]; final_norm [H]; low_rank: TERM of each of MATRICES of each layer, or nothing;
+# adapted: nothing, or tail_k, tail_v, k_pages and v_pages of as many rows again, which follow in
+# hidden [2 B, N, H] and alone get the terms.
 # Weights and low_rank are held by the library before, as the layers of this number.
 HOLD_LAYERS = "(Tensor[] weights, Tensor[] low_rank) -> int"
 RELEASE_LAYERS = "(int layers) -> ()"
 DECODER_LAYERS = (
     "(Tensor(a!) hidden, int layers, Tensor(b!) tail_k, Tensor(c!) tail_v, "
     "Tensor k_pages, Tensor v_pages, Tensor page_table, Tensor prefix_lengths, "
-    "Tensor tail_mask, Tensor? cos, Tensor? sin, float[] scales, int[] windows, str norm, "
+    "Tensor? tail_mask, Tensor? cos, Tensor? sin, float[] scales, int[] windows, str norm, "
     "float eps, str activation, bool pre_norm, Tensor? final_norm, Tensor? final_norm_bias, "
     "Tensor(d!)[] adapted) -> ()"
 )

@@ -4,9 +4,11 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// Tokens [begin, begin + count) of a sequence and kv head, whose state is that of a unit of work.
+// Tokens [begin, begin + count) of a sequence's prefix, or of a prompt's rows, and a kv head, whose state
+// is that of a unit of work.
 struct Split {
   int64_t b, h, begin, count, unit;
+  bool in_tail;
 };
 
 // The softmax state of P query rows after some splits: weighted values [P, W], maxima and sums [P]. Rows
@@ -78,7 +80,7 @@ struct Buffers {
       : P(padded(a.N * (a.Hq / a.Hkv))), products(a, P), q(WIDTH * padded(a.D)),
         scores(LONGEST_SPLIT * P), kept(P) {
     for (int64_t b = 0; b < a.B; ++b)
-      shares.resize(std::max<int64_t>(shares.size(), a.lengths[b] / SPLIT + 1 + WIDTH));
+      shares.resize(std::max<int64_t>(shares.size(), (a.lengths[b] + a.N) / SPLIT + 2 + WIDTH));
   }
 
   const int64_t P;  // query rows of a kv head, padded
@@ -105,16 +107,74 @@ void take_queries(const Attention& a, int64_t b, int64_t h, Buffers<T>& buffers)
   }
 }
 
-// Where the keys or values of a split stand.
+// Where the keys or values of a split stand, in pages or in the tail.
 template <typename T>
 inline void find(
-    const Attention& a, const Split& at, const void* pages, const int64_t* stride, const T** rows) {
+    const Attention& a, const Split& at, const void* pages, const int64_t* page_stride,
+    const void* tail, const int64_t* tail_stride, const T** rows) {
+  if (at.in_tail) {
+    const T* from = static_cast<const T*>(tail) + at.b * tail_stride[0] + at.h * tail_stride[2];
+    for (int64_t j = 0; j < at.count; ++j) rows[j] = from + (at.begin + j) * tail_stride[1];
+    return;
+  }
   const int32_t* table = a.page_table + at.b * a.table_stride;
   int64_t page = at.begin / a.page_size, row = at.begin % a.page_size;
   for (int64_t j = 0; j < at.count; ++page, row = 0) {
-    const T* from = static_cast<const T*>(pages) + table[page] * stride[0] + at.h * stride[2];
-    for (; row < a.page_size && j < at.count; ++row, ++j) rows[j] = from + row * stride[1];
+    const T* from =
+        static_cast<const T*>(pages) + table[page] * page_stride[0] + at.h * page_stride[2];
+    for (; row < a.page_size && j < at.count; ++row, ++j) rows[j] = from + row * page_stride[1];
   }
+}
+
+// Scores of what a row does not see become -inf: what stands before its window, and a prompt's later rows.
+inline void hide(
+    const Attention& a, const Split& at, const int64_t* depth, int64_t P, float* scores) {
+  const int64_t G = a.Hq / a.Hkv, R = a.N * G;
+  if (at.in_tail) {
+    for (int64_t j = 0; j < at.count; ++j) {
+      float* row = scores + j * P;
+      std::fill(row, row + (at.begin + j) * G, -INFINITE);
+      if (a.window > 0)
+        std::fill(row + std::min(R, (at.begin + j + a.window) * G), row + R, -INFINITE);
+    }
+  } else if (a.window > 0) {
+    for (int64_t r = 0; r < R; ++r) {
+      // Not seen, nor what comes before.
+      const int64_t oldest = a.lengths[at.b] + depth[r / G] - a.window;
+      for (int64_t j = 0; j < at.count && at.begin + j <= oldest; ++j)
+        scores[j * P + r] = -INFINITE;
+    }
+  }
+}
+
+// Whether rows have neither infinities nor NaNs.
+template <typename T>
+inline bool finite(const T* const* rows, int64_t count, int64_t D) {
+  Vector differences{};
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t d = 0; d < D; d += WIDTH) {
+      const Vector v = load_part(rows[j] + d, D - d);
+      differences += v - v;
+    }
+  return !any(differences != 0.0f);
+}
+
+// As SplitProducts::weigh, for values that are not finite: those without a weight are left out.
+template <typename T>
+void weigh_seen(
+    const float* weights, const T* const* values, int64_t count, int64_t D, const float* kept,
+    int64_t R, int64_t P, float* sums) {
+  const int64_t W = padded(D);
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t d = 0; d < W; d += WIDTH) {
+      float* place = sums + r * W + d;
+      Vector sum = kept[r] == 0.0f ? Vector{} : kept[r] * load(place);
+      for (int64_t j = 0; j < count; ++j) {
+        const float weight = weights[j * P + r];
+        if (weight != 0.0f) sum = multiply_add(splat(weight), load_part(values[j] + d, D - d), sum);
+      }
+      store(place, sum);
+    }
 }
 
 // Add a split to a state. Keys and values are of type T. Values are fetched while scores are made, and
@@ -124,28 +184,23 @@ template <typename T>
 void attend_split(
     const Attention& a, const Split& at, const Split& next, const int64_t* depth, State state,
     Buffers<T>& buffers) {
-  const int64_t G = a.Hq / a.Hkv, R = a.N * G, P = buffers.P;
-  const int64_t count = at.count;
+  const int64_t R = a.N * (a.Hq / a.Hkv), P = buffers.P, count = at.count;
   const T *keys[LONGEST_SPLIT], *values[LONGEST_SPLIT], *next_keys[LONGEST_SPLIT];
-  find(a, at, a.k_pages, a.k_page_stride, keys);
-  find(a, at, a.v_pages, a.v_page_stride, values);
-  find(a, next, a.k_pages, a.k_page_stride, next_keys);
+  find(a, at, a.k_pages, a.k_page_stride, a.tail_k, a.tail_k_stride, keys);
+  find(a, at, a.v_pages, a.v_page_stride, a.tail_v, a.tail_v_stride, values);
+  find(a, next, a.k_pages, a.k_page_stride, a.tail_k, a.tail_k_stride, next_keys);
 
-  float* scores = buffers.scores.data();
+  float *scores = buffers.scores.data(), *kept = buffers.kept.data();
   buffers.products.score(at.h, keys, values, count, scores);
   if (a.softcap != 0.0f)
     for (int64_t j = 0; j < count; ++j)
       for (int64_t r = 0; r < R; ++r) scores[j * P + r] = capped(scores[j * P + r], a.softcap);
-  if (a.window > 0)
-    for (int64_t r = 0; r < R; ++r) {
-      // Not seen, nor what comes before.
-      const int64_t oldest = a.lengths[at.b] + depth[r / G] - a.window;
-      for (int64_t j = 0; j < count && at.begin + j <= oldest; ++j) scores[j * P + r] = -INFINITE;
-    }
-  soften(scores, count, P, state.maxima, state.totals, buffers.kept.data());
-
-  buffers.products.weigh(
-      scores, values, count, buffers.kept.data(), R, state.values, next_keys, next.count);
+  hide(a, at, depth, P, scores);
+  soften(scores, count, P, state.maxima, state.totals, kept);
+  if (at.in_tail && !finite(values, count, a.D))
+    weigh_seen(scores, values, count, a.D, kept, R, P, state.values);
+  else
+    buffers.products.weigh(scores, values, count, kept, R, state.values, next_keys, next.count);
 }
 
 // Scores [seen] of a head's query with the tail's keys that its row sees; then -inf up to a whole vector.
@@ -180,7 +235,7 @@ void merge(
   const T* rows = static_cast<const T*>(a.tail_v) + b * a.tail_v_stride[0] + h * a.tail_v_stride[2];
   std::vector<int64_t>& seen = buffers.seen;
   seen.clear();
-  for (int64_t j = 0; j < a.N; ++j)
+  for (int64_t j = 0; a.mask != nullptr && j < a.N; ++j)  // a prompt's rows are in the spans
     if (a.mask[n * a.N + j] && (a.window == 0 || depth[n] - depth[j] < a.window)) seen.push_back(j);
   const int64_t count = seen.size();
   for (int64_t g = 0; g < G; ++g) {

@@ -18,11 +18,16 @@ class AttentionPlan {
       : B_(a.B), Hkv_(a.Hkv), N_(a.N), rows_(padded(a.N * (a.Hq / a.Hkv))), width_(padded(a.D)),
         depth_(a.N, -1) {
     for (int64_t i = 0; i < a.N; ++i)
-      for (int64_t j = 0; j < a.N; ++j) depth_[i] += a.mask[i * a.N + j];
+      for (int64_t j = 0; j < a.N; ++j)
+        depth_[i] += a.mask == nullptr ? j <= i : a.mask[i * a.N + j];
     int64_t spans = 0;
-    for (int64_t b = 0; b < B_; ++b) {
-      cuts_.emplace_back(a.lengths[b], Hkv_, spans);
+    const auto cut = [&](int64_t b, int64_t length, bool in_tail) {
+      cuts_.emplace_back(b, length, in_tail, Hkv_, spans);
       spans += cuts_.back().spans;
+    };
+    for (int64_t b = 0; b < B_; ++b) {
+      cut(b, a.lengths[b], false);
+      if (a.mask == nullptr) cut(b, a.N, true);
     }
     units_ = spans * Hkv_;
     memory_.reset(new float[units_ * rows_ * (width_ + 2)]);
@@ -39,8 +44,8 @@ class AttentionPlan {
   // stand next to each other in memory.
   template <typename T, typename Q>
   void attend(const Attention& a, int64_t begin, int64_t end, Buffers<T>& buffers) const {
-    for (int64_t b = 0; b < B_; ++b) {
-      const Cut& cut = cuts_[b];
+    for (const Cut& cut : cuts_) {
+      const int64_t b = cut.b;
       const int64_t hidden = cut.hidden_spans(a.window) * Hkv_, units = cut.spans * Hkv_;
       const int64_t first = std::max<int64_t>(begin, 0) + hidden,
                     last = std::min(end + hidden, units);
@@ -55,7 +60,7 @@ class AttentionPlan {
         for (int64_t at = cut.begin_of(span); at < end_of;) {
           const int64_t count = end_of - at > LONGEST_SPLIT ? SPLIT : end_of - at;
           for (int64_t u = unit; u < after && at + count > cut.hidden(a.window); ++u)
-            splits.push_back({b, u % Hkv_, at, count, cut.first * Hkv_ + u});
+            splits.push_back({b, u % Hkv_, at, count, cut.first * Hkv_ + u, cut.in_tail});
           at += count;
         }
         unit = after;
@@ -77,20 +82,22 @@ class AttentionPlan {
   template <typename T, typename Q>
   void finish(const Attention& a, int64_t unit, Buffers<T>& buffers) const {
     const int64_t n = unit % N_, h = unit / N_ % Hkv_, b = unit / N_ / Hkv_;
-    const Cut& cut = cuts_[b];
-    const int64_t hidden = cut.hidden_spans(a.window);
+    const int64_t cuts = cuts_.size() / B_;  // of a sequence, whose spans stand together
+    const Cut &cut = cuts_[b * cuts], &last = cuts_[b * cuts + cuts - 1];
+    const int64_t first = cut.first + cut.hidden_spans(a.window);
     merge<T, Q>(
-        a, b, h, n, depth_.data(), state((cut.first + hidden) * Hkv_ + h), cut.spans - hidden,
+        a, b, h, n, depth_.data(), state(first * Hkv_ + h), last.first + last.spans - first,
         buffers);
   }
 
  private:
-  // How a prefix is cut: in spans of about as many blocks each.
+  // How a prefix, or the tail of a prompt, is cut: in spans of about as many blocks each.
   struct Cut {
     // A long prefix has a multiple of four of them, so that few threads have as much to do, and many
     // have something; a short one has a split in each.
-    Cut(int64_t length, int64_t Hkv, int64_t first)
-        : length(length), first(first), blocks(std::max<int64_t>((length + BLOCK - 1) / BLOCK, 1)) {
+    Cut(int64_t b, int64_t length, bool in_tail, int64_t Hkv, int64_t first)
+        : b(b), length(length), in_tail(in_tail), first(first),
+          blocks(std::max<int64_t>((length + BLOCK - 1) / BLOCK, 1)) {
       const int64_t about = std::max<int64_t>((length + SPLIT / 2) / SPLIT, 1);
       const int64_t wanted = 4 * std::max((about + 8) / 16, (2 + Hkv) / Hkv);
       spans = about < wanted + wanted / 2 ? about : wanted;
@@ -101,7 +108,7 @@ class AttentionPlan {
     // Tokens, and whole spans, that no row sees. The rows of the tail stand at length + depth >= length,
     // so the first one sees farthest back.
     int64_t hidden(int64_t window) const {
-      return window > 0 ? std::max<int64_t>(length - window + 1, 0) : 0;
+      return window > 0 && !in_tail ? std::max<int64_t>(length - window + 1, 0) : 0;
     }
     int64_t hidden_spans(int64_t window) const {
       int64_t span = 0;
@@ -109,7 +116,9 @@ class AttentionPlan {
       return span;
     }
 
-    int64_t length, first, blocks, spans;  // first: the number of its first span
+    int64_t b, length;  // of a sequence
+    bool in_tail;
+    int64_t first, blocks, spans;  // first: the number of its first span
   };
 
   // Before its first split: no row has seen anything.

@@ -173,7 +173,7 @@ DecoderLayer layer_of(
 void decoder_layers(
     const Tensor& hidden, int64_t number, const Tensor& tail_k, const Tensor& tail_v,
     const Tensor& k_pages, const Tensor& v_pages, const Tensor& page_table,
-    const Tensor& prefix_lengths, const Tensor& tail_mask, std::optional<Tensor> cos,
+    const Tensor& prefix_lengths, std::optional<Tensor> tail_mask, std::optional<Tensor> cos,
     std::optional<Tensor> sin, const std::vector<double>& scales,
     const std::vector<int64_t>& windows, Name norm, double eps, Name activation, bool pre_norm,
     std::optional<Tensor> final_norm, std::optional<Tensor> final_norm_bias,

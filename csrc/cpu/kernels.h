@@ -21,7 +21,7 @@ struct Attention {
   const void* v_pages;
   const int32_t* page_table;  // [B, P]
   const int32_t* lengths;     // [B]
-  const bool* mask;           // [N, N]
+  const bool* mask;           // [N, N]; or null, of a prompt: a row sees those before it
   const float* sinks;         // [Hq], or null
   void* out;                  // [B, N, Hq, D], contiguous
   int64_t B, N, Hq, Hkv, D, page_size;

@@ -196,6 +196,8 @@ void product(
   }
 }
 
+constexpr int64_t TURN = 64;  // weight rows for which all blocks have their turn
+
 // All rows of x, packed in blocks by one thread, which has one of these at a time.
 template <typename P>
 class Packed {
@@ -223,12 +225,17 @@ class Packed {
   void times(
       const typename Q::Weight* weight, int64_t stride, int64_t begin, int64_t end,
       const Emit& emit, int64_t first_row = 0) const {
-    for (int64_t block = first_row / BLOCK_ROWS; block < int64_t(blocks_.size()); ++block)
-      product(
-          Q{}, blocks_[block], std::max<int64_t>(first_row - block * BLOCK_ROWS, 0), weight, stride,
-          begin, end, [&](int64_t m, int64_t n, const float* sums, int64_t count) {
-            emit(block * BLOCK_ROWS + m, n, sums, count);
-          });
+    const int64_t first_block = first_row / BLOCK_ROWS, blocks = blocks_.size();
+    // Blocks take turns, so that the weights are read from memory once.
+    const int64_t turn = blocks - first_block > 1 ? TURN : end - begin;
+    for (int64_t n = begin; n < end; n += turn)
+      for (int64_t block = first_block; block < blocks; ++block)
+        product(
+            Q{}, blocks_[block], std::max<int64_t>(first_row - block * BLOCK_ROWS, 0), weight,
+            stride, n, std::min(n + turn, end),
+            [&](int64_t m, int64_t n, const float* sums, int64_t count) {
+              emit(block * BLOCK_ROWS + m, n, sums, count);
+            });
   }
 
   // The same for weights [K, N].

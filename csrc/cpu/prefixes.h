@@ -7,10 +7,10 @@
 namespace args_fast {
 
 // What is the same for all queries: tail_k, tail_v [..., B, N, Hkv, D], k_pages, v_pages [..., pages,
-// page_size, Hkv, D], where ... is nothing, or the layers.
+// page_size, Hkv, D], where ... is nothing, or the layers. Without a tail_mask a row sees those before it.
 inline Attention over_prefixes(
     const Tensor& tail_k, const Tensor& tail_v, const Tensor& k_pages, const Tensor& v_pages,
-    const Tensor& page_table, const Tensor& prefix_lengths, const Tensor& tail_mask,
+    const Tensor& page_table, const Tensor& prefix_lengths, const std::optional<Tensor>& tail_mask,
     std::vector<int64_t> layers) {
   const int64_t lead = layers.size();
   for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages})
@@ -34,7 +34,6 @@ inline Attention over_prefixes(
   check_shape(v_pages, per_layer({pages, a.page_size, a.Hkv, a.D}), "v_pages");
   check_shape(page_table, {a.B, ANY}, "page_table");
   check_shape(prefix_lengths, {a.B}, "prefix_lengths");
-  check_shape(tail_mask, {a.N, a.N}, "tail_mask");
   for (const Tensor* tensor : {&tail_k, &tail_v, &k_pages, &v_pages}) {
     STD_TORCH_CHECK(
         tensor->scalar_type() == tail_k.scalar_type(),
@@ -43,10 +42,13 @@ inline Attention over_prefixes(
   }
   check_type(page_table, ScalarType::Int, "page_table");
   check_type(prefix_lengths, ScalarType::Int, "prefix_lengths");
-  check_type(tail_mask, ScalarType::Bool, "tail_mask");
-  STD_TORCH_CHECK(
-      tail_mask.is_contiguous() && prefix_lengths.is_contiguous(),
-      "args_fast: tail_mask and prefix_lengths must be contiguous");
+  STD_TORCH_CHECK(prefix_lengths.is_contiguous(), "args_fast: prefix_lengths must be contiguous");
+  if (tail_mask.has_value()) {
+    check_shape(*tail_mask, {a.N, a.N}, "tail_mask");
+    check_type(*tail_mask, ScalarType::Bool, "tail_mask");
+    STD_TORCH_CHECK(tail_mask->is_contiguous(), "args_fast: tail_mask must be contiguous");
+    a.mask = static_cast<const bool*>(tail_mask->data_ptr());
+  }
   check_rows(page_table, "page_table");
 
   a.lengths = static_cast<const int32_t*>(prefix_lengths.data_ptr());
@@ -64,7 +66,6 @@ inline Attention over_prefixes(
   a.tail_v = tail_v.data_ptr();
   a.k_pages = k_pages.data_ptr();
   a.v_pages = v_pages.data_ptr();
-  a.mask = static_cast<const bool*>(tail_mask.data_ptr());
   strides_of(tail_k, lead, 3, a.tail_k_stride);
   strides_of(tail_v, lead, 3, a.tail_v_stride);
   strides_of(k_pages, lead, 3, a.k_page_stride);

@@ -17,6 +17,7 @@ pytestmark = needs_cpp
 # does not.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 2e-3}
 HIDDEN, TAIL_K, TAIL_V = 0, 2, 3  # the arguments that are written
+MASK = 8
 ADAPTED = -1  # whose first two are, too
 
 
@@ -81,6 +82,67 @@ def test_an_activation_is_torchs_over_its_whole_range(activation):
         of["down"][0, i] = 1.0
         got = run(decoder_layers(), case)[0][0, 0, 0] - 3.0
         assert abs(got.double() - wanted[i]) <= 1e-5 * (1 + abs(wanted[i]))
+
+
+# ---- prompts: rows without a mask ----------------------------------------------------------------
+
+
+def prompt_case(lengths, N, **options):
+    case = layers_case(lengths, N, **options)
+    case[MASK] = None
+    return case
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("windows", [[0, 0], [1, 70]], ids=str)
+@pytest.mark.parametrize("N", [1, 31, 64, 97, 200])
+def test_a_prompt_is_a_chain(N, windows, dtype):
+    options = {"D": 16, "windows": windows, "dtype": dtype}
+    case = prompt_case([37, 0, SPLIT + 5], N, **options)
+    assert_layers(case)
+    as_chain = layers_case([37, 0, SPLIT + 5], N, mask=chain(N), **options)
+    for got, wanted in zip(
+        run(decoder_layers(), case), run(decoder_layers(), as_chain), strict=True
+    ):
+        assert (got - wanted).norm() <= TOLERANCE[dtype] * wanted.norm()
+
+
+def test_a_prompt_of_two_models_is_a_chain():
+    assert_layers(prompt_case([37, 0], 70, ranks=[8, 0, 3], joined=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_nan_in_a_prompt_reaches_no_earlier_rows(dtype):
+    case = prompt_case([40, 3], 50, dtype=dtype)
+    clean = run(decoder_layers(), case)
+    case[HIDDEN][1, 20] = NAN
+    for got, wanted in zip(run(decoder_layers(), case), clean, strict=True):
+        rows = got if got.dim() == 3 else got.movedim(0, 2).flatten(2)  # [B, N, ..]
+        assert rows[1, 20:].isnan().any(-1).all()
+        rows, wanted = (x.nan_to_num() for x in (rows, wanted.view_as(got)))
+        wanted = wanted if got.dim() == 3 else wanted.movedim(0, 2).flatten(2)
+        for part in ((0, slice(None)), (1, slice(20))):
+            error = (rows[part].double() - wanted[part].double()).norm()
+            assert error <= TOLERANCE[dtype] * wanted[part].double().norm()
+
+
+def test_a_prompt_has_the_same_bits_with_any_number_of_threads_and_in_any_batch():
+    case = prompt_case([300, 0, 37], 70, D=64)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            results.append(run(decoder_layers(), case))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(result, results[0], strict=True))
+    case[MASK] = chain(70)
+    alone = part_of(case, [2], list(range(70)))
+    alone[MASK] = None
+    hidden = run(decoder_layers(), alone)[HIDDEN]
+    assert torch.equal(bits(hidden), bits(results[0][HIDDEN][2:]))
 
 
 # ---- bits ----------------------------------------------------------------------------------------
