@@ -10,8 +10,7 @@ from args_fast.models.branches import Branches, chain
 from args_fast.models.fused import CPU, FusedLayers
 
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
-# often, but what a layer holds of them leaves the caches. Measured from 64 to 512 rows, in float32 and
-# bfloat16 (docs/decisions.md).
+# often, but what a layer holds of them leaves the caches (measured: docs/decisions.md).
 PROMPT_ROWS = 128
 
 

@@ -1,5 +1,5 @@
-// The two halves of branch_attention: one split of a prefix for all rows of a kv head, and the merge of
-// the spans with the tail for one row.
+// The two halves of branch_attention: one split of a prefix, or of a prompt's rows, for all rows of a kv
+// head, and the merge of the spans with the tail for one row.
 
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
@@ -51,8 +51,9 @@ class SplitProducts {
     }
   }
 
-  // sums [R, W] = kept [R] * sums + weights [count, P] * values. The keys of the next split are fetched
-  // meanwhile.
+  // sums [R, W] = kept [R] * sums + weights [count, P] * values. A row of which 0 is kept had nothing,
+  // whatever stands there. The keys of the next split are fetched meanwhile. What stands after the
+  // weights, up to those of LONGEST_SPLIT, may be overwritten.
   void weigh(
       float* weights, const T* const* values, int64_t count, const float* kept, int64_t R,
       float* sums, const T* const* next, int64_t next_count) {

@@ -4,7 +4,8 @@
 // rows, split by split. States (maximum, sum, weighted values) of the spans are merged with the tail
 // afterwards. Splits and spans depend on the length and the kv heads alone, and a row is computed in one
 // way however many there are, so it has the same bits alone, next to any other rows, in any batch, and
-// with any number of threads.
+// with any number of threads. Without a mask the tail is the next part of a prompt, and its rows are cut
+// in splits as well; a row's last bits then depend on where its prompt was cut.
 // Floor: 2 * Hkv * D * itemsize bytes per token of the prefix; 4 * Hq * N * D flops per token.
 
 namespace args_fast::ARGS_FAST_ISA {

@@ -4,9 +4,11 @@
 
 #include "../types.h"
 
-// Whether the compiler knows tiles, and the system can be asked for them.
-#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
+// Whether the compiler knows tiles, GCC or clang, and the system can be asked for them.
+#if defined(__x86_64__) && defined(__linux__)
+#if __has_include(<amxbf16intrin.h>) || __has_include(<amxintrin.h>)
 #define ARGS_FAST_HAS_AMX
+#endif
 #endif
 
 namespace args_fast {
