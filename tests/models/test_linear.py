@@ -1,5 +1,6 @@
 """Which linear layers go to the C++ kernel. That it computes them is tested in tests/csrc/."""
 
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -53,7 +54,9 @@ def products(monkeypatch):
 
 
 @needs_cpp
-def test_on_the_cpu_every_product_of_few_rows_is_ours(products):
+@pytest.mark.parametrize("most", [linear.ROWS, math.inf])
+def test_on_the_cpu_every_product_of_few_rows_is_ours(products, monkeypatch, most):
+    monkeypatch.setattr(linear, "FLOAT32_ROWS", most)
     weight, bias = torch.randn(5, 8), torch.randn(5)
     context = few_rows(CPU)
     for _ in range(2):  # it can be entered again
@@ -61,9 +64,10 @@ def test_on_the_cpu_every_product_of_few_rows_is_ours(products):
             for x in (torch.randn(8), torch.randn(64, 8), torch.randn(2, 5, 8), torch.randn(65, 8)):
                 wanted = torch.addmm(bias, x.view(-1, 8), weight.T).view(*x.shape[:-1], 5)
                 torch.testing.assert_close(F.linear(x, weight, bias=bias), wanted)
-    assert products == [(1, 5, 8), (64, 5, 8), (10, 5, 8), (65, 5, 8)] * 2
+    many = [(65, 5, 8)] if most > 64 else []
+    assert products == [(1, 5, 8), (64, 5, 8), (10, 5, 8), *many] * 2
     F.linear(torch.randn(8), weight)
-    assert len(products) == 8  # and is left
+    assert len(products) == 2 * (3 + len(many))  # and is left
 
 
 @needs_cpp
