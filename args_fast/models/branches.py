@@ -22,9 +22,9 @@ class Branches:
         lengths: [B] i32, the stored prefix of each request; a commit advances them.
         k, v: [L, B, N, Hkv, D], the rows' keys and values.
         mask: [N, N] bool, row i sees row j; None for siblings.
-        is_prompt: the rows are the next ones of a text, and the mask a chain. Then the fused layers
-            attend to them as to stored ones, which is faster; a row's last bits depend on where a
-            text is cut.
+        is_prompt: the rows are the next ones of a text, a chain. Then the fused layers attend to
+            them as to stored ones, which is faster; a row's last bits depend on where a text is
+            cut. Without a mask.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Branches:
         self.k = k
         self.v = v
         N = k.shape[2]
+        mask = chain(N, k.device) if is_prompt else mask
         self.mask = torch.eye(N, dtype=torch.bool, device=k.device) if mask is None else mask
         self.is_prompt = is_prompt
         self._depth = None if mask is None else mask.sum(1) - 1  # ancestors of each row

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from args_fast.kvcache.storage import PagedCache
-from args_fast.models.branches import Branches, chain
+from args_fast.models.branches import Branches
 from args_fast.models.fused import CPU, FusedLayers
 
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
@@ -35,10 +35,7 @@ def prefill(
         index = torch.arange(first, min(stop, first + PROMPT_ROWS), device=CPU)
         rows = len(index)
         length = torch.tensor([first], dtype=torch.int32, device=CPU)
-        mask = chain(rows, CPU)
-        readers = [
-            Branches(c, table, length, *_rows_of(c, rows), mask, is_prompt=True) for c in caches
-        ]
+        readers = [Branches(c, table, length, *_rows_of(c, rows), is_prompt=True) for c in caches]
         piece = torch.tensor([ids[first - start :][:rows]], device=CPU)
         if len(readers) == 1:
             layers.hidden(piece, *readers)

@@ -14,23 +14,6 @@ inline float capped(float score, float softcap) {
   return softcap == 0.0f ? score : softcap * std::tanh(score / softcap);
 }
 
-// Rows [WIDTH, D], `stride` apart, padded to whole vectors, as columns [D, WIDTH]: those of a square are
-// interleaved log2(WIDTH) times.
-inline void transpose(const float* from, int64_t stride, int64_t D, float* turned) {
-  for (int64_t d = 0; d < D; d += WIDTH) {
-    Vector rows[WIDTH], mixed[WIDTH];
-    for (int64_t i = 0; i < WIDTH; ++i) rows[i] = load(from + i * stride + d);
-    for (int64_t done = 1; done < WIDTH; done *= 2) {
-      for (int64_t i = 0; i < WIDTH / 2; ++i) {
-        mixed[2 * i] = lower(rows[i], rows[i + WIDTH / 2]);
-        mixed[2 * i + 1] = upper(rows[i], rows[i + WIDTH / 2]);
-      }
-      for (int64_t i = 0; i < WIDTH; ++i) rows[i] = mixed[i];
-    }
-    for (int64_t i = 0; i < std::min(WIDTH, D - d); ++i) store(turned + (d + i) * WIDTH, rows[i]);
-  }
-}
-
 // Call f(at, vectors) for the vectors of a row of W floats: two at a time, so that enough sums are
 // under way.
 template <typename F>
@@ -67,8 +50,13 @@ inline void score_rows(const float* q, const float* const* k, int64_t D, int64_t
   });
 }
 
-// Add to the values [R, W] of R rows, times `kept` [R], the sums of `count` values, weighed by [count, P]
-// weights. A row of which 0 is kept had nothing, whatever stands there.
+// Sums times the part of them that is kept. Where that is 0 there was nothing, whatever stands there.
+inline Vector what_is_kept(float part, const float* sums) {
+  return part == 0.0f ? Vector{} : part * load(sums);
+}
+
+// Add to what is kept [R] of the values [R, W] of R rows the sums of `count` values, weighed by [count, P]
+// weights.
 template <int64_t R>
 inline void weigh_rows(
     const float* weights, const float* const* v, int64_t count, int64_t P, int64_t W,
@@ -77,7 +65,7 @@ inline void weigh_rows(
     Vector sums[R][vectors()];
     for (int64_t i = 0; i < R; ++i)
       for (int64_t u = 0; u < vectors(); ++u)
-        sums[i][u] = kept[i] == 0.0f ? Vector{} : kept[i] * load(values + i * W + d + u * WIDTH);
+        sums[i][u] = what_is_kept(kept[i], values + i * W + d + u * WIDTH);
     for (int64_t j = 0; j < count; ++j) {
       Vector x[vectors()];
       for (int64_t u = 0; u < vectors(); ++u) x[u] = load(v[j] + d + u * WIDTH);

@@ -51,8 +51,7 @@ class SplitProducts {
     }
   }
 
-  // sums [R, W] = kept [R] * sums + weights [count, P] * values. A row of which 0 is kept had nothing,
-  // whatever stands there. The keys of the next split are fetched meanwhile. What stands after the
+  // sums [R, W] = what is kept [R] of them + weights [count, P] * values. The keys of the next split are fetched meanwhile. What stands after the
   // weights, up to those of LONGEST_SPLIT, may be overwritten.
   void weigh(
       float* weights, const T* const* values, int64_t count, const float* kept, int64_t R,
@@ -169,7 +168,7 @@ void weigh_seen(
   for (int64_t r = 0; r < R; ++r)
     for (int64_t d = 0; d < W; d += WIDTH) {
       float* place = sums + r * W + d;
-      Vector sum = kept[r] == 0.0f ? Vector{} : kept[r] * load(place);
+      Vector sum = what_is_kept(kept[r], place);
       for (int64_t j = 0; j < count; ++j) {
         const float weight = weights[j * P + r];
         if (weight != 0.0f) sum = multiply_add(splat(weight), load_part(values[j] + d, D - d), sum);

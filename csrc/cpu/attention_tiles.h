@@ -41,7 +41,7 @@ class SplitProducts<BFloat16> {
             load(from), d + WIDTH < W_ ? load(from + WIDTH) : Vector{}, tiles[0].line(i),
             tiles[1].line(i));
       }
-      for (int64_t part = 0; part < 2; ++part) turn_pairs(tiles[part]);
+      for (int64_t part = 0; part < 2; ++part) turn_pairs(tiles[part].elements);
     }
   }
 
@@ -85,12 +85,6 @@ class SplitProducts<BFloat16> {
   }
 
  private:
-  // The lines of a tile, as pairs, become its columns.
-  static void turn_pairs(Tile& tile) {
-    float* const pairs = reinterpret_cast<float*>(tile.elements);  // as they are of the same size
-    transpose(pairs, SIDE, SIDE, pairs);
-  }
-
   // Keys as left sides. Their values are fetched meanwhile.
   void take_keys(const BFloat16* const* keys, const BFloat16* const* values, int64_t count) {
     const int64_t D = D_, steps = steps_;
@@ -142,14 +136,14 @@ class SplitProducts<BFloat16> {
           tiles[1].line(i));
   }
 
-  // Multiply sums [rows, W] by kept [rows]. A row of which 0 is kept had nothing, whatever stands there.
+  // Leave what is kept [rows] of sums [rows, W].
   void keep(const float* kept, int64_t rows, float* sums) const {
     const int64_t W = W_;
     for (int64_t i = 0; i < rows; ++i) {
       if (kept[i] == 1.0f) continue;
       for (int64_t d = 0; d < W; d += WIDTH) {
         float* place = sums + i * W + d;
-        store(place, kept[i] == 0.0f ? Vector{} : kept[i] * load(place));
+        store(place, what_is_kept(kept[i], place));
       }
     }
   }

@@ -18,9 +18,10 @@ class AttentionPlan {
   explicit AttentionPlan(const Attention& a)
       : B_(a.B), Hkv_(a.Hkv), N_(a.N), rows_(padded(a.N * (a.Hq / a.Hkv))), width_(padded(a.D)),
         depth_(a.N, -1) {
-    for (int64_t i = 0; i < a.N; ++i)
-      for (int64_t j = 0; j < a.N; ++j)
-        depth_[i] += a.mask == nullptr ? j <= i : a.mask[i * a.N + j];
+    for (int64_t i = 0; i < a.N; ++i) {
+      if (a.mask == nullptr) depth_[i] = i;
+      for (int64_t j = 0; a.mask != nullptr && j < a.N; ++j) depth_[i] += a.mask[i * a.N + j];
+    }
     int64_t spans = 0;
     const auto cut = [&](int64_t b, int64_t length, bool in_tail) {
       cuts_.emplace_back(b, length, in_tail, Hkv_, spans);
@@ -112,9 +113,9 @@ class AttentionPlan {
       return window > 0 && !in_tail ? std::max<int64_t>(length - window + 1, 0) : 0;
     }
     int64_t hidden_spans(int64_t window) const {
-      int64_t span = 0;
-      while (span < spans && begin_of(span + 1) <= hidden(window)) ++span;
-      return span;
+      const int64_t tokens = hidden(window), whole = tokens == length ? blocks : tokens / BLOCK;
+      // As many as end at or before that many blocks.
+      return std::min(spans, (spans * (whole + 1) - 1) / blocks);
     }
 
     int64_t b, length;  // of a sequence

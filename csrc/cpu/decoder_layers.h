@@ -11,7 +11,7 @@
 // thread has made its part of a product; the sums x · aᵀ that they take are made by every thread for
 // itself, or, where these are many, in a phase before.
 // Every part gives a row the same bits whatever rows are with it.
-// Floor: the bytes of the weights, once for each 64 rows, and those of the prefixes' keys and values.
+// Floor: the bytes of the weights, once, and those of the prefixes' keys and values.
 
 namespace args_fast::ARGS_FAST_ISA {
 namespace {

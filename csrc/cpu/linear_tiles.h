@@ -41,8 +41,7 @@ class PackedRows<Tiles> {
       Input* const to = tile(row, step);
       pack_step<Tiles>(from + step * STEP, std::min(STEP, K - step * STEP), to + row % SIDE * STEP);
       if (rows == 1 || (row % SIDE < SIDE - 1 && row < rows - 1)) continue;
-      float* const pairs = reinterpret_cast<float*>(to);  // as they are of the same size
-      transpose(pairs, SIDE, SIDE, pairs);
+      turn_pairs(to);
     }
   }
 

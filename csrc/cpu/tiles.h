@@ -18,6 +18,12 @@ struct alignas(64) Tile {
   const BFloat16* line(int64_t i) const { return elements + i * Tiles::STEP; }
 };
 
+// The lines of a tile, as pairs, become its columns.
+inline void turn_pairs(BFloat16* tile) {
+  float* const pairs = reinterpret_cast<float*>(tile);  // as they are of the same size
+  transpose(pairs, Tiles::SIDE, Tiles::SIDE, pairs);
+}
+
 // The registers by their numbers: four of sums from 0 on, two of the right side, two of the left one.
 constexpr int RIGHT_TILE = 4, LEFT_TILE = 6;
 

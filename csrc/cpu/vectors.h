@@ -134,6 +134,23 @@ inline Vector sums_of_folded(const Vector* vectors) {
   return part[0];
 }
 
+// Rows [WIDTH, D], `stride` apart, padded to whole vectors, as columns [D, WIDTH]: those of a square are
+// interleaved log2(WIDTH) times.
+inline void transpose(const float* from, int64_t stride, int64_t D, float* turned) {
+  for (int64_t d = 0; d < D; d += WIDTH) {
+    Vector rows[WIDTH], mixed[WIDTH];
+    for (int64_t i = 0; i < WIDTH; ++i) rows[i] = load(from + i * stride + d);
+    for (int64_t done = 1; done < WIDTH; done *= 2) {
+      for (int64_t i = 0; i < WIDTH / 2; ++i) {
+        mixed[2 * i] = lower(rows[i], rows[i + WIDTH / 2]);
+        mixed[2 * i + 1] = upper(rows[i], rows[i + WIDTH / 2]);
+      }
+      for (int64_t i = 0; i < WIDTH; ++i) rows[i] = mixed[i];
+    }
+    for (int64_t i = 0; i < std::min(WIDTH, D - d); ++i) store(turned + (d + i) * WIDTH, rows[i]);
+  }
+}
+
 // The larger one in each place; that of b where one of them is a NaN.
 inline Vector larger(Vector a, Vector b) {
 #if ARGS_FAST_WIDTH == 16

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cpp_ops import needs_cpp, op
+from cpp_ops import needs_cpp, op, with_threads
 from hypothesis import given
 from op_cases import (
     DTYPES,
@@ -61,7 +61,7 @@ def test_bfloat16_loses_little_but_the_rounding_of_the_result(N, D):
     case[0] *= 4  # weights of very different sizes
     wanted = plain.branch_attention(*case)  # in float32, but for the result
     out = op("branch_attention")(*case, 0, 0.0, None)
-
+    # Queries and weights that are rounded to bfloat16 themselves change 6 to 27% of the results.
     assert (bits(out) != bits(wanted)).float().mean() < 0.01
 
 
@@ -99,14 +99,7 @@ def test_no_sequences_give_no_rows():
 @given(attention_cases())
 def test_attention_has_the_same_bits_with_any_number_of_threads_and_in_any_batch(drawn):
     case, options = drawn
-    before = torch.get_num_threads()
-    try:
-        outs = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            outs.append(op("branch_attention")(*case, *options))
-    finally:
-        torch.set_num_threads(before)
+    outs = with_threads(lambda: op("branch_attention")(*case, *options))
     assert all(torch.equal(bits(out), bits(outs[0])) for out in outs)
     alone = [case[i][:1] for i in (0, 1, 2)], [case[i][:1] for i in (5, 6)]
     one = op("branch_attention")(*alone[0], *case[3:5], *alone[1], *case[7:], *options)

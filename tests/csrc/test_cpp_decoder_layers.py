@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cpp_ops import needs_cpp
+from cpp_ops import needs_cpp, with_threads
 from hypothesis import given
 from layer_cases import ACTIVATIONS, LLAMA, OPT, SHAPES, apart, layers_case, layers_cases
 from op_cases import DTYPES, NAN, SPLIT, bits, chain, siblings, tree
@@ -128,14 +128,7 @@ def test_a_nan_in_a_prompt_reaches_no_earlier_rows(dtype):
 
 def test_a_prompt_has_the_same_bits_with_any_number_of_threads_and_in_any_batch():
     case = prompt_case([300, 0, 37], 70, D=64)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            results.append(run(decoder_layers(), case))
-    finally:
-        torch.set_num_threads(before)
+    results = with_threads(lambda: run(decoder_layers(), case))
     for result in results[1:]:
         assert all(torch.equal(bits(a), bits(b)) for a, b in zip(result, results[0], strict=True))
     case[MASK] = chain(70)
@@ -194,14 +187,7 @@ def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, d
 @pytest.mark.parametrize("name", ALL_SHAPES)
 def test_the_bits_are_the_same_with_any_number_of_threads(name):
     case = layers_case([37, 0, SPLIT + 5], 5, F=300, H=200, Hq=8, Hkv=4, **ALL_SHAPES[name])
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            results.append(run(decoder_layers(), case))
-    finally:
-        torch.set_num_threads(before)
+    results = with_threads(lambda: run(decoder_layers(), case))
     for result in results:
         for got, wanted in zip(result, results[0], strict=True):
             assert torch.equal(bits(got), bits(wanted))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cpp_ops import needs_cpp
+from cpp_ops import needs_cpp, with_threads
 from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import DTYPES, NAN, bits, random, wider
@@ -82,14 +82,7 @@ def test_a_row_has_the_same_bits_whatever_rows_are_with_it(N, K, make, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_linear_has_the_same_bits_with_any_number_of_threads_and_any_split_of_the_weights(dtype):
     x, weight, bias = case(10, 1000, 600, dtype)  # large enough for several threads
-    before = torch.get_num_threads()
-    try:
-        outs = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            outs.append(cpu_linear(x, weight, bias))
-    finally:
-        torch.set_num_threads(before)
+    outs = with_threads(lambda: cpu_linear(x, weight, bias))
     assert all(torch.equal(bits(out), bits(outs[0])) for out in outs)
     parts = [cpu_linear(x, weight[i : i + 7], bias[i : i + 7]) for i in range(0, 1000, 7)]
     assert torch.equal(bits(torch.cat(parts, dim=1)), bits(outs[0]))

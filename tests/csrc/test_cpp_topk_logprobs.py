@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cpp_ops import needs_cpp, op
+from cpp_ops import needs_cpp, op, with_threads
 from hypothesis import given
 from op_cases import CHUNK, DTYPES, INF, NAN, bits, logits, random
 
@@ -52,14 +52,7 @@ def test_one_bad_logit_anywhere_breaks_its_row_alone(bad, at):
 
 @given(logits())
 def test_topk_has_the_same_bits_with_any_number_of_threads(drawn):
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            results.append(op("topk_logprobs")(*drawn))
-    finally:
-        torch.set_num_threads(before)
+    results = with_threads(lambda: op("topk_logprobs")(*drawn), (1, 2, 5))
     for logprobs, ids in results:
         assert torch.equal(bits(logprobs), bits(results[0][0]))
         assert torch.equal(ids, results[0][1])
