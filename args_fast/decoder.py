@@ -21,7 +21,7 @@ from args_fast.engine.lookahead import joined_rows, lookahead_rows
 from args_fast.engine.request import Request
 from args_fast.errors import ArgsError, ConfigError, DecoderBusyError, PromptError
 from args_fast.generation import Generation, Token
-from args_fast.models import adapters, loading, placement, processors
+from args_fast.models import adapters, loading, processors
 from args_fast.models.backbone import Backbone
 from args_fast.models.inference import without_autocast
 from args_fast.models.proof import prove_language_model
@@ -168,8 +168,7 @@ class ArgsDecoder:
         trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
-        quantization.quantize(language_model, lm_quantization)
-        placement.gather(language_model)
+        quantization.settle(language_model, lm_quantization, head=True)
         reward = load_rewards(
             rm,
             lambda reward: reward.prepare(rm_quantization),

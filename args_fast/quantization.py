@@ -2,17 +2,19 @@
 
 int8 and fp8 (e4m3) weights with one scale per row, activations and accumulation as before. It
 changes the model: ``examples/quantized_weights.py`` reports how many of its choices. On
-the CPU int8 is the C++ ops' own (``args_fast.models.int8``). The rest is torchao's, where the bytes
-saved are time saved only if torch.compile fuses the conversion into the product.
+the CPU int8 is the C++ ops' own (``args_fast.models.compact``). The rest is torchao's, where the
+bytes saved are time saved only if torch.compile fuses the conversion into the product.
 """
 
 from importlib.util import find_spec
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from args_fast.errors import ConfigError
-from args_fast.models.int8 import quantize_linears
+from args_fast.models import placement
+from args_fast.models.compact import keep_in_16_bits, quantize_linears
 from args_fast.ops import cpp
 
 KINDS = ("int8", "fp8")
@@ -66,6 +68,22 @@ def quantize(module: nn.Module, kind: str | None) -> None:
     # Inductor's settings are the process's, and not for one model to change.
     configure = Int8WeightOnlyConfig if kind == "int8" else Float8WeightOnlyConfig
     quantize_(module, configure(set_inductor_config=False))
+
+
+def settle(model: PreTrainedModel, kind: str | None, *, head: bool = False) -> None:
+    """What is done to the weights of a model that args-fast has loaded, in place: quantization of
+    its linear layers, or on the CPU 16 bits where they hold float32 weights exactly; and one place
+    for all of them.
+
+    Args:
+        model: in eval mode.
+        kind: of quantization.
+        head: with its output layer, as of a language model; else only within its base model.
+    """
+    quantize(model if head else model.base_model, kind)
+    if kind is None:
+        keep_in_16_bits(model, head=head)
+    placement.gather(model)
 
 
 def weight_bytes(module: nn.Module) -> int:

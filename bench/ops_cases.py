@@ -17,7 +17,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from args_fast.bench import models
 from args_fast.machine import available_memory
-from args_fast.models import int8
+from args_fast.models import compact
 from args_fast.ops import cpp, plain
 from args_fast.ops.backends import TABLE
 
@@ -368,7 +368,7 @@ def _linear(dtype: torch.dtype, *, M: int, N: int, K: int, bias: int) -> Prepare
 
     floor = dtype.itemsize * (N * K + M * K + M * N + bias * N)
     if integers:  # next to torch's product with what the weights stand for
-        small = [int8.quantized(weight) for weight in weights]
+        small = [compact.quantized(weight) for weight in weights]
         by_torch = through(linear, [(n.float() * scale[:, None], added) for n, scale in small])
         product = torch.ops.args_fast_cpp.linear.default
         by_cpp = through(product, [(n, added, scale) for n, scale in small])

@@ -11,7 +11,7 @@ from tiny_models import language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig, quantization
 from args_fast.errors import ConfigError
-from args_fast.models.int8 import Int8Linear, quantized
+from args_fast.models.compact import CompactLinear, quantized
 from args_fast.ops import cpp
 
 needs_torchao = pytest.mark.skipif(
@@ -105,7 +105,7 @@ def dequantized(module):
     plain = copy.deepcopy(module)
     for parent in list(plain.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is Int8Linear:
+            if type(child) is CompactLinear:
                 linear = torch.nn.Linear(child.in_features, child.out_features)
                 linear.weight = torch.nn.Parameter(child.dequantized())
                 linear.bias = child.bias

@@ -62,8 +62,9 @@ def _choose_threads(decoder: "ArgsDecoder") -> None:
     import torch
 
     from args_fast.machine import threads_for
+    from args_fast.models.compact import weights_of
 
-    parameters = sum(p.numel() for p in decoder.language_model.parameters())
+    parameters = sum(w.numel() for w in weights_of(decoder.language_model))
     threads = threads_for(parameters)
     if threads is not None and decoder.device.type == "cpu":
         torch.set_num_threads(threads)

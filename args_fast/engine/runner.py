@@ -17,6 +17,7 @@ from args_fast.engine.verify import Verification
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import PagedCache, pages_for
 from args_fast.models.backbone import Backbone
+from args_fast.models.compact import weights_of
 from args_fast.ops.backends import implementation
 from args_fast.ops.schemas import SCHEMAS
 from args_fast.rewards.panel import Key, Panel
@@ -206,7 +207,7 @@ class Runner:
 
     def _weights(self) -> list[torch.Tensor]:
         rewards = self._panel.named(self.key)
-        return [*self._lm.model.parameters(), *(p for r in rewards for p in r.weights())]
+        return [*weights_of(self._lm.model), *(p for r in rewards for p in r.weights())]
 
 
 def _power_of_two(count: int) -> int:

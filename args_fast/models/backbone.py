@@ -16,6 +16,7 @@ from args_fast.kvcache.transfer import send
 from args_fast.models import fused_prefill
 from args_fast.models.attention import CONTEXT, AttentionContext, driven
 from args_fast.models.branches import Branches
+from args_fast.models.compact import named_weights
 from args_fast.models.compiled import Compiled
 from args_fast.models.flash import torch_has_flash, varlen_attention
 from args_fast.models.fused import Fused, FusedLayers, fused_layers, is_hooked
@@ -66,7 +67,7 @@ class Backbone:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight that its passes read, by name."""
-        yield from self.model.named_parameters()
+        yield from named_weights(self.model)
 
     def compile(self, mode: str) -> None:
         """Run tails through torch.compile from now on. Prompts stay as they are: no two chunks have

@@ -232,7 +232,8 @@ class FusedLayers:
         """Whether prompts go through the op too: in C++, unless they are wide and in bfloat16, of
         which torch's products of many rows are faster."""
         q = self._current_weights()[LAYER_WEIGHTS.index("q")]
-        wide = q.dtype == torch.bfloat16 and q.shape[1] > WIDEST_BFLOAT16
+        in_bfloat16 = q.dtype == self._model.dtype == torch.bfloat16
+        wide = in_bfloat16 and q.shape[1] > WIDEST_BFLOAT16
         return backend(self._device.type) == "cpp" and not wide
 
     @property

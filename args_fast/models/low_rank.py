@@ -12,6 +12,8 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from args_fast.errors import UnsupportedModelError
+from args_fast.models import compact
+from args_fast.models.compact import CompactLinear
 from args_fast.models.families.base import EVERY_ROW
 from args_fast.ops.schemas import MATRICES, TERM
 
@@ -126,6 +128,9 @@ def merge(base: nn.Module, terms: Iterable[LowRank]) -> None:
     """Add the terms to the weights of the base model, in place."""
     for term in terms:
         layer = base.get_submodule(term.name)
+        if isinstance(layer, CompactLinear):  # the sum is a number of more bits
+            layer = compact.plain(layer)
+            base.set_submodule(term.name, layer)
         weight: Any = layer.weight
         change = term.b.float() @ term.a.float()
         change = change.T if isinstance(layer, Conv1D) else change

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from args_fast.models import compact
+from args_fast.models.compact import CompactLinear
 from args_fast.models.low_rank import LowRank
 
 # Fields of a configuration that change nothing in the forward pass of a base model.
@@ -83,6 +85,8 @@ def _differing(
         holder = nn.Sequential(copy.deepcopy(theirs))
         quantize(holder)
         theirs = holder[0]
+    elif isinstance(ours, CompactLinear) and ours.scale is None:
+        ours = compact.plain(ours)  # of which nothing was lost
     if type(ours) is not type(theirs):
         yield "", f"is a {type(theirs).__name__}, and the language model's a {type(ours).__name__}"
         return

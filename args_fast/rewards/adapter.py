@@ -21,6 +21,7 @@ from args_fast.kvcache.storage import GroupCache, PagedCache
 from args_fast.models import adapters, loading, low_rank, pretrained, sharing
 from args_fast.models.adapted import AdaptedBackbone, one_pass_agrees
 from args_fast.models.backbone import Backbone
+from args_fast.models.compact import weights_of
 from args_fast.models.low_rank import LowRank, LowRankTerms
 from args_fast.rewards.base import Judge
 from args_fast.rewards.chains import JoinedJudge
@@ -171,7 +172,7 @@ class Adapter(Classifier):
 
     def weights(self) -> Iterable[Tensor]:
         own = self.backbone.terms.tensors() if isinstance(self.backbone, AdaptedBackbone) else []
-        return [*self.model.parameters(), *own]
+        return [*weights_of(self.model), *own]
 
     # ---- in one pass with the language model ---------------------------------------------------
 

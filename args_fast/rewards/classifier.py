@@ -19,8 +19,8 @@ from args_fast.errors import (
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
-from args_fast.models import placement
 from args_fast.models.backbone import Backbone, check_eval
+from args_fast.models.compact import weights_of
 from args_fast.models.proof import prove, prove_reward
 from args_fast.rewards.base import Judge, Reading, Reward
 from args_fast.rewards.chains import ChainJudge, SiblingJudge
@@ -139,10 +139,8 @@ class Classifier(Reward):
         prove(self.backbone, logits=False)  # again, as compiled: a compiler can be wrong too
 
     def prepare(self, kind: str | None) -> None:
-        """What is done to a model that args-fast has loaded: ``kind`` of quantization of its linear
-        layers, and one place for its weights."""
-        quantization.quantize(self.model.base_model, kind)
-        placement.gather(self.model)
+        """What is done to a model that args-fast has loaded; ``kind``: of quantization."""
+        quantization.settle(self.model, kind)
 
     def whole_model(self) -> PreTrainedModel:
         """A model whose own forward gives this reward."""
@@ -152,7 +150,7 @@ class Classifier(Reward):
         return None if self._known is None or bool(self._known.all()) else self._known
 
     def weights(self) -> Iterable[Tensor]:
-        return self.model.parameters()
+        return weights_of(self.model)
 
     # ---- one request ---------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ from args_fast.errors import (
 )
 from args_fast.kvcache.memory import BatchMemory
 from args_fast.kvcache.storage import GroupCache
-from args_fast.models import placement
 from args_fast.models.backbone import Backbone
+from args_fast.models.compact import weights_of
 from args_fast.models.fused import Fused
 from args_fast.models.proof import prove
 from args_fast.rewards.base import Reading
@@ -150,16 +150,14 @@ class Text(HostReward):
         return cached if all(map(self._whole.agree, together, alone)) else None
 
     def prepare(self, kind: str | None) -> None:
-        """What is done to a model that args-fast has loaded: ``kind`` of quantization of its linear
-        layers, and one place for its weights."""
-        quantization.quantize(self.model.base_model, kind)
-        placement.gather(self.model)
+        """What is done to a model that args-fast has loaded; ``kind``: of quantization."""
+        quantization.settle(self.model, kind)
 
     def known_ids(self) -> Tensor | None:
         return None if bool(self._known.all()) else self._known
 
     def weights(self) -> Iterable[Tensor]:
-        return self.model.parameters()
+        return weights_of(self.model)
 
     # ---- one request ---------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from args_fast.kvcache.pages import PagedText
 from args_fast.kvcache.storage import GroupCache
 from args_fast.models.backbone import Backbone, check_eval, check_length
 from args_fast.models.branches import Branches
+from args_fast.models.compact import weights_of
 from args_fast.models.proof import prove
 from args_fast.rewards.base import Candidates, Judge, Reading, Reward
 
@@ -101,7 +102,7 @@ class Vocabulary(Reward):
         return self.of_logits(logits[start:-1]).gather(1, ids)[:, 0].tolist()
 
     def weights(self) -> Iterable[Tensor]:
-        return self.model.parameters()
+        return weights_of(self.model)
 
     def compile(self, mode: str) -> None:
         self.backbone.compile(mode)

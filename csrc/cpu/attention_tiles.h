@@ -7,19 +7,9 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// Two vectors of floats, one after the other, as bfloat16 and what these leave.
-inline void split_floats(Vector first, Vector second, BFloat16* high, BFloat16* low) {
-  const auto put = [](Vector first, Vector second, BFloat16* to) {
-    const __m512bh both = _mm512_cvtne2ps_pbh(__m512(second), __m512(first));
-    std::memcpy(to, &both, sizeof both);
-  };
-  put(first, second, high);
-  put(first - widened(high), second - widened(high + WIDTH), low);
-}
-
 template <>
 class SplitProducts<BFloat16> {
-  static constexpr int64_t SIDE = Tiles::SIDE, STEP = Tiles::STEP;
+  static constexpr int64_t STEP = TILE_STEP;
   static constexpr int64_t LONGEST_STEPS = (LONGEST_SPLIT + STEP - 1) / STEP;
 
  public:
@@ -37,9 +27,9 @@ class SplitProducts<BFloat16> {
       const int64_t d = step * STEP;
       for (int64_t i = 0; i < SIDE; ++i) {
         const float* from = q + i * W_ + d;
-        split_floats(
+        split_floats<2>(
             load(from), d + WIDTH < W_ ? load(from + WIDTH) : Vector{}, tiles[0].line(i),
-            tiles[1].line(i));
+            TILE_SIZE);
       }
       for (int64_t part = 0; part < 2; ++part) turn_pairs(tiles[part].elements);
     }
@@ -92,7 +82,7 @@ class SplitProducts<BFloat16> {
       prefetch(values[j], D * sizeof(BFloat16));
       BFloat16* line = keys_[j / SIDE * steps].line(j % SIDE);
       int64_t d = 0;
-      for (; d + STEP <= D; d += STEP, line += Tiles::SIZE)
+      for (; d + STEP <= D; d += STEP, line += TILE_SIZE)
         std::memcpy(line, keys[j] + d, STEP * sizeof(BFloat16));
       if (d < D) std::memcpy(line, keys[j] + d, (D - d) * sizeof(BFloat16));
     }
@@ -110,7 +100,7 @@ class SplitProducts<BFloat16> {
       const auto mix = [&](const BFloat16* even, const BFloat16* odd) {
         const Integers pairs = widened_bits(even) | widened_bits(odd) << 16;
         std::memcpy(line, &pairs, sizeof pairs);
-        line += Tiles::SIZE;
+        line += TILE_SIZE;
       };
       int64_t d = 0;
       for (; d + WIDTH <= D; d += WIDTH) mix(even + d, odd + d);
@@ -131,9 +121,8 @@ class SplitProducts<BFloat16> {
     for (int64_t half = 0; half < 2; ++half)
       transpose(from + half * SIDE * P, P, SIDE, turned[half]);
     for (int64_t i = 0; i < rows; ++i)
-      split_floats(
-          load(turned[0] + i * SIDE), load(turned[1] + i * SIDE), tiles[0].line(i),
-          tiles[1].line(i));
+      split_floats<2>(
+          load(turned[0] + i * SIDE), load(turned[1] + i * SIDE), tiles[0].line(i), TILE_SIZE);
   }
 
   // Leave what is kept [rows] of sums [rows, W].

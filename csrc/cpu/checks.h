@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../binding.h"
+#include "kernels.h"
 
 #include <cstring>
 #include <optional>
@@ -41,6 +42,15 @@ inline void check_pages(const int32_t* table, int64_t count, int64_t pages) {
 // Of `count` dimensions, from the first one given.
 inline void strides_of(const Tensor& tensor, int64_t first, int64_t count, int64_t* strides) {
   for (int64_t i = 0; i < count; ++i) strides[i] = tensor.stride(first + i);
+}
+
+// How weights [N, K] are stored, where everything else is of a type.
+inline Storage storage_of(const Tensor& weight, ScalarType type) {
+  const ScalarType own = weight.scalar_type();
+  if (own == ScalarType::Char) return Storage::int8;
+  if (type == ScalarType::Float && own == ScalarType::BFloat16) return Storage::bfloat16;
+  if (type == ScalarType::Float && own == ScalarType::Half) return Storage::float16;
+  return weight.size(1) > 1 && weight.stride(1) != 1 ? Storage::columns : Storage::rows;
 }
 
 inline std::vector<float> floats_of(const Tensor& tensor) {

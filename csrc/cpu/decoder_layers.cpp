@@ -47,7 +47,9 @@ constexpr int64_t TERM_PARTS = 3;              // tensors of what an adapter add
 // Takes the tensors of all layers apart. A tensor without elements stands for one that is not there.
 class Weights {
  public:
-  Weights(const std::vector<Tensor>& tensors, ScalarType type) : tensors_(tensors), type_(type) {}
+  // `type`: of all but the matrices, which are stored as those of the first layer are.
+  Weights(const std::vector<Tensor>& tensors, ScalarType type)
+      : tensors_(tensors), type_(type), matrix_type_(at(0, Q).scalar_type()) {}
 
   const Tensor& at(int64_t layer, Part part) const { return tensors_[layer * PARTS + part]; }
 
@@ -55,14 +57,14 @@ class Weights {
     return {vector(weight, size), vector(bias, size)};
   }
 
-  // [rows, columns], stored as those of the first layer are.
+  // [rows, columns].
   Matrix matrix(
       const Tensor& weight, const Tensor& scale, const Tensor& bias, int64_t rows, int64_t columns,
       Storage storage) {
     if (weight.numel() == 0) return {};
     const bool by_columns = storage == Storage::columns, integers = storage == Storage::int8;
     check_shape(weight, {rows, columns}, "the weight of a layer");
-    check_type(weight, integers ? ScalarType::Char : type_, "the weight of a layer");
+    check_type(weight, matrix_type_, "the weight of a layer");
     const float* factors = nullptr;
     if (integers) {
       check_shape(scale, {rows}, "the scale of a weight");
@@ -116,7 +118,7 @@ class Weights {
   }
 
   const std::vector<Tensor>& tensors_;
-  const ScalarType type_;
+  const ScalarType type_, matrix_type_;
 };
 
 Activation activation_of(const std::string& name) {
@@ -222,10 +224,9 @@ void decoder_layers(
       "args_fast: query heads must be a multiple of kv heads");
   for (Reader& reader : a.readers) reader.attention.Hq = q.size(0) / D;
   a.F = up.size(0);
-  if (q.scalar_type() == ScalarType::Char)
-    a.storage = Storage::int8;
-  else
-    a.storage = a.H > 1 && q.stride(1) != 1 ? Storage::columns : Storage::rows;
+  a.storage = storage_of(q, tail_k.scalar_type());
+  if (a.storage == Storage::rows || a.storage == Storage::columns)
+    check_type(q, tail_k.scalar_type(), "the weight of a layer");
   STD_TORCH_CHECK(
       norm.text == "rms" || norm.text == "layer", "args_fast: norm is ", norm.text,
       ", which must be rms or layer");

@@ -16,23 +16,16 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-// The product with weight rows of type T.
-template <typename T>
-struct RowsOf {
-  typedef Widened<T> Product;
-};
-template <>
-struct RowsOf<BFloat16> {
-  typedef OfBFloat16 Product;
-};
-
 template <typename T, Storage STORAGE>
 class LayersOf {
   static constexpr bool COLUMNS = STORAGE == Storage::columns, INTEGERS = STORAGE == Storage::int8;
-  constexpr static bool ROWS_OF_T = STORAGE == Storage::rows;
-  typedef std::conditional_t<INTEGERS, int8_t, T> Weight;
-  typedef std::conditional_t<ROWS_OF_T, typename RowsOf<T>::Product, Widened<Weight>> P;
-  typedef std::conditional_t<ROWS_OF_T, P, Widened<T>> A;  // of the terms of an adapter
+  typedef typename ProductOf<T, STORAGE>::Product P;
+  typedef typename P::Weight Weight;
+  // Of the terms of an adapter, and what reads x as it does.
+  typedef std::conditional_t<STORAGE == Storage::rows, P, Widened<T>> A;
+  static constexpr bool READS_ALIKE =
+      std::is_same_v<typename P::Input, typename A::Input> && P::STEP == A::STEP;
+  typedef std::conditional_t<READS_ALIKE, P, A> PA;
 
  public:
   LayersOf(const DecoderLayers& a, int64_t threads)
@@ -112,13 +105,21 @@ class LayersOf {
   void products(
       Team::Member& team, Own& own, int64_t K, int64_t N, const Rows& rows, Matrices matrices,
       const Use& use) const {
-    std::optional<Packed<P>> x;
-    const auto packed = [&]() -> const Packed<P>& {
+    const auto packed_in = [&](auto& x) -> const auto& {
       if (!x) {
         x.emplace(M_, K);
         rows([&](int64_t m, const float* row) { x->pack(m, row); });
       }
       return *x;
+    };
+    std::optional<Packed<P>> x;
+    std::optional<Packed<PA>> x_of_terms;
+    const auto packed = [&]() -> const auto& { return packed_in(x); };
+    const auto packed_for_terms = [&]() -> const auto& {
+      if constexpr (READS_ALIKE)
+        return packed_in(x);
+      else
+        return packed_in(x_of_terms);
     };
     const int64_t ranks = ranks_of(matrices);
     bool reduced = ranks == 0;
@@ -126,11 +127,12 @@ class LayersOf {
     if (ranks * threads_ > N / WORTH_A_PHASE) {
       low = low_;
       reduced = true;
-      team.parts(
-          ranks, [&](int64_t begin, int64_t end) { reduce(packed(), matrices, begin, end, low); });
+      team.parts(ranks, [&](int64_t begin, int64_t end) {
+        reduce(packed_for_terms(), matrices, begin, end, low);
+      });
     }
     const auto part = [&](int64_t begin, int64_t end) {
-      if (!reduced) reduce(packed(), matrices, 0, ranks, low);
+      if (!reduced) reduce(packed_for_terms(), matrices, 0, ranks, low);
       reduced = true;
       use(packed(), low, begin, end);
     };
@@ -171,7 +173,8 @@ class LayersOf {
   }
 
   // Columns [begin, end) of low: x · aᵀ of the terms of these matrices, one after the other.
-  void reduce(const Packed<P>& x, Matrices matrices, int64_t begin, int64_t end, float* low) const {
+  void reduce(
+      const Packed<PA>& x, Matrices matrices, int64_t begin, int64_t end, float* low) const {
     for (const Matrix* matrix : matrices) {
       const LowRank& term = matrix->added;
       const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, term.rank);
@@ -381,11 +384,7 @@ void layers_of(const DecoderLayers& a) {
 
 template <typename T>
 void layers_of_type(const DecoderLayers& a) {
-  switch (a.storage) {
-    case Storage::rows: return layers_of<T, Storage::rows>(a);
-    case Storage::columns: return layers_of<T, Storage::columns>(a);
-    case Storage::int8: return layers_of<T, Storage::int8>(a);
-  }
+  with_storage<T>(a.storage, [&](auto storage) { layers_of<T, storage()>(a); });
 }
 
 void decoder_layers(const DecoderLayers& a) {

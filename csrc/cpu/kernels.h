@@ -45,6 +45,9 @@ enum class Storage : int32_t {
   rows,     // [N, K], of the type of everything else
   columns,  // [K, N], likewise
   int8,     // [N, K] integers, and a scale for each row
+  // [N, K] of 16 bits, where everything else is float32.
+  bfloat16,
+  float16,
 };
 
 // What an adapter adds to the product of x with a matrix: (x · aᵀ) · b + bias.
@@ -81,7 +84,7 @@ struct Reader {
 
 struct DecoderLayers {
   // One, or two: then the terms of an adapter are those of the second one's rows alone. Both have the
-  // same sizes and prefixes, and caches of their own. All weights but integers are of their type.
+  // same sizes and prefixes, and caches of their own. All weights but the matrices are of their type.
   Reader readers[2];
   int64_t reader_count;
   const DecoderLayer* layers;  // [L]
@@ -97,10 +100,11 @@ struct DecoderLayers {
 };
 
 struct Linear {
-  Type type;           // of all but integers
+  Type type;           // of all but the weights
+  Storage storage;     // of these; not columns
   const void* x;       // [M, K]
   const void* weight;  // [N, K]
-  const float* scale;  // [N], where the weights are integers of 8 bits; else null
+  const float* scale;  // [N], of integers; else null
   const void* bias;    // [N], or null
   void* out;           // [M, N], contiguous
   int64_t M, N, K, x_stride, weight_stride;

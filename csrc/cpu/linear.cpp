@@ -12,15 +12,18 @@ Tensor linear(
   STD_TORCH_CHECK(
       x.dim() >= 1 && x.size(x.dim() - 1) == K,
       "args_fast: the last dimension of x must be that of weight, ", K);
+  check_rows(weight, "weight");
+  const Storage storage = storage_of(weight, x.scalar_type());
   if (scale.has_value()) {
     check_type(weight, ScalarType::Char, "a weight with a scale");
     check_shape(*scale, {N}, "scale");
     check_type(*scale, ScalarType::Float, "scale");
     check_rows(*scale, "scale");
-  } else {
+  } else if (storage == Storage::rows) {
     check_type(x, weight.scalar_type(), "x");
+  } else {
+    STD_TORCH_CHECK(storage != Storage::int8, "args_fast: a weight of integers must have a scale");
   }
-  check_rows(weight, "weight");
   if (bias.has_value()) {
     check_shape(*bias, {N}, "bias");
     check_type(*bias, x.scalar_type(), "bias");
@@ -38,6 +41,7 @@ Tensor linear(
   const Tensor rows = torch::stable::contiguous(x);
   Linear a{};
   a.type = type_of(x);
+  a.storage = storage;
   a.x = rows.data_ptr();
   a.weight = weight.data_ptr();
   a.scale = scale.has_value() ? static_cast<const float*>(scale->data_ptr()) : nullptr;

@@ -1,8 +1,9 @@
 // linear: out[m, n] = sum over k of x[m, k] * weight[n, k], plus bias[n], for few rows of x.
 //
 // x [M, K], weight [N, K] with contiguous rows, read where they lie; out [M, N]. All are float32,
-// bfloat16 or float16, and sums are float32. Weights may also be integers of 8 bits, of which those of
-// row n stand for scale[n] times their value; x is then multiplied as floats. Rows of x are taken in
+// bfloat16 or float16, and sums are float32. Weights may also be bfloat16 or float16 where the rest is
+// float32, or integers of 8 bits, of which those of row n stand for scale[n] times their value; x is then
+// multiplied as floats. Rows of x are taken in
 // blocks of at most 64, which are packed once per thread and take turns. A block meets WIDTH weight rows
 // at a time, R of them in a tile with a few rows of x whose sums stay in registers. Each pair (m, n) has
 // one vector of partial sums, to which products are added in the order of k, and whose lanes are added
@@ -22,12 +23,12 @@ constexpr int64_t CACHED_STEPS = 512, LEAST_STEPS = 48;
 constexpr int64_t FETCH_AHEAD = 4, STREAM_AHEAD = 6144;
 
 // Weight rows in a tile of M rows of x: what fits the registers. A single row of x is waiting for memory
-// alone: where its weights go past the caches one stream is the fastest. Integers come so fast that one
-// sum would wait for itself.
-constexpr int64_t MOST_WEIGHT_ROWS = 4;
+// alone: where its weights go past the caches one stream is the fastest. Where a vector takes less than a
+// line of a cache the next one comes so fast that one sum would wait for itself.
+constexpr int64_t MOST_WEIGHT_ROWS = 4, LINE = 64;
 template <typename P>
 constexpr int64_t weight_rows(int64_t M) {
-  const bool stream = M == 1 && PAST_CACHES && sizeof(typename P::Weight) > 1;
+  const bool stream = M == 1 && PAST_CACHES && P::STEP * sizeof(typename P::Weight) == LINE;
   if (WIDTH == 16) return stream ? 1 : MOST_WEIGHT_ROWS;
   return M <= 2 ? MOST_WEIGHT_ROWS : 2;
 }
@@ -288,16 +289,34 @@ void linear_of(const Linear& a) {
   });
 }
 
-template <typename P, typename T>
+// Call f(storage) with how weights are stored, as a constant, next to rows of type T.
+template <typename T, typename F>
+void with_storage(Storage storage, const F& f) {
+  switch (storage) {
+    case Storage::rows: return f(std::integral_constant<Storage, Storage::rows>{});
+    case Storage::columns: return f(std::integral_constant<Storage, Storage::columns>{});
+    case Storage::int8: return f(std::integral_constant<Storage, Storage::int8>{});
+    default: break;
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    if (storage == Storage::bfloat16)
+      f(std::integral_constant<Storage, Storage::bfloat16>{});
+    else
+      f(std::integral_constant<Storage, Storage::float16>{});
+  }
+}
+
+template <typename T>
 void linear_of_type(const Linear& a) {
-  return a.scale ? linear_of<Widened<int8_t>, T>(a) : linear_of<P, T>(a);
+  with_storage<T>(
+      a.storage, [&](auto storage) { linear_of<typename ProductOf<T, storage()>::Product, T>(a); });
 }
 
 void linear(const Linear& a) {
   switch (a.type) {
-    case Type::f32: return linear_of_type<Widened<float>, float>(a);
-    case Type::bf16: return linear_of_type<OfBFloat16, BFloat16>(a);
-    case Type::f16: return linear_of_type<Widened<Half>, Half>(a);
+    case Type::f32: return linear_of_type<float>(a);
+    case Type::bf16: return linear_of_type<BFloat16>(a);
+    case Type::f16: return linear_of_type<Half>(a);
   }
 }
 

@@ -32,13 +32,48 @@ struct Pairs {
   }
 };
 #endif
+#ifdef ARGS_FAST_AMX
+// Weights and rows of x, 16 of each at a time (linear_tiles.h). x is given in PARTS of bfloat16, whose
+// sum it is.
+template <int64_t PARTS>
+struct Tiles {
+  typedef BFloat16 Weight;
+  typedef BFloat16 Input;
+  static constexpr int64_t STEP = TILE_STEP;
+};
+#endif
 #if defined(ARGS_FAST_AMX)
-typedef Tiles OfBFloat16;
+typedef Tiles<1> OfBFloat16;
+typedef Tiles<3> OfFloatsAndBFloat16;
 #elif defined(ARGS_FAST_BF16)
 typedef Pairs OfBFloat16;
+typedef Widened<BFloat16> OfFloatsAndBFloat16;
 #else
 typedef Widened<BFloat16> OfBFloat16;
+typedef Widened<BFloat16> OfFloatsAndBFloat16;
 #endif
+
+// The product of rows of type T with weights that are stored in this way.
+template <typename T, Storage STORAGE>
+struct ProductOf {
+  typedef Widened<T> Product;
+};
+template <>
+struct ProductOf<BFloat16, Storage::rows> {
+  typedef OfBFloat16 Product;
+};
+template <typename T>
+struct ProductOf<T, Storage::int8> {
+  typedef Widened<int8_t> Product;
+};
+template <>
+struct ProductOf<float, Storage::bfloat16> {
+  typedef OfFloatsAndBFloat16 Product;
+};
+template <>
+struct ProductOf<float, Storage::float16> {
+  typedef Widened<Half> Product;
+};
 
 // The first `filled` elements of a step of x as it is multiplied, then zeros.
 template <typename P, typename T>

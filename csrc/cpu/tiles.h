@@ -5,23 +5,33 @@
 namespace args_fast::ARGS_FAST_ISA {
 namespace {
 
-struct Tiles {
-  typedef BFloat16 Weight;
-  typedef BFloat16 Input;
-  static constexpr int64_t STEP = 32, SIDE = 16, SIZE = SIDE * STEP;
-};
+// Lines of a tile, and elements of a line.
+constexpr int64_t SIDE = 16, TILE_STEP = 32, TILE_SIZE = SIDE * TILE_STEP;
 
 struct alignas(64) Tile {
-  BFloat16 elements[Tiles::SIZE];
+  BFloat16 elements[TILE_SIZE];
 
-  BFloat16* line(int64_t i) { return elements + i * Tiles::STEP; }
-  const BFloat16* line(int64_t i) const { return elements + i * Tiles::STEP; }
+  BFloat16* line(int64_t i) { return elements + i * TILE_STEP; }
+  const BFloat16* line(int64_t i) const { return elements + i * TILE_STEP; }
 };
 
 // The lines of a tile, as pairs, become its columns.
 inline void turn_pairs(BFloat16* tile) {
   float* const pairs = reinterpret_cast<float*>(tile);  // as they are of the same size
-  transpose(pairs, Tiles::SIDE, Tiles::SIDE, pairs);
+  transpose(pairs, SIDE, SIDE, pairs);
+}
+
+// A step of floats as PARTS bfloat16, `apart` from each other: the nearest one, the one nearest to what
+// that leaves, and so on. Three have all bits of a float. What is too small for a normal bfloat16 counts
+// as 0 in products.
+template <int64_t PARTS>
+inline void split_floats(Vector first, Vector second, BFloat16* to, int64_t apart) {
+  for (int64_t part = 0; part < PARTS; ++part, to += apart) {
+    const __m512bh both = _mm512_cvtne2ps_pbh(__m512(second), __m512(first));
+    std::memcpy(to, &both, sizeof both);
+    first -= widened(to);
+    second -= widened(to + WIDTH);
+  }
 }
 
 // The registers by their numbers: four of sums from 0 on, two of the right side, two of the left one.
@@ -38,7 +48,7 @@ inline void shape_tiles(int64_t lines) {
   TileShapes shapes;
   for (int i = 0; i < 8; ++i) {
     shapes.bytes[i] = 64;
-    shapes.lines[i] = i == RIGHT_TILE || i == RIGHT_TILE + 1 ? Tiles::SIDE : lines;
+    shapes.lines[i] = i == RIGHT_TILE || i == RIGHT_TILE + 1 ? SIDE : lines;
   }
   asm volatile("ldtilecfg %0" ::"m"(shapes));
 }
@@ -55,7 +65,7 @@ inline void load_tile(const void* from, int64_t stride) {
 }
 template <int N>
 inline void load_tile(const Tile& tile) {
-  load_tile<N>(tile.elements, Tiles::STEP * sizeof(BFloat16));
+  load_tile<N>(tile.elements, TILE_STEP * sizeof(BFloat16));
 }
 template <int N>
 inline void store_tile(void* to, int64_t stride) {

@@ -53,9 +53,11 @@ def unsupported(layers: Sequence[Layer], head_size: int) -> str | None:
     ranks = [len(a) for x in layers for name in MATRICES if (a := term_of(x, name)[0]) is not None]
     for layer in layers:
         matrices = [weight for name in MATRICES if (weight := layer[name]) is not None]
-        dtypes = {weight.dtype for weight in matrices}
+        own = (w for name, w in layer.items() if "_term_" not in name and "_scale" not in name)
+        dtypes = {weight.dtype for weight in own if weight is not None}
         if len(dtypes) > 1 or not dtypes <= set(DTYPES):
-            return f"it takes float32, bfloat16 or float16, not {' and '.join(map(str, dtypes))}"
+            found = " and ".join(sorted(map(str, dtypes)))
+            return f"it takes float32, bfloat16 or float16, not {found}"
         if any(1 not in weight.stride() for weight in matrices):
             return "it takes weights whose rows or columns are in one piece"
         for names in (("k", "v"), ("gate", "up")):

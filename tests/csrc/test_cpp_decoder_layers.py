@@ -43,22 +43,29 @@ def test_layers_of_any_shape(case):
 
 
 ALL_SHAPES = SHAPES | {
-    "llama in int8": LLAMA | {"int8": True},
-    "opt in int8": OPT | {"int8": True},
+    "llama in int8": LLAMA | {"stored": torch.int8},
+    "opt in int8": OPT | {"stored": torch.int8},
     "llama adapted": LLAMA | {"ranks": [8, 0, 3]},
     "opt adapted": OPT | {"ranks": [None, 5, 20]},
     "gpt2 adapted": OPT | {"columns": True, "activation": "gelu_tanh", "ranks": [4]},
-    "llama in int8 adapted": LLAMA | {"int8": True, "ranks": [7, 2]},
+    "llama in int8 adapted": LLAMA | {"stored": torch.int8, "ranks": [7, 2]},
     "llama joined": LLAMA | {"ranks": [8, 0, 3], "joined": True},
     "qwen3 joined": LLAMA | {"head_norms": True, "ranks": [70, None], "joined": True},
     "opt joined": OPT | {"pre_norm": False, "final": False, "ranks": [None, 5], "joined": True},
     "gpt2 joined": OPT | {"columns": True, "ranks": [4], "joined": True},
-    "llama in int8 joined": LLAMA | {"int8": True, "ranks": [7, 2], "joined": True},
+    "llama in int8 joined": LLAMA | {"stored": torch.int8, "ranks": [7, 2], "joined": True},
 }
+NARROW_SHAPES = {
+    f"{name} in {str(kind).removeprefix('torch.')}": ALL_SHAPES[name] | {"stored": kind}
+    for kind in (torch.bfloat16, torch.float16)
+    for name in ("llama", "opt", "llama adapted", "qwen3 joined")
+}  # in float32
+EVERY_CASE = [(name, dtype) for name in ALL_SHAPES for dtype in DTYPES]
+EVERY_CASE += [(name, torch.float32) for name in NARROW_SHAPES]
+ALL_SHAPES |= NARROW_SHAPES
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ALL_SHAPES)
+@pytest.mark.parametrize(("name", "dtype"), EVERY_CASE)
 def test_layers_of_models(name, dtype):
     assert_layers(layers_case([37, 0, SPLIT + 5], 5, dtype=dtype, **ALL_SHAPES[name]))
 
@@ -162,8 +169,7 @@ def part_of(case, sequences, rows):
     ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ALL_SHAPES)
+@pytest.mark.parametrize(("name", "dtype"), EVERY_CASE)
 def test_a_row_has_the_same_bits_whatever_rows_and_sequences_are_with_it(name, dtype):
     case = layers_case([37, 0, SPLIT + 5, 16], 20, F=70, H=40, dtype=dtype, **ALL_SHAPES[name])
     whole = run(decoder_layers(), case)  # 80 rows: two blocks
@@ -194,8 +200,7 @@ def test_the_bits_are_the_same_with_any_number_of_threads(name):
 
 
 @pytest.mark.parametrize("mask", [siblings, chain, tree])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", [name for name in ALL_SHAPES if name.endswith(" joined")])
+@pytest.mark.parametrize(("name", "dtype"), [c for c in EVERY_CASE if " joined" in c[0]])
 def test_a_joined_pass_is_two_passes_to_the_bit(name, dtype, mask):
     case = layers_case([37, 0, 90], 7, dtype=dtype, mask=mask(7), **ALL_SHAPES[name])
     hidden, *tails = run(decoder_layers(), case)
@@ -338,15 +343,23 @@ REFUSED_IN_INT8 = {
     "a scale in 16 bits": weight("q_scale", lambda x: x.half()),
     "a scale with gaps": weight("v_scale", lambda x: x[:, None].expand(-1, 2).contiguous()[:, 0]),
 }
-REFUSED_WITH = {"": REFUSED, "int8": REFUSED_IN_INT8, "joined": REFUSED_JOINED}
+REFUSED_IN_16_BITS = {
+    "a weight of floats": weight("down", lambda x: x.float()),
+    "a weight of other 16 bits": weight("k", lambda x: x.half()),
+    "a norm in 16 bits": weight("norm1", lambda x: x.bfloat16()),
+    "a tail in 16 bits": {"tail_k": lambda x: x.bfloat16(), "tail_v": lambda x: x.bfloat16()},
+}
+REFUSED_WITH = {"": REFUSED, "int8": REFUSED_IN_INT8, "16 bits": REFUSED_IN_16_BITS}
+REFUSED_WITH["joined"] = REFUSED_JOINED
+OPTIONS = {"int8": {"stored": torch.int8}, "16 bits": {"stored": torch.bfloat16}}
+OPTIONS["joined"] = {"joined": True}
 
 
 @pytest.mark.parametrize(
     ("option", "why"), [(option, why) for option, of in REFUSED_WITH.items() for why in of]
 )
 def test_wrong_arguments_raise_before_anything_is_written(option, why):
-    options = {option: True} if option else {}
-    made = layers_case([17, 20], 3, **LLAMA, **options, ranks=[4])
+    made = layers_case([17, 20], 3, **LLAMA, **OPTIONS.get(option, {}), ranks=[4])
     case = dict(zip(NAMES, made, strict=True))
     run(decoder_layers(), list(case.values()))  # right as they are
     for name, change in REFUSED_WITH[option][why].items():

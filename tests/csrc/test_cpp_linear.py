@@ -31,6 +31,12 @@ def int8_case(M, N, K, dtype, *, bias=True, seed=0, strided=False):
     return [x, wider(integers, strided), bias, random(N, seed=seed + 3).abs() / 40]
 
 
+def narrow_case(M, N, K, kind, *, bias=True, seed=0, strided=False):
+    """A case in float32 whose weight is of 16 bits."""
+    x, weight, bias = case(M, N, K, torch.float32, bias=bias, seed=seed, strided=strided)
+    return [x, wider(weight.to(kind), strided), bias]
+
+
 def assert_linear(x, weight, bias, scale=None):
     out = cpu_linear(x, weight, bias, scale)
     if scale is not None:
@@ -47,10 +53,14 @@ def assert_linear(x, weight, bias, scale=None):
     return out
 
 
+MAKES = [(make, dtype) for make in (case, int8_case) for dtype in DTYPES]
+MAKES += [(narrow_case, kind) for kind in (torch.bfloat16, torch.float16)]
+
+
 @st.composite
 def products(draw):
     size = st.sampled_from(SIZES)
-    make, dtype = draw(st.sampled_from([case, int8_case])), draw(st.sampled_from(DTYPES))
+    make, dtype = draw(st.sampled_from(MAKES))
     return make(
         draw(size),
         draw(size),
@@ -67,8 +77,7 @@ def test_linear_of_any_shape(drawn):
     assert_linear(*drawn)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("make", [case, int8_case])
+@pytest.mark.parametrize(("make", "dtype"), MAKES)
 @pytest.mark.parametrize(("N", "K"), [(9, 1100), (64, 40), (5, 2)])
 def test_a_row_has_the_same_bits_whatever_rows_are_with_it(N, K, make, dtype):
     x, *weights = make(130, N, K, dtype)
@@ -79,26 +88,41 @@ def test_a_row_has_the_same_bits_whatever_rows_are_with_it(N, K, make, dtype):
         assert torch.equal(bits(cpu_linear(x[subset], *weights)), bits(rows[subset]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_linear_has_the_same_bits_with_any_number_of_threads_and_any_split_of_the_weights(dtype):
-    x, weight, bias = case(10, 1000, 600, dtype)  # large enough for several threads
-    outs = with_threads(lambda: cpu_linear(x, weight, bias))
+@pytest.mark.parametrize(("make", "dtype"), MAKES)
+def test_bits_depend_on_neither_threads_nor_the_split_of_the_weights(make, dtype):
+    x, *weights = make(10, 1000, 600, dtype)  # large enough for several threads
+    outs = with_threads(lambda: cpu_linear(x, *weights))
     assert all(torch.equal(bits(out), bits(outs[0])) for out in outs)
-    parts = [cpu_linear(x, weight[i : i + 7], bias[i : i + 7]) for i in range(0, 1000, 7)]
+    parts = [cpu_linear(x, *(w[i : i + 7] for w in weights)) for i in range(0, 1000, 7)]
     assert torch.equal(bits(torch.cat(parts, dim=1)), bits(outs[0]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_nan_reaches_its_own_row_and_no_other(dtype):
-    x, weight, bias = case(9, 20, 70, dtype)
+@pytest.mark.parametrize(("make", "dtype"), MAKES)
+def test_a_nan_reaches_its_own_row_and_no_other(make, dtype):
+    x, *weights = make(9, 20, 70, dtype)
     x[4, 69] = NAN
-    out = cpu_linear(x, weight, bias)
+    out = cpu_linear(x, *weights)
     assert out[4].isnan().all()
     assert not out[[0, 1, 2, 3, 5, 6, 7, 8]].isnan().any()
 
 
-def test_nothing_is_read_after_the_end_of_a_row():
-    x, weight, bias = case(7, 9, 37, torch.bfloat16)
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1.0, 1e30])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_16_bits_are_multiplied_as_floats(kind, scale):
+    """The error is that of sums in float32, not of rows in 16 bits: of all sizes within a row."""
+    x, weight, _ = narrow_case(40, 33, 1000, kind, bias=False)
+    x *= scale * 10.0 ** torch.linspace(-3, 3, 1000)
+    wanted = x.double() @ weight.double().T
+    terms = x.double().abs() @ weight.double().abs().T
+    error = ((cpu_linear(x, weight, None).double() - wanted).abs() / terms).max()
+    assert error <= max(
+        2**-22, 2 * ((x @ weight.float().T).double() - wanted).abs().max() / terms.max()
+    )
+
+
+@pytest.mark.parametrize("make", [case, narrow_case])
+def test_nothing_is_read_after_the_end_of_a_row(make):
+    x, weight, bias = make(7, 9, 37, torch.bfloat16)
     room = torch.full((9, 64), NAN, dtype=torch.bfloat16)
     room[:, :37] = weight
     assert torch.equal(bits(cpu_linear(x, room[:, :37], bias)), bits(cpu_linear(x, weight, bias)))
@@ -121,9 +145,12 @@ def test_the_shape_is_that_of_torchs_linear(shape):
     torch.testing.assert_close(cpu_linear(x, weight, None), wanted)
 
 
-@pytest.mark.parametrize("make", [case, int8_case])
-def test_the_op_keeps_the_contract_of_an_op(make):
-    arguments = tuple(make(3, 5, 24, torch.float32))
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [(case, torch.float32), (int8_case, torch.float32), (narrow_case, torch.half)],
+)
+def test_the_op_keeps_the_contract_of_an_op(make, dtype):
+    arguments = tuple(make(3, 5, 24, dtype))
     torch.library.opcheck(cpu_linear, arguments, test_utils=["test_schema", "test_faketensor"])
 
 
@@ -132,6 +159,8 @@ REFUSED = {
     "columns of the weight": lambda x, w, b: (x, w.T.contiguous().T, b),
     "fewer columns of x": lambda x, w, b: (x[:, :7], w, b),
     "another dtype of x": lambda x, w, b: (x.half(), w, b),
+    "other 16 bits of x": lambda x, w, b: (x.half(), w.bfloat16(), b.half()),
+    "16 bits of the bias": lambda x, w, b: (x, w.half(), b.half()),
     "another dtype of the bias": lambda x, w, b: (x, w, b.half()),
     "a shorter bias": lambda x, w, b: (x, w, b[:4]),
     "a bias of two dimensions": lambda x, w, b: (x, w, b[None]),

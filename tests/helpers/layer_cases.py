@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 from op_cases import DTYPES, attention_case, chain, random, siblings, tree
 
-from args_fast.models.int8 import quantized
+from args_fast.models.compact import OF_16_BITS, quantized
 from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES, TERM
 
 ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
@@ -25,7 +25,7 @@ SHAPES = {
 
 
 def layer_weights(
-    H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, int8, dtype, seed
+    H, F, Hq, Hkv, D, *, gated, biases, norms, head_norms, columns, stored, dtype, seed
 ):
     """One layer's tensors, in order; matrices so scaled that values stay of one size."""
     shapes = {
@@ -52,9 +52,11 @@ def layer_weights(
         else:
             weight = random(shapes[matrix][0], seed=kind) if biases else torch.empty(0)
         found[name] = weight.to(dtype)
-    for name in MATRICES if int8 else ():
-        if found[name].numel():
+    for name in MATRICES if stored else ():
+        if found[name].numel() and stored == torch.int8:
             found[name], found[f"{name}_scale"] = quantized(found[name])
+        elif found[name].numel():
+            found[name] = found[name].to(stored)
     return [found[name] for name in LAYER_WEIGHTS]
 
 
@@ -79,7 +81,7 @@ def layers_case(
     norms=True,
     head_norms=False,
     columns=False,
-    int8=False,
+    stored=None,
     ranks=None,
     joined=False,
     mask=None,
@@ -87,15 +89,15 @@ def layers_case(
     dtype=torch.float32,
     seed=0,
 ):
-    """The arguments of ops.decoder_layers. ``joined``: as many adapted rows after the others, over
-    other keys and values."""
+    """The arguments of ops.decoder_layers. ``stored``: the type of matrices, where it is not that
+    of the rest. ``joined``: as many adapted rows after the others, over other keys and values."""
     options = {
         "gated": gated,
         "biases": biases,
         "norms": norms,
         "head_norms": head_norms,
         "columns": columns,
-        "int8": int8,
+        "stored": stored,
         "dtype": dtype,
     }
     weights, per_layer = [], []
@@ -166,8 +168,13 @@ def low_rank(weights, ranks, dtype, seed):
     return terms
 
 
+STORED = [{}, {"columns": True}, {"stored": torch.int8}]
+STORED += [{"stored": kind} for kind in OF_16_BITS]
+
+
 @st.composite
-def layers_cases(draw, joined=True):
+def layers_cases(draw, joined=True, stored=True):
+    """``stored``: matrices of another type than the rest, too."""
     N, Hkv, D = (
         draw(st.sampled_from([1, 2, 5, 11])),
         draw(st.integers(1, 3)),
@@ -175,6 +182,10 @@ def layers_cases(draw, joined=True):
     )
     norm = draw(st.sampled_from(["rms", "layer"]))
     seed = draw(st.integers(0, 999))
+    more, dtype = (
+        draw(st.sampled_from(STORED if stored else STORED[:2])),
+        draw(st.sampled_from(DTYPES)),
+    )
     return layers_case(
         draw(st.lists(st.sampled_from([0, 1, 15, 17, 90, 300]), min_size=1, max_size=3)),
         N,
@@ -195,11 +206,11 @@ def layers_cases(draw, joined=True):
         norms=draw(st.booleans()),
         # A layer norm of two elements is their order: the smallest difference turns it around.
         head_norms=draw(st.booleans()) and (norm == "rms" or D > 2),
-        **draw(st.sampled_from([{}, {"columns": True}, {"int8": True}])),
+        **more,
         joined=joined and draw(st.booleans()),
         ranks=draw(st.none() | st.lists(st.sampled_from([None, 0, 1, 5, 16, 40]), min_size=1)),
         mask=draw(st.sampled_from([siblings(N), chain(N), tree(N, seed)])),
         page_size=draw(st.sampled_from([1, 16, 33])),
-        dtype=draw(st.sampled_from(DTYPES)),
+        dtype=torch.float32 if more.get("stored") in OF_16_BITS else dtype,
         seed=seed,
     )

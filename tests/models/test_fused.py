@@ -21,8 +21,8 @@ from args_fast.kvcache.storage import PagedCache
 from args_fast.models import fused
 from args_fast.models.backbone import Backbone, check_eval
 from args_fast.models.branches import Branches
+from args_fast.models.compact import CompactLinear, quantize_linears
 from args_fast.models.families import layers_of
-from args_fast.models.int8 import Int8Linear, quantize_linears
 from args_fast.models.probe import probe
 from args_fast.models.proof import prove
 from args_fast.ops import cpp, triton, use_backend
@@ -209,7 +209,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(name, dtype):
 def test_weights_of_8_bits_give_what_their_modules_give(name, kind):
     quantized = copy.deepcopy(model(name, kind))
     quantize_linears(quantized.base_model)
-    assert any(type(module) is Int8Linear for module in quantized.modules())
+    assert any(type(module) is CompactLinear for module in quantized.modules())
     results = []
     for whole in (True, False):
         backbone = Backbone(quantized, "model", fused=whole)

@@ -437,7 +437,7 @@ def test_a_language_model_of_integers(caplog):
     quantized = copy.deepcopy(raw)
     quantization.quantize(quantized, "int8")
     model = lora.adapted(raw)
-    assert_merged(quantized, model, caplog, "Int8Linear")
+    assert_merged(quantized, model, caplog, "CompactLinear")
     reward = Adapter(copy.deepcopy(model))
     reward.prepare("int8")
     pair = ArgsDecoder(quantized, reward)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from args_fast.models.int8 import Int8Linear
+from args_fast.models.compact import CompactLinear
 from args_fast.ops.linear import cpu_linear
 from args_fast.ops.schemas import LAYER_WEIGHTS, MATRICES
 
@@ -99,8 +99,8 @@ def expect(module: nn.Module, kind: type | tuple[str, str], parts: Sequence[str]
 
 
 def expect_linear(module: nn.Module) -> None:
-    """The module is a linear layer, of plain weights or of integers."""
-    expect(module, Int8Linear if type(module) is Int8Linear else nn.Linear)
+    """The module is a linear layer, of plain or compact weights."""
+    expect(module, CompactLinear if type(module) is CompactLinear else nn.Linear)
 
 
 def activation_of(module: nn.Module) -> str:
@@ -128,14 +128,14 @@ def in_order(layers: Sequence[dict[str, Tensor | None]]) -> list[Tensor]:
 
 
 def parts_of(name: str, module: Any) -> dict[str, Tensor | None]:
-    parts = {name: module.weight, f"{name}_bias": module.bias}
-    return parts | {f"{name}_scale": module.scale} if type(module) is Int8Linear else parts
+    scale = module.scale if type(module) is CompactLinear else None
+    return {name: module.weight, f"{name}_bias": module.bias, f"{name}_scale": scale}
 
 
 def product(module: nn.Module, x: Tensor) -> Tensor:
     """What a linear layer computes, on the CPU by the kernel that gives a row the same bits in any
     batch."""
-    if isinstance(module, Int8Linear) or cpu_linear is None or x.device.type != "cpu":
+    if isinstance(module, CompactLinear) or cpu_linear is None or x.device.type != "cpu":
         return module(x)
     assert isinstance(module, nn.Linear)
     return cpu_linear(x, module.weight, module.bias)

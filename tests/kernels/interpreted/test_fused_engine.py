@@ -118,7 +118,7 @@ def test_embeddings_that_a_hook_waits_for_are_called():
 
 
 def test_weights_that_the_kernels_do_not_take_are_left_to_the_modules():
-    from args_fast.models.int8 import quantize_linears
+    from args_fast.models.compact import quantize_linears
 
     lm, rm = (
         copy.deepcopy(make("llama"))
