@@ -14,6 +14,7 @@ from typing import Any
 
 from args_fast import ArgsDecoder
 from args_fast.bench import baselines
+from args_fast.bench.baselines.engine import own_layers
 from args_fast.bench.cases import Case
 from args_fast.bench.timing import summary, timed
 from args_fast.bench.traffic import step_bytes
@@ -138,6 +139,8 @@ def measure_case(
         models = [pair.language_model]
         if name not in (*baselines.GREEDIES, *baselines.ADAPTERS):
             models.append(pair.reward_model)
+        if name in baselines.THEIRS:
+            models = [own_layers(model) for model in models]
         methods.append(
             Method(
                 name,

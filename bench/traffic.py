@@ -13,12 +13,15 @@ are the floor of the slowdown while reading is what takes the time: on a GPU, an
 from torch import nn
 from transformers import PreTrainedModel
 
+from args_fast.models.compact import CompactLinear, weights_of
+
 
 def weight_bytes(model: PreTrainedModel) -> int:
     """Bytes of the weights that a forward pass reads whole; the model may be on the meta device."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    return sum(p.nbytes for p in model.parameters() if id(p) not in tables - products)
+    linears = (nn.Linear, CompactLinear)
+    products = {id(m.weight) for m in model.modules() if isinstance(m, linears)}
+    return sum(w.nbytes for w in weights_of(model) if id(w) not in tables - products)
 
 
 def cached_bytes(model: PreTrainedModel) -> int:

@@ -37,17 +37,18 @@ def load_pair(models: Models) -> tuple["ArgsDecoder", dict[str, str]]:
     """The decoder and the names of its models: those given, or the embedded pair, said so."""
     with notes.status("[dim]loading the models[/]"):
         from args_fast import ArgsDecoder
+        from args_fast.models.compact import parameter_count
 
         quiet_transformers()
         names = find_pair(models.lm, models.rm)
         decoder = ArgsDecoder.from_pretrained(names["lm"], names["rm"], **models.options)
     _choose_threads(decoder)
     if models.lm is None and models.rm is not None:
-        size = decoder.language_model.num_parameters() / 1e6
+        size = parameter_count(decoder.language_model) / 1e6
         note(f"no --lm given: using the embedded one (a demonstration, {size:.1f} M parameters)")
     elif models.lm is None:
         sizes = " + ".join(
-            f"{model.num_parameters() / 1e6:.1f}"
+            f"{parameter_count(model) / 1e6:.1f}"
             for model in (decoder.language_model, decoder.reward_model)
         )
         note(
@@ -62,10 +63,9 @@ def _choose_threads(decoder: "ArgsDecoder") -> None:
     import torch
 
     from args_fast.machine import threads_for
-    from args_fast.models.compact import weights_of
+    from args_fast.models.compact import parameter_count
 
-    parameters = sum(w.numel() for w in weights_of(decoder.language_model))
-    threads = threads_for(parameters)
+    threads = threads_for(parameter_count(decoder.language_model))
     if threads is not None and decoder.device.type == "cpu":
         torch.set_num_threads(threads)
 

@@ -7,6 +7,7 @@ numbers in twice the bytes. Where 16 bits hold every weight exactly they are kep
 products widen them again as they read them: the same sums in float32, in half the time.
 """
 
+import copy
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
@@ -86,6 +87,28 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def weights_of(model: nn.Module) -> Iterator[Tensor]:
     """The same without names."""
     return (weight for _, weight in named_weights(model))
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """The numbers of a model, those of a head that is tied to the embeddings once."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    count = sum(weight.numel() for weight in weights_of(model))
+    if isinstance(head, CompactLinear) and model.config.get_text_config().tie_word_embeddings:
+        count -= head.weight.numel()
+    return count
+
+
+def in_float32(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of transformers' own layers with the same numbers, for what has to be independent of
+    ours: a copy, or where it has none of ours itself."""
+    layers = {layer for layer in model.modules() if isinstance(layer, CompactLinear)}
+    if not layers:
+        return model
+    model = copy.deepcopy(model)
+    layers = {layer for layer in model.modules() if isinstance(layer, CompactLinear)}
+    _replace(_places(model, layers), plain)
+    model.tie_weights()
+    return model
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,7 @@ METHODS: dict[str, Decode] = {
 GREEDIES = (TRANSFORMERS, STATIC, GREEDY, GREEDY_COMPILED, GREEDY_MODULES, GREEDY_FUSED)
 ADAPTERS = (ADAPTER, ADAPTER_MODULES, ADAPTER_FUSED)
 COMPILING = (STATIC, GREEDY_COMPILED, ARGS_COMPILED)
+THEIRS = (TRANSFORMERS, STATIC, K_COPIES, NAIVE)  # run the models' own layers
 EAGER = (TRANSFORMERS, K_COPIES, NAIVE)  # nothing is compiled or captured: one warm-up is enough
 # The two published ways of caching are slow: fewer new tokens, and fewer rounds, tell their steps.
 MOST_TOKENS = {K_COPIES: 32, NAIVE: 4}

@@ -1,6 +1,7 @@
 """Ours: the reference without a cache; the engine's ARGS, greedy decoding as its k = 1, and both
 with options of the decoder's."""
 
+import functools
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -8,10 +9,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from args_fast import ArgsDecoder, DecodingConfig, reference
 from args_fast.kvcache.storage import PAGE_SIZE, pages_for
+from args_fast.models.compact import in_float32
 
 Ids = list[int]
 Decode = Callable[[ArgsDecoder, Sequence[Ids], DecodingConfig], list[Ids]]
@@ -20,8 +22,14 @@ Decode = Callable[[ArgsDecoder, Sequence[Ids], DecodingConfig], list[Ids]]
 _variants: WeakKeyDictionary[ArgsDecoder, dict[str, tuple[int, ArgsDecoder]]] = WeakKeyDictionary()
 
 
+@functools.lru_cache(maxsize=2)  # of one pair, as they take memory
+def own_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as transformers has it, for what is compared with our way of running it."""
+    return in_float32(model)
+
+
 def naive(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
-    models = (pair.language_model, pair.reward_model)
+    models = own_layers(pair.language_model), own_layers(pair.reward_model)
     return [reference.decode(*models, prompt, config).token_ids for prompt in prompts]
 
 
@@ -90,7 +98,7 @@ def adapter(pair: ArgsDecoder) -> Any:
     config.num_labels = 1
     with torch.device("meta"):
         rm = AutoModelForSequenceClassification.from_config(config, dtype=lm.dtype)
-    setattr(rm, rm.base_model_prefix, deepcopy(lm.base_model))
+    setattr(rm, rm.base_model_prefix, deepcopy(own_layers(lm).base_model))
     rm.score = torch.nn.Linear(config.hidden_size, 1, bias=False, device=lm.device, dtype=lm.dtype)
     return lora(rm)
 

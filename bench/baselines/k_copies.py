@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.bench.baselines.engine import Ids
+from args_fast.bench.baselines.engine import Ids, own_layers
 
 
 @torch.inference_mode()
 def k_copies(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:
-    lm, rm, k = pair.language_model, pair.reward_model, config.k
+    lm, rm, k = own_layers(pair.language_model), own_layers(pair.reward_model), config.k
     text = torch.tensor(prompts, device=pair.device)  # [B, t]
     B = len(prompts)
     lm_cache, rm_cache = (DynamicCache(config=model.config) for model in (lm, rm))

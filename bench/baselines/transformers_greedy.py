@@ -8,7 +8,7 @@ import torch
 from transformers import CompileConfig, PreTrainedModel, StaticCache
 
 from args_fast import ArgsDecoder, DecodingConfig
-from args_fast.bench.baselines.engine import Ids
+from args_fast.bench.baselines.engine import Ids, own_layers
 from args_fast.bench.baselines.k_copies import cached
 
 # Each model's static cache, with its (batch, prompt, length), kept between calls: a compiled step
@@ -23,7 +23,7 @@ def dynamic_greedy(
 ) -> list[Ids]:
     """With its dynamic cache, which is the default."""
     text = torch.tensor(prompts, device=pair.device)
-    lm: Any = pair.language_model
+    lm: Any = own_layers(pair.language_model)
     out = lm.generate(
         text,
         attention_mask=torch.ones_like(text),
@@ -41,7 +41,7 @@ def static_greedy(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingCon
     tokens first: the cache is as long as that and serves shorter calls."""
     compiled: Any = CompileConfig(dynamic=False, mode="reduce-overhead")
     compiled._compile_all_devices = True  # on the CPU as well
-    lm = pair.language_model
+    lm = own_layers(pair.language_model)
     cache = _static_cache(lm, len(prompts), len(prompts[0]), config.max_new_tokens)
     return dynamic_greedy(pair, prompts, config, compile_config=compiled, **cached(lm, cache))
 

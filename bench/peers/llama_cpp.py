@@ -13,7 +13,9 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     """``model``: a folder with smollm2.gguf; ``room``: prompt and new tokens."""
     from llama_cpp import Llama
 
-    file = converted(Path(model, "smollm2.gguf"), dtype, threads)
+    file = Path(model, "smollm2.gguf")
+    for kind in dtype.split("-in-"):  # from one type to the next
+        file = converted(file, kind, threads)
     batch = {"n_ctx": room, "n_batch": room, "n_threads": threads, "n_threads_batch": threads}
     llama = Llama(str(file), **batch, verbose=False)
 
@@ -36,7 +38,7 @@ def converted(source: Path, dtype: str, threads: int) -> Path:
 
     import llama_cpp
 
-    target = source.with_name(f"smollm2-{dtype}.gguf")
+    target = source.with_name(f"{source.stem}-{dtype}.gguf")
     if not target.exists():
         options = llama_cpp.llama_model_quantize_default_params()
         options.ftype, options.allow_requantize, options.nthread = TYPES[dtype], True, threads

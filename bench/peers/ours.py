@@ -22,25 +22,25 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from args_fast import ArgsDecoder, DecodingConfig
+    from args_fast import ArgsDecoder, DecodingConfig, quantization
     from args_fast.bench import baselines
     from args_fast.bench.baselines.engine import lora
-    from args_fast.models import placement
     from args_fast.rewards import Head
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    kind = getattr(torch, dtype)
+    kind = getattr(torch, dtype.rpartition("-")[2])
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=kind)
     rm = AutoModelForSequenceClassification.from_pretrained(model, dtype=kind, num_labels=1)
     scattered = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them
-    for gathered in (lm, rm):
-        placement.gather(gathered)  # as ArgsDecoder.from_pretrained does
+    adapted = deepcopy(rm)
+    for loaded in (lm, rm):  # as ArgsDecoder.from_pretrained does
+        quantization.settle(loaded.eval(), None, head=loaded is lm)
     pair = ArgsDecoder(lm, rm)
     decoders = {baselines.TRANSFORMERS: scattered, baselines.GREEDY: pair, baselines.ARGS: pair}
     decoders[baselines.HEAD] = ArgsDecoder(lm, Head(deepcopy(rm.score)))
     if find_spec("peft"):
-        decoders[baselines.ADAPTER] = ArgsDecoder(lm, lora(deepcopy(rm)))
+        decoders[baselines.ADAPTER] = ArgsDecoder(lm, lora(adapted))
 
     def decode(method: str, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         own = method in (baselines.HEAD, baselines.ADAPTER)

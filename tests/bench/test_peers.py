@@ -1,14 +1,17 @@
 """The comparison with other engines: its pipe, its workers and its table, with stubs."""
 
+import copy
 import json
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import stub_peer
 import torch
+from safetensors.torch import load_file
 from tiny_models import language_model, tokens
 
 from args_fast.bench import baselines, slowdown
@@ -72,7 +75,7 @@ CASE = Case("stub", "stub", prompt=2, dtype="float32", new_tokens=8)
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_methods_take_turns_and_their_tokens_are_compared(worker, batch, capsys):
-    found = compare.compare([worker], replace(CASE, batch=batch), 2, 10**6)
+    found = compare.compare([worker], replace(CASE, batch=batch), 2, 10**6, 0)
     said = capsys.readouterr().err.splitlines()
     assert said[3:5] == ["round 1 of 2: transformers greedy", "round 1 of 2: stub greedy"]
     assert found["stub greedy"]["equal_tokens"] == [8 * batch, 8 * batch]
@@ -83,7 +86,7 @@ def test_methods_take_turns_and_their_tokens_are_compared(worker, batch, capsys)
 
 
 def test_method_that_fails_leaves_the_others(worker):
-    found = compare.compare([worker], replace(CASE, prompt=33), 2, 1)
+    found = compare.compare([worker], replace(CASE, prompt=33), 2, 1, 1)
     assert "room for 40 tokens" in found["stub greedy"]["error"]
 
 
@@ -139,7 +142,7 @@ def workers(monkeypatch, tmp_path):
 def test_every_peer_has_the_same_threads_and_room(workers, tmp_path):
     with ExitStack() as stack:
         case = replace(CASE, prompt=191, dtype="bfloat16")
-        found = compare.load(compare.PEERS, case, tmp_path, stack)
+        found = compare.load(compare.PEERS, case, "bfloat16", tmp_path, stack)
     assert [worker.module for worker in found] == [
         "peers.llama_cpp",
         "peers.vllm_cpu",
@@ -157,7 +160,7 @@ def test_every_peer_has_the_same_threads_and_room(workers, tmp_path):
 def test_peer_that_is_absent_is_left_out_and_ended(workers, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(workers, "absent", ("peers.vllm_cpu",))
     with ExitStack() as stack:
-        found = compare.load(compare.PEERS, CASE, tmp_path, stack)
+        found = compare.load(compare.PEERS, CASE, "float32", tmp_path, stack)
     assert [worker.module for worker in found] == ["peers.llama_cpp", "peers.ours"]
     assert "vllm_cpu is left out: no" in capsys.readouterr().err
     assert sorted(workers.ended) == ["peers.llama_cpp", "peers.ours", "peers.vllm_cpu"]
@@ -166,8 +169,31 @@ def test_peer_that_is_absent_is_left_out_and_ended(workers, tmp_path, monkeypatc
 def test_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare.smollm2, "lm", lambda: tmp_path / "hf")
     with ExitStack() as stack:
-        assert compare.load(["llama_cpp"], CASE, tmp_path, stack) == []
+        assert compare.load(["llama_cpp"], CASE, "float32", tmp_path, stack) == []
     assert "llama_cpp is left out: [Errno 2] No such file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_in_16_bits_is_written_once_and_given_to_all(workers, tmp_path, monkeypatch):
+    language_model().save_pretrained(tmp_path / "hf")
+    monkeypatch.setattr(compare.smollm2, "tokenizer", lambda: SimpleNamespace(save_pretrained=id))
+    file, times = tmp_path / "smollm2-bfloat16" / "model.safetensors", set()
+    for _ in range(2):
+        with ExitStack() as stack:
+            found = compare.load(compare.PEERS, CASE, "bfloat16-in-float32", tmp_path, stack)
+        gguf, *folders = (worker.arguments["model"] for worker in found)
+        assert gguf == str(tmp_path)
+        assert set(folders) == {str(file.parent)}
+        times.add(file.stat().st_mtime_ns)
+    assert len(times) == 1
+    assert {weight.dtype for weight in load_file(file).values()} == {torch.bfloat16}
+
+
+def test_weights_are_counted_as_they_are_kept(tmp_path, monkeypatch):
+    language_model().config.save_pretrained(tmp_path)
+    monkeypatch.setattr(compare.smollm2, "lm", lambda: tmp_path)
+    wide, narrow = (compare.model_bytes(CASE, kind) for kind in (torch.float32, torch.bfloat16))
+    keys_and_values = 2 * (2 + 8 // 2) * 2 * 2 * 8 * 4  # of 6 tokens
+    assert wide - keys_and_values == 2 * (narrow - keys_and_values)
 
 
 def test_every_peer_has_its_requirements():
@@ -181,7 +207,7 @@ def test_every_peer_has_its_requirements():
     ("batch", "asked"), [("1", ["llama_cpp", "vllm_cpu", "ours"]), ("4", ["vllm_cpu", "ours"])]
 )
 def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
-    def load(peers, case, folder, stack):
+    def load(peers, case, kind, folder, stack):
         assert list(peers) == asked
         worker = stack.enter_context(stub(tmp_path))
         worker.wait_until_loaded()
@@ -207,10 +233,12 @@ def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
     assert "stub greedy" in capsys.readouterr().out
 
 
-def test_ways_on_the_language_models_weights_give_the_pairs_tokens(tmp_path):
+@pytest.mark.parametrize("kind", ["float32", "bfloat16-in-float32"])
+def test_ways_on_the_language_models_weights_give_the_pairs_tokens(tmp_path, kind):
     pytest.importorskip("peft")
-    language_model().save_pretrained(tmp_path)
-    methods = ours.load(str(tmp_path), "float32", torch.get_num_threads(), 40)
+    lm = copy.deepcopy(language_model())
+    (lm if kind == "float32" else lm.bfloat16()).save_pretrained(tmp_path)
+    methods = ours.load(str(tmp_path), kind, torch.get_num_threads(), 40)
     prompts = [tokens(9), tokens(9, seed=1)]
     decoded = {name: methods[name](prompts, 6) for name in (*compare.GUIDED,)}
     assert all(ids == decoded[baselines.ARGS] for ids in decoded.values())

@@ -27,7 +27,7 @@ SAYS = {
     "reward_from_function": "w = 2.0:",
     "several_rewards": "'brief': 3.0",
     "prove_it": "32 equal tokens",
-    "quantized_weights": "lm None, rm None: 11.8 MB of weights, 100.0% equal choices",
+    "quantized_weights": "lm None, rm None: 7.7 MB of weights, 100.0% equal choices",
     "huggingface/generate": "'role': 'assistant'",
 }
 
