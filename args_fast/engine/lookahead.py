@@ -65,7 +65,7 @@ def joined_rows(lm: Backbone, rewards: Iterable[Reward], lookahead: bool | str) 
     layers = lm.fused_layers()
     if layers is None or backend("cpu") != "cpp":
         return 0
-    kernels, kind = cpp.kernels(), layers.weight_type
+    kernels, kind = cpp.kernels(), layers.matrix.dtype
     more = MORE_IN_BFLOAT16.get(kernels, 1) if lm.layout.dtype == torch.bfloat16 else 1
     rows = CPU_ROWS.get(kernels, 0) * kind.itemsize * more
     return 1 + rows if rows else 0

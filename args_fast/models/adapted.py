@@ -92,7 +92,7 @@ class AdaptedBackbone(Backbone):
         self, lm: PagedCache, own: PagedCache, ids: list[int], pages: list[int], start: int
     ) -> None:
         """Store the K/V of ids after the ``start`` that are stored, of both models."""
-        if (layers := self.fused_layers()) and layers.reads_prompts:
+        if (layers := self.fused_layers()) and fused_prefill.takes(layers, len(ids)):
             return fused_prefill.prefill(layers, [lm, own], ids, pages, start)
         for offset, piece in self.pieces(ids, start):
             rows = send([piece], torch.int64, self.device)

@@ -201,7 +201,7 @@ class Backbone:
 
     def prefill(self, cache: PagedCache, ids: list[int], pages: list[int], start: int = 0) -> None:
         """Store the K/V of ids after the ``start`` that are stored: once, whatever k is."""
-        if (layers := self.fused_layers()) and layers.reads_prompts:
+        if (layers := self.fused_layers()) and fused_prefill.takes(layers, len(ids)):
             return fused_prefill.prefill(layers, [cache], ids, pages, start)
         for offset, piece in self.pieces(ids, start):
             rows = send([piece], torch.int64, self.device)

@@ -8,7 +8,7 @@ products widen them again as they read them: the same sums in float32, in half t
 """
 
 import copy
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -59,9 +59,10 @@ class CompactLinear(nn.Module):
         return cpu_linear(x, self.weight, self.bias, self.scale)
 
     def _is_direct(self, x: Tensor) -> bool:
-        """Whether the kernel takes rows x, and is faster for so many than torch is for floats."""
+        """Whether the kernel takes rows x, and is faster for that many than torch is for
+        floats. It gives no gradients."""
         weight = self.weight.dtype
-        if x.device.type != "cpu" or x.dtype not in DTYPES:
+        if x.device.type != "cpu" or x.dtype not in DTYPES or x.requires_grad:
             return False
         if x.dtype != torch.float32:
             return weight in (torch.int8, x.dtype)
@@ -101,14 +102,16 @@ def parameter_count(model: PreTrainedModel) -> int:
 def in_float32(model: PreTrainedModel) -> PreTrainedModel:
     """A model of transformers' own layers with the same numbers, for what has to be independent of
     ours: a copy, or where it has none of ours itself."""
-    layers = {layer for layer in model.modules() if isinstance(layer, CompactLinear)}
-    if not layers:
+    if not _places(model, _is_compact):
         return model
     model = copy.deepcopy(model)
-    layers = {layer for layer in model.modules() if isinstance(layer, CompactLinear)}
-    _replace(_places(model, layers), plain)
+    _replace(_places(model, _is_compact), plain)
     model.tie_weights()
     return model
+
+
+def _is_compact(layer: nn.Module) -> bool:
+    return isinstance(layer, CompactLinear)
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +125,7 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 def plain(layer: CompactLinear) -> nn.Linear:
     """A layer of float32 with the same numbers."""
     linear = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    linear.weight = nn.Parameter(layer.dequantized(), requires_grad=False)
+    linear.weight = nn.Parameter(layer.dequantized())
     linear.bias = layer.bias  # type: ignore[assignment]
     return linear
 
@@ -134,30 +137,29 @@ def quantize_linears(module: nn.Module) -> None:
         weight, scale = quantized(layer.weight.detach())
         return CompactLinear(weight, layer.bias, scale)
 
-    linears = {layer for layer in module.modules() if type(layer) is nn.Linear}
-    _replace(_places(module, linears), quantize)
+    _replace(_places(module, lambda layer: type(layer) is nn.Linear), quantize)
 
 
 # Where a layer is: modules that have it, and its name in each.
 Places = list[tuple[nn.Module, str]]
 
 
-def _places(module: nn.Module, layers: Container[nn.Module]) -> list[Places]:
-    """Those of each of the layers."""
-    found: dict[nn.Module, Places] = {}
+def _places(module: nn.Module, chosen: Callable[[nn.Module], bool]) -> list[Places]:
+    """Those of each layer within that is chosen."""
+    places: dict[nn.Module, Places] = {}
     for parent in module.modules():
         for name, child in parent._modules.items():
-            if child is not None and child in layers:
-                found.setdefault(child, []).append((parent, name))
-    return list(found.values())
+            if child is not None and chosen(child):
+                places.setdefault(child, []).append((parent, name))
+    return list(places.values())
 
 
 def _replace(layers: list[Places], change: Callable[[Any], nn.Module]) -> None:
     """Put another layer in the place of each, one after the other: what it held is free then."""
     for places in layers:
-        other = change(getattr(*places[0]))
+        layer = change(getattr(*places[0]))
         for parent, name in places:
-            setattr(parent, name, other)
+            setattr(parent, name, layer)
 
 
 # ---- 16 bits -----------------------------------------------------------------------------------
@@ -174,17 +176,17 @@ def keep_in_16_bits(model: PreTrainedModel, *, head: bool) -> None:
         model: in eval mode.
         head: with its output layer, as of a language model; else only within its base model.
     """
-    first = next(model.parameters())
-    if first.dtype != torch.float32 or not isinstance(few_rows(first.device), FewRows):
+    parameter = next(model.parameters())
+    if parameter.dtype != torch.float32 or not isinstance(few_rows(parameter.device), FewRows):
         return
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
-    text = torch.arange(min(TRIED, vocabulary), device=first.device)[None]
+    text = torch.arange(min(TRIED, vocabulary), device=parameter.device)[None]
     try:
         layers, before = _called(model, text, head)
     except UnsupportedModelError:
         return  # who runs it next says what is wrong with it
     kind = _kind_of(layers)
-    places = _places(model, layers)
+    places = _places(model, layers.__contains__)
     del layers  # which would keep the weights in float32
     if kind is None:
         return

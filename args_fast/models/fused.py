@@ -33,7 +33,6 @@ Fused = bool | Literal["auto"]  # the engine's option
 CPU = torch.device("cpu")  # whatever torch's default device is
 OF_LAYER = len(LAYER_WEIGHTS)
 TERMS_OF_LAYER = len(MATRICES) * len(TERM)
-WIDEST_BFLOAT16 = 2048  # of prompts through the op: measured on an AMD EPYC (Zen 5)
 
 # transformers leaves hooks of this module in a model that was asked for its hidden states; they do
 # nothing but within such a call.
@@ -228,18 +227,18 @@ class FusedLayers:
         return ids, tokens.weight, places.weight, branches.positions(torch.int32), offset
 
     @property
-    def reads_prompts(self) -> bool:
-        """Whether prompts go through the op too: in C++, unless they are wide and in bfloat16, of
-        which torch's products of many rows are faster."""
-        q = self._current_weights()[LAYER_WEIGHTS.index("q")]
-        in_bfloat16 = q.dtype == self._model.dtype == torch.bfloat16
-        wide = in_bfloat16 and q.shape[1] > WIDEST_BFLOAT16
-        return backend(self._device.type) == "cpp" and not wide
+    def matrix(self) -> Tensor:
+        """The first one of the layers: [out, in], of the type of all."""
+        return self._current_weights()[LAYER_WEIGHTS.index("q")]
 
     @property
-    def weight_type(self) -> torch.dtype:
-        """Of the matrices."""
-        return self._current_weights()[LAYER_WEIGHTS.index("q")].dtype
+    def dtype(self) -> torch.dtype:
+        """Of everything but the matrices, which may be compact."""
+        return self._model.dtype
+
+    @property
+    def runs_in_cpp(self) -> bool:
+        return backend(self._device.type) == "cpp"
 
     @property
     def adapted_share(self) -> float:

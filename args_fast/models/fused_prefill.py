@@ -1,5 +1,6 @@
 """Prompts through the fused layers: some rows at a time, each a chain over those before it."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,10 +9,29 @@ from torch import Tensor
 from args_fast.kvcache.storage import PagedCache
 from args_fast.models.branches import Branches
 from args_fast.models.fused import CPU, FusedLayers
+from args_fast.ops import cpp
 
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
 # often, but what a layer holds of them leaves the caches (measured: docs/decisions.md).
 PROMPT_ROWS = 128
+# Where torch's products of many rows are faster. In bfloat16 the widest model that takes the op:
+# measured on an AMD EPYC (Zen 5). On an Intel Xeon, which has tiles: rows times the width from
+# which on torch is, by type.
+WIDEST_BFLOAT16 = 2048
+MANY_IN_TILES = {torch.float32: 1 << 18, torch.bfloat16: 1 << 21}
+
+
+def takes(layers: FusedLayers, rows: int) -> bool:
+    """Whether a prompt of this many rows goes through the op: in C++, unless torch's products of
+    them are faster in the modules."""
+    if not layers.runs_in_cpp:
+        return False
+    kind, width = layers.matrix.dtype, layers.matrix.shape[1]
+    if kind != layers.dtype:
+        return True  # torch has no such products
+    if cpp.kernels() == "amx":
+        return rows * width < MANY_IN_TILES.get(kind, math.inf)
+    return kind != torch.bfloat16 or width <= WIDEST_BFLOAT16
 
 
 @torch.no_grad()
@@ -21,7 +41,7 @@ def prefill(
     """Store the keys and values of ids after the ``start`` that are stored.
 
     Args:
-        layers: of a model for which ``reads_prompts``.
+        layers: for which it ``takes`` prompts.
         caches: its own; or two, those of the language model and of the model that an adapter makes
             of it, in one pass.
         ids: of a text, after the ``start`` that are stored.

@@ -189,6 +189,14 @@ def test_a_model_may_be_used_in_another_type(dtype):
     torch.testing.assert_close(got, wanted, atol=3e-2, rtol=3e-2)
 
 
+def test_gradients_are_those_of_the_model():
+    ids, grads = torch.tensor([tokens(9)]), []
+    for lm in (published(language_model()), compacted(published(language_model()))):
+        lm(input_ids=ids, labels=ids).loss.backward()
+        grads.append(lm.model.norm.weight.grad)
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("M", [1, 64, 65, 200])
 @pytest.mark.parametrize("kind", [*KINDS, torch.int8], ids=str)
 def test_any_number_of_rows(kind, M):

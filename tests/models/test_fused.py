@@ -18,7 +18,7 @@ from ways import fused_up_to, rows_by_way
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ConfigError, ProofError
 from args_fast.kvcache.storage import PagedCache
-from args_fast.models import fused
+from args_fast.models import fused, fused_prefill
 from args_fast.models.backbone import Backbone, check_eval
 from args_fast.models.branches import Branches
 from args_fast.models.compact import CompactLinear, quantize_linears
@@ -246,16 +246,32 @@ def test_weights_quantized_after_the_model_was_probed_are_the_ones_that_are_used
     assert backbone.fused_layers() is not None
 
 
+def takes(lm, rows):
+    return fused_prefill.takes(Backbone(lm, "model").fused_layers(), rows)
+
+
 def test_prompts_of_wide_models_in_bfloat16_are_left_to_the_modules(monkeypatch):
+    monkeypatch.setattr(fused_prefill.cpp, "kernels", lambda: "avx512bf16")
     width = model("llama").config.hidden_size
     for widest in (width, width - 1):
-        monkeypatch.setattr(fused, "WIDEST_BFLOAT16", widest)
+        monkeypatch.setattr(fused_prefill, "WIDEST_BFLOAT16", widest)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             lm = copy.deepcopy(model("llama")).to(dtype)
             reads = dtype != torch.bfloat16 or widest == width
-            assert Backbone(lm, "model").fused_layers().reads_prompts == reads
+            assert takes(lm, 2048) == reads
             quantize_linears(lm)
-            assert Backbone(lm, "model").fused_layers().reads_prompts
+            assert takes(lm, 2048)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_prompts_of_many_rows_are_left_to_the_modules_where_torch_has_tiles(monkeypatch, dtype):
+    monkeypatch.setattr(fused_prefill.cpp, "kernels", lambda: "amx")
+    lm = copy.deepcopy(model("llama")).to(dtype)
+    many = fused_prefill.MANY_IN_TILES[dtype] // lm.config.hidden_size
+    assert takes(lm, many - 1)
+    assert not takes(lm, many)
+    quantize_linears(lm)
+    assert takes(lm, many)
 
 
 # ---- which models --------------------------------------------------------------------------------

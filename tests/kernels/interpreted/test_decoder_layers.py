@@ -156,7 +156,8 @@ def test_rows_far_from_zero_keep_their_variance():
 @settings(max_examples=8, phases=[Phase.generate])  # no shrinking, which would take minutes
 @given(layers_cases(stored=False))
 def test_layers_of_any_shape(case):
-    if module.unsupported(by_name(case[WEIGHTS]), case[TAIL_K].shape[-1]) is None:
+    layers = by_name(case[WEIGHTS], case[LOW_RANK])
+    if module.unsupported(layers, case[TAIL_K].shape[-1]) is None:
         assert_layers(case)
 
 
@@ -245,7 +246,7 @@ def test_what_it_cannot_take_it_says():
     layers = by_name(layers_case([0], 1, stored=torch.int8)[WEIGHTS])
     assert "not torch.int8" in module.unsupported(layers, 8)
     layers = by_name(layers_case([0], 1, stored=torch.bfloat16)[WEIGHTS])
-    assert "float32 and torch.bfloat16" in module.unsupported(layers, 8)
+    assert "torch.bfloat16 and torch.float32" in module.unsupported(layers, 8)
     layers = by_name(layers_case([0], 1)[WEIGHTS])
     assert "heads of up to 256 elements, not 300" in module.unsupported(layers, 300)
     layers[1]["v"] = layers[1]["v"].T.contiguous().T
