@@ -56,7 +56,7 @@ def served(respond):
                 if isinstance(answer, float):
                     time.sleep(answer)
                     answer = 500
-                self.reply(answer)
+            self.reply(answer)  # after it the client may ask again, before this one returns
 
         def reply(self, answer):
             status, headers = 200, {}

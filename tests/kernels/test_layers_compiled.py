@@ -34,7 +34,7 @@ COMPILED = [
 
 
 # Of each family one on an A100 too, and float32, which takes the most shared memory.
-ON_A100 = ("opt-2.7b", "mistral-7b", "gpt2-xl", "float32", "N 40")
+ON_A100 = ("opt-2.7b", "mistral-7b", "float32", "N 40")
 CASES = [(90, case) for case in COMPILED]
 CASES += [
     (80, case)

@@ -64,7 +64,8 @@ def assert_layers(case):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, dtype) for name in (*SHAPES, "llama joined") for dtype in DTYPES),
+        *((name, dtype) for name in (*SHAPES, "llama joined") for dtype in DTYPES[:2]),
+        *((name, torch.float16) for name in ("qwen3", "opt", "llama joined")),
         *((name, torch.float32) for name in ADAPTERS if name != "llama joined"),
     ],
     ids=str,
@@ -88,8 +89,10 @@ def test_more_rows_than_a_tile_over_several_chunks(mask, windows, monkeypatch):
     assert_layers(layers_case([130, 63], 18, H=40, F=70, **shape, ranks=[3], joined=True))
 
 
-@pytest.mark.parametrize("splits", [2, 3])
-@pytest.mark.parametrize("name", ["qwen3", "opt-350m", "qwen3 adapted", "opt-350m joined"])
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [("qwen3", 2), ("opt-350m", 3), ("qwen3 adapted", 3), ("opt-350m joined", 2)],
+)
 def test_products_in_several_splits(name, splits, monkeypatch):
     monkeypatch.setattr(layer_pass, "divide", lambda tiles, blocks, *_: min(splits, blocks))
     shape = (SHAPES | ADAPTERS)[name]
@@ -200,8 +203,8 @@ def test_a_row_has_the_same_bits_whatever_rows_and_texts_are_with_it(name, dtype
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((f"{name} joined", torch.float32) for name in ("qwen3", "opt", "gpt2", "no terms")),
-        *((f"{name} joined", torch.bfloat16) for name in ("llama", "opt-350m")),
+        *((f"{name} joined", torch.float32) for name in ("qwen3", "gpt2", "no terms")),
+        ("opt-350m joined", torch.bfloat16),
     ],
     ids=str,
 )
@@ -244,7 +247,7 @@ def test_a_text_with_a_NaN_stays_alone():
 
 def test_what_it_cannot_take_it_says():
     layers = by_name(layers_case([0], 1, stored=torch.int8)[WEIGHTS])
-    assert "not torch.int8" in module.unsupported(layers, 8)
+    assert "not torch.float32 and torch.int8" in module.unsupported(layers, 8)
     layers = by_name(layers_case([0], 1, stored=torch.bfloat16)[WEIGHTS])
     assert "torch.bfloat16 and torch.float32" in module.unsupported(layers, 8)
     layers = by_name(layers_case([0], 1)[WEIGHTS])

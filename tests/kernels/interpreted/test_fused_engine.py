@@ -37,43 +37,42 @@ def decode(decoder, prompt, **config):
 
 
 @pytest.mark.parametrize(
-    ("lm", "rm", "lookahead"),
-    [("opt", "llama", False), ("qwen3", "opt", True), ("mistral", "gpt2", False)],
+    ("lm", "rm", "layers", "lookahead"),
+    [("opt", "llama", 2, False), ("qwen3", "opt", 1, True), ("mistral", "gpt2", 1, False)],
 )
-def test_the_tokens_are_the_oracles(lm, rm, lookahead):
-    models = tiny_models.language_model(lm), tiny_models.reward_model(rm)
+def test_the_tokens_are_the_oracles(lm, rm, layers, lookahead):
+    models = tiny_models.language_model(lm, layers), tiny_models.reward_model(rm, layers)
     decoder = ArgsDecoder(*models, fused_layers=True, lookahead=lookahead)
     reward = decoder.engine.panel.rewards["reward"]
     for backbone in (decoder.engine.lm, reward.backbone):  # the reward model goes the same way
         assert isinstance(backbone.fused_layers(), FusedLayers)
     prompt = tiny_models.tokens(9)
-    expected = oracle.decode(*models, prompt, k=4, w=1.5, steps=3)
+    expected = oracle.decode(*models, prompt, k=4, w=1.5, steps=2)
     assert expected.margin > 1e-4
-    result = decode(decoder, prompt, k=4, w=1.5, max_new_tokens=3)
+    result = decode(decoder, prompt, k=4, w=1.5, max_new_tokens=2)
     assert result.token_ids == expected.tokens
     assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("lm", "layers", "lookahead"),
+    ("lm", "layers", "options", "lookahead"),
     [
-        ("opt", None, False),
-        ("gpt2", None, True),
-        ("qwen3", (1,), True),
-        ("llama", (1,), False),
+        ("opt", 1, {}, False),
+        ("gpt2", 1, {}, True),
+        ("qwen3", 2, {"layers_to_transform": (1,)}, True),
     ],
 )
-def test_an_adapters_tokens_are_the_oracles(lm, layers, lookahead):
+def test_an_adapters_tokens_are_the_oracles(lm, layers, options, lookahead):
     """With lookahead in one pass with the language model, else in one of its own."""
-    model, adapted = lora.pair(lm, **({} if layers is None else {"layers_to_transform": layers}))
+    model, adapted = lora.pair(lm, layers, **options)
     decoder = ArgsDecoder(model, Adapter(adapted), fused_layers=True, lookahead=lookahead)
     (reward,) = decoder.engine.panel.rewards.values()
     assert reward.joins
     assert isinstance(reward.adapted.fused_layers(), FusedLayers)
     prompt = tiny_models.tokens(9)
-    expected = oracle.decode(model, lora.of_text(adapted), prompt, k=4, w=1.5, steps=3)
+    expected = oracle.decode(model, lora.of_text(adapted), prompt, k=4, w=1.5, steps=2)
     assert expected.margin > 1e-4
-    result = decode(decoder, prompt, k=4, w=1.5, max_new_tokens=3)
+    result = decode(decoder, prompt, k=4, w=1.5, max_new_tokens=2)
     assert result.token_ids == expected.tokens
     assert result.rewards == pytest.approx(expected.rewards, abs=1e-4)
 
@@ -90,17 +89,20 @@ def test_ranks_that_the_kernels_do_not_take_are_left_to_the_modules():
 
 @pytest.mark.usefixtures("row_by_row")
 def test_a_request_has_the_same_bits_alone_and_in_a_batch():
-    models = (tiny_models.language_model("llama"), tiny_models.reward_model("opt"))
+    models = (tiny_models.language_model("llama", 1), tiny_models.reward_model("opt", 1))
     decoder = ArgsDecoder(*(copy.deepcopy(m).bfloat16() for m in models), fused_layers=True)
-    config = DecodingConfig(k=6, w=1.5, max_new_tokens=2, eos_token_ids=[])
-    prompts = [tiny_models.tokens(length) for length in (18, 1, 7)]
+    config = DecodingConfig(k=4, w=1.5, max_new_tokens=2, eos_token_ids=[])
+    prompts = [tiny_models.tokens(length) for length in (18, 1)]
     together = decoder.generate(prompts, config)
     (alone,) = decoder.generate(prompts[:1], config)
     assert alone == together[0]  # tokens, and the last bit of every number
 
 
 def test_embeddings_that_a_hook_waits_for_are_called():
-    lm, rm = copy.deepcopy(tiny_models.language_model("gpt2")), tiny_models.reward_model("opt")
+    lm, rm = (
+        copy.deepcopy(tiny_models.language_model("gpt2", 1)),
+        tiny_models.reward_model("opt", 1),
+    )
     decoder = ArgsDecoder(lm, rm, fused_layers=True)
     plain_tokens = decode(decoder, [5, 6, 7], k=1, max_new_tokens=2).token_ids
     calls = []
@@ -138,7 +140,7 @@ def test_auto_leaves_triton_out_where_it_was_not_measured():
 
 
 def test_auto_runs_passes_of_a_tile_of_rows_and_leaves_those_of_more_to_the_modules(monkeypatch):
-    models = tiny_models.language_model("llama"), tiny_models.reward_model("opt")
+    models = tiny_models.language_model("llama", 1), tiny_models.reward_model("opt", 1)
     monkeypatch.setitem(kernels.FASTER_ROWS, OLDEST, kernels.FASTER_ROWS[9, 0])
     with rows_by_way() as proof:
         decoder = ArgsDecoder(*models)
