@@ -168,7 +168,7 @@ class ArgsDecoder:
         trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         tokenizer = loading.load_tokenizer(lm, **trust)
         language_model = loading.load_lm(lm, lm_on, kind, **trust)
-        quantization.settle(language_model, lm_quantization, head=True)
+        quantization.prepare(language_model, lm_quantization, head=True)
         reward = load_rewards(
             rm,
             lambda reward: reward.prepare(rm_quantization),

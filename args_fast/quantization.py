@@ -70,7 +70,7 @@ def quantize(module: nn.Module, kind: str | None) -> None:
     quantize_(module, configure(set_inductor_config=False))
 
 
-def settle(model: PreTrainedModel, kind: str | None, *, head: bool = False) -> None:
+def prepare(model: PreTrainedModel, kind: str | None, *, head: bool = False) -> None:
     """What is done to the weights of a model that args-fast has loaded, in place: quantization of
     its linear layers, or on the CPU 16 bits where they hold float32 weights exactly; and one place
     for all of them.

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from args_fast import quantization
 from args_fast.drafting.base import Drafts
 from args_fast.drafting.history import AutoDrafts, History
 from args_fast.drafting.ngram import NGrams
@@ -97,7 +98,9 @@ def _load(path: str | Path, lm: Backbone, tokenizer: PreTrainedTokenizerBase | N
             f"the draft model {path} has another tokenizer than the language model, so its tokens "
             f"would mean other text; use one of the same family. {NONE} to go without"
         )
-    return SmallLM(loading.load_lm(path, lm.device, lm.layout.dtype))
+    model = loading.load_lm(path, lm.device, lm.layout.dtype)
+    quantization.prepare(model, None, head=True)
+    return SmallLM(model)
 
 
 def _alike(lm: PreTrainedTokenizerBase, small: PreTrainedTokenizerBase) -> bool:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from args_fast.models.attention import AttentionOptions
 from args_fast.models.branches import Branches
 from args_fast.models.families import layers_of
-from args_fast.models.families.base import Layers, product
+from args_fast.models.families.base import Layers, Unknown, product
 from args_fast.models.low_rank import LowRankTerms
 from args_fast.ops.decoder_layers import (
     DecoderLayers,
@@ -62,7 +62,7 @@ class FusedLayers:
         self._layers = layers
         self._low_rank = list(low_rank)
         holders = [(m._parameters, m._buffers) for m in layers.modules]
-        self._slots = [slots for pair in holders for slots in pair if slots]
+        self._slots = [slots for pair in holders for slots in pair]
         self._state: list[int] = []
         self._tensors: list[Tensor] = []  # kept, as ids are those of living objects
         self._weights: list[Tensor] = []
@@ -85,7 +85,14 @@ class FusedLayers:
             return True
         self._looking = self._asked
         idle = not self._model.training and not any(map(_waiting, filter(None, self._hooks)))
-        return idle and backend(self._device.type) is not None
+        return idle and backend(self._device.type) is not None and self._has_weights()
+
+    def _has_weights(self) -> bool:
+        """Not where a caller has put in weights of another type."""
+        try:
+            return bool(self._current_weights())
+        except Unknown:
+            return False
 
     def look_once(self) -> None:
         """Look for changes of the model in the next pass, and not in those that follow. Whoever
@@ -235,10 +242,6 @@ class FusedLayers:
     def dtype(self) -> torch.dtype:
         """Of everything but the matrices, which may be compact."""
         return self._model.dtype
-
-    @property
-    def runs_in_cpp(self) -> bool:
-        return backend(self._device.type) == "cpp"
 
     @property
     def adapted_share(self) -> float:

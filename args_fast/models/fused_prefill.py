@@ -10,27 +10,28 @@ from args_fast.kvcache.storage import PagedCache
 from args_fast.models.branches import Branches
 from args_fast.models.fused import CPU, FusedLayers
 from args_fast.ops import cpp
+from args_fast.ops.decoder_layers import backend
 
 # Rows of a prompt that go through the layers together: with more of them the weights are read less
 # often, but what a layer holds of them leaves the caches (measured: docs/decisions.md).
 PROMPT_ROWS = 128
 # Where torch's products of many rows are faster. In bfloat16 the widest model that takes the op:
-# measured on an AMD EPYC (Zen 5). On an Intel Xeon, which has tiles: rows times the width from
-# which on torch is, by type.
+# measured on an AMD EPYC (Zen 5). On an Intel Xeon, which has tiles: rows times the squared width
+# from which on torch is, by type.
 WIDEST_BFLOAT16 = 2048
-MANY_IN_TILES = {torch.float32: 1 << 18, torch.bfloat16: 1 << 21}
+MANY_IN_TILES = {torch.float32: 1 << 29, torch.bfloat16: 1 << 31}
 
 
 def takes(layers: FusedLayers, rows: int) -> bool:
     """Whether a prompt of this many rows goes through the op: in C++, unless torch's products of
     them are faster in the modules."""
-    if not layers.runs_in_cpp:
+    if backend(layers.matrix.device.type) != "cpp":
         return False
     kind, width = layers.matrix.dtype, layers.matrix.shape[1]
     if kind != layers.dtype:
-        return True  # torch has no such products
+        return True  # torch would have to make floats of the matrices first
     if cpp.kernels() == "amx":
-        return rows * width < MANY_IN_TILES.get(kind, math.inf)
+        return rows * width**2 < MANY_IN_TILES.get(kind, math.inf)
     return kind != torch.bfloat16 or width <= WIDEST_BFLOAT16
 
 

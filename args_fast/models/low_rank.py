@@ -126,10 +126,12 @@ def _add(
 @torch.no_grad()
 def merge(base: nn.Module, terms: Iterable[LowRank]) -> None:
     """Add the terms to the weights of the base model, in place."""
+    dtype = next(base.parameters()).dtype
+    compact.widen(base)  # as the sums have more bits, and the layers' op takes one type
     for term in terms:
         layer = base.get_submodule(term.name)
-        if isinstance(layer, CompactLinear):  # the sum is a number of more bits
-            layer = compact.plain(layer)
+        if isinstance(layer, CompactLinear):  # of integers
+            layer = compact.plain(layer, dtype)
             base.set_submodule(term.name, layer)
         weight: Any = layer.weight
         change = term.b.float() @ term.a.float()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from args_fast.models import compact
-from args_fast.models.compact import CompactLinear
 from args_fast.models.low_rank import LowRank
 
 # Fields of a configuration that change nothing in the forward pass of a base model.
@@ -85,8 +84,11 @@ def _differing(
         holder = nn.Sequential(copy.deepcopy(theirs))
         quantize(holder)
         theirs = holder[0]
-    elif isinstance(ours, CompactLinear) and ours.scale is None:
-        ours = compact.plain(ours)  # of which nothing was lost
+    elif type(ours) is not type(theirs):  # 16 bits are the same numbers
+        ours, theirs = (
+            compact.plain(layer) if compact.is_of_16_bits(layer) else layer
+            for layer in (ours, theirs)
+        )
     if type(ours) is not type(theirs):
         yield "", f"is a {type(theirs).__name__}, and the language model's a {type(ours).__name__}"
         return

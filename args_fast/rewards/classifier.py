@@ -140,7 +140,7 @@ class Classifier(Reward):
 
     def prepare(self, kind: str | None) -> None:
         """What is done to a model that args-fast has loaded; ``kind``: of quantization."""
-        quantization.settle(self.model, kind)
+        quantization.prepare(self.model, kind)
 
     def whole_model(self) -> PreTrainedModel:
         """A model whose own forward gives this reward."""

@@ -151,7 +151,7 @@ class Text(HostReward):
 
     def prepare(self, kind: str | None) -> None:
         """What is done to a model that args-fast has loaded; ``kind``: of quantization."""
-        quantization.settle(self.model, kind)
+        quantization.prepare(self.model, kind)
 
     def known_ids(self) -> Tensor | None:
         return None if bool(self._known.all()) else self._known

@@ -1,7 +1,6 @@
 """Ours: the reference without a cache; the engine's ARGS, greedy decoding as its k = 1, and both
 with options of the decoder's."""
 
-import functools
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -13,19 +12,27 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from args_fast import ArgsDecoder, DecodingConfig, reference
 from args_fast.kvcache.storage import PAGE_SIZE, pages_for
+from args_fast.models import placement
 from args_fast.models.compact import in_float32
 
 Ids = list[int]
 Decode = Callable[[ArgsDecoder, Sequence[Ids], DecodingConfig], list[Ids]]
 
+# Copies of models, kept as long as these.
+_own_layers: WeakKeyDictionary[PreTrainedModel, PreTrainedModel] = WeakKeyDictionary()
 # The further decoders of each pair, by their options, with the tokens that fit into their caches.
 _variants: WeakKeyDictionary[ArgsDecoder, dict[str, tuple[int, ArgsDecoder]]] = WeakKeyDictionary()
 
 
-@functools.lru_cache(maxsize=2)  # of one pair, as they take memory
 def own_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """The model as transformers has it, for what is compared with our way of running it."""
-    return in_float32(model)
+    """The model with torch's own layers, for what is compared with our way of running it."""
+    if model not in _own_layers:
+        copied = in_float32(model)
+        if copied is model:
+            return model
+        placement.gather(copied)
+        _own_layers[model] = copied
+    return _own_layers[model]
 
 
 def naive(pair: ArgsDecoder, prompts: Sequence[Ids], config: DecodingConfig) -> list[Ids]:

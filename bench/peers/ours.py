@@ -35,7 +35,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     scattered = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them
     adapted = deepcopy(rm)
     for loaded in (lm, rm):  # as ArgsDecoder.from_pretrained does
-        quantization.settle(loaded.eval(), None, head=loaded is lm)
+        quantization.prepare(loaded.eval(), None, head=loaded is lm)
     pair = ArgsDecoder(lm, rm)
     decoders = {baselines.TRANSFORMERS: scattered, baselines.GREEDY: pair, baselines.ARGS: pair}
     decoders[baselines.HEAD] = ArgsDecoder(lm, Head(deepcopy(rm.score)))

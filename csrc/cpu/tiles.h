@@ -21,16 +21,21 @@ inline void turn_pairs(BFloat16* tile) {
   transpose(pairs, SIDE, SIDE, pairs);
 }
 
+// What a part leaves of x; of an infinite one nothing.
+inline Vector left_of(Vector x, Vector part) {
+  const Vector left = x - part;
+  return left == left ? left : Vector{};
+}
 // A step of floats as PARTS bfloat16, `apart` from each other: the nearest one, the one nearest to what
-// that leaves, and so on. Three have all bits of a float. What is too small for a normal bfloat16 counts
-// as 0 in products.
+// that leaves, and so on. Three have all bits of a float. But what is above the largest bfloat16 (3.39e38)
+// counts as infinite, and a part that is too small for a normal bfloat16 (1.2e-38) as 0 in products.
 template <int64_t PARTS>
 inline void split_floats(Vector first, Vector second, BFloat16* to, int64_t apart) {
   for (int64_t part = 0; part < PARTS; ++part, to += apart) {
     const __m512bh both = _mm512_cvtne2ps_pbh(__m512(second), __m512(first));
     std::memcpy(to, &both, sizeof both);
-    first -= widened(to);
-    second -= widened(to + WIDTH);
+    first = left_of(first, widened(to));
+    second = left_of(second, widened(to + WIDTH));
   }
 }
 

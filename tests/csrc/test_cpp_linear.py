@@ -120,6 +120,16 @@ def test_weights_of_16_bits_are_multiplied_as_floats(kind, scale):
     )
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+def test_an_infinite_element_of_a_row_is_multiplied_as_a_float_is(kind):
+    x, weight, _ = narrow_case(5, 20, 70, kind, bias=False)
+    x[2, 7], x[3, 40] = torch.inf, -torch.inf
+    wanted = x @ weight.float().T
+    got = cpu_linear(x, weight, None)
+    assert torch.equal(got.isinf(), wanted.isinf())
+    torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("make", [case, narrow_case])
 def test_nothing_is_read_after_the_end_of_a_row(make):
     x, weight, bias = make(7, 9, 37, torch.bfloat16)

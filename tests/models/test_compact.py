@@ -50,6 +50,7 @@ def outputs(model, ids=None):
 def test_every_model_keeps_its_numbers_and_its_outputs(name, kind):
     lm = published(language_model(name), kind)
     small = compacted(lm)
+    assert kind in kinds(small) or name == "gpt2"  # whose layers are of another kind
     assert {p.dtype for p in small.parameters()} == {torch.float32}
     before = dict(lm.named_parameters(remove_duplicate=False))
     for n, w in named_weights(small):
@@ -79,6 +80,7 @@ def test_a_loaded_pair_gives_the_oracles_tokens(tmp_path, lm, rm, kind, fused_la
         tmp_path / "lm", tmp_path / "rm", device="cpu", fused_layers=fused_layers
     )
     assert kinds(decoder.language_model) == {kind}
+    assert rm == "gpt2" or kind in kinds(decoder.reward_model.base_model)
     config = DecodingConfig(k=5, w=1.5, max_new_tokens=6, eos_token_ids=[])
     for length in (9, 40):
         wanted = oracle.decode(*models.values(), tokens(length), k=5, w=1.5, steps=6)
@@ -149,13 +151,15 @@ class ReadsWeight(torch.nn.Module):
 
 READERS = {
     "rounds to its type": lambda x, weight: x.to(weight.dtype).to(x.dtype),
+    "gives rows of its type": lambda x, weight: x.to(weight.dtype),
     "multiplies with it": lambda x, weight: x + 0 * (x @ weight.T @ weight),
 }
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("reads", READERS)
-def test_a_model_that_does_more_than_call_a_layer_gets_its_layers_back(reads):
-    lm = published(language_model())
+def test_a_model_that_does_more_than_call_a_layer_gets_its_layers_back(reads, kind):
+    lm = published(language_model(), kind)
     attention = lm.model.layers[0].self_attn
     attention.q_proj = ReadsWeight(attention.q_proj, READERS[reads])
     lm.config.tie_word_embeddings = True
@@ -165,6 +169,38 @@ def test_a_model_that_does_more_than_call_a_layer_gets_its_layers_back(reads):
     assert kinds(lm) == {torch.float32}
     assert torch.equal(outputs(lm), before)
     assert lm.lm_head.weight is lm.model.embed_tokens.weight
+
+
+# ---- what callers do with them between decodes ---------------------------------------------------
+
+
+def decode(decoder):
+    config = DecodingConfig(k=5, w=1.5, max_new_tokens=6, eos_token_ids=[])
+    (result,) = decoder.generate(tokens(9), config)
+    return result
+
+
+@pytest.mark.parametrize("change", ["a state", "a parameter", "a weight in place"])
+def test_new_weights_are_the_ones_that_are_used(change):
+    lm, rm, other = published(language_model()), reward_model("opt"), language_model(seed=5)
+    decoder = ArgsDecoder(compacted(lm), rm)
+    decode(decoder)
+    if change == "a state":
+        lm.load_state_dict(other.state_dict())
+        decoder.language_model.load_state_dict(other.state_dict())
+    else:
+        weight = published(other).model.layers[1].mlp.down_proj.weight.detach()
+        lm.model.layers[1].mlp.down_proj.weight.data = weight.clone()
+        layer = decoder.language_model.model.layers[1].mlp.down_proj
+        if change == "a parameter":
+            layer.weight = torch.nn.Parameter(weight.clone())
+        else:
+            layer.weight.copy_(weight)
+    result = decode(decoder)
+    wanted = oracle.decode(lm, rm, tokens(9), k=5, w=1.5, steps=6)
+    assert result.token_ids == wanted.tokens
+    assert result.rewards == pytest.approx(wanted.rewards, abs=1e-4)
+    assert result.logprobs == pytest.approx(decode(ArgsDecoder(lm, rm)).logprobs, abs=1e-4)
 
 
 # ---- what others do with them --------------------------------------------------------------------
@@ -197,10 +233,10 @@ def test_gradients_are_those_of_the_model():
     torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("M", [1, 64, 65, 200])
+@pytest.mark.parametrize("M", [1, 64, 65, 257])
 @pytest.mark.parametrize("kind", [*KINDS, torch.int8], ids=str)
 def test_any_number_of_rows(kind, M):
-    x, weight, bias = torch.randn(2, M, 33), torch.randn(7, 33), torch.nn.Parameter(torch.randn(7))
+    x, weight, bias = torch.randn(M, 33), torch.randn(7, 33), torch.nn.Parameter(torch.randn(7))
     weight = (weight * 9).to(kind)
     scale = torch.rand(7) if kind == torch.int8 else None
     layer = CompactLinear(weight, bias, scale)
@@ -223,5 +259,8 @@ def test_an_adapter_stands_on_compact_weights_and_is_merged_into_floats():
     assert torch.equal(
         small.model.layers[0].mlp.up_proj.weight.float(), lm.model.layers[0].mlp.up_proj.weight
     )
+    second = ArgsDecoder(compacted(lm), reward)
+    assert reward.shares_weights
+    assert second.generate(tokens(9), config)[0].token_ids == wanted.tokens
     own = oracle.reward(merged, tokens(12))
     assert own == pytest.approx(oracle.reward(of_text(model), tokens(12)), abs=1e-4)
