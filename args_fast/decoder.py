@@ -354,7 +354,8 @@ class ArgsDecoder:
 
     @property
     def language_model(self) -> PreTrainedModel:
-        """The model that proposes; use it as usual, between decodes."""
+        """The model that proposes; use it as usual, between decodes. Loaded in float32 from a
+        checkpoint in 16 bits, its linear layers keep these (``CompactLinear``)."""
         return self.engine.lm.model
 
     @property
