@@ -12,7 +12,7 @@ from args_fast.drafting.base import Drafts
 from args_fast.kvcache.storage import PagedCache, pages_for
 from args_fast.models.backbone import Backbone
 from args_fast.models.branches import Branches
-from args_fast.models.compact import weights_of
+from args_fast.models.compact import parameter_count
 from args_fast.models.proof import prove
 
 
@@ -42,7 +42,7 @@ class SmallLM(Drafts):
 
     def attach(self, lm: Backbone) -> None:
         """Set the cost of drafting for the language model whose tokens are guessed."""
-        sizes = [sum(w.numel() for w in weights_of(b.model)) for b in (self.backbone, lm)]
+        sizes = [parameter_count(b.model) for b in (self.backbone, lm)]
         self.cost = sizes[0] / sizes[1] if self._cost is None else self._cost
 
     def open(self, prompt: Sequence[int], config: DecodingConfig) -> "SmallLMDrafter":

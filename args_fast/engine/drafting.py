@@ -7,7 +7,7 @@ from args_fast.drafting.base import Drafter, Drafts
 from args_fast.drafting.worth import Acceptance, Pass, best_draft
 from args_fast.engine.request import Request
 from args_fast.models.backbone import Backbone
-from args_fast.models.compact import weights_of
+from args_fast.models.compact import parameter_count
 from args_fast.rewards.panel import Panel
 
 # Steps after which a draft that was not worth verifying is tried again, where drafting itself
@@ -47,7 +47,7 @@ class Drafting:
         self.drafts = drafts
         self._vocabulary = lm.vocabulary
         self._states: dict[Request, DraftState] = {}
-        size = _size(weights_of(lm.model))
+        size = parameter_count(lm.model)
         self._passes = {
             name: (_size(reward.weights()) / size, reward.rows_per_candidate or 0)
             for name, reward in panel.rewards.items()

@@ -25,9 +25,10 @@ MANY_IN_TILES = {torch.float32: 3e8, torch.bfloat16: 2e9}
 def takes(layers: FusedLayers, rows: int) -> bool:
     """Whether a prompt of this many rows goes through the op: in C++, unless torch's products of
     them are faster in the modules."""
-    if backend(layers.matrix.device.type) != "cpp":
+    matrix = layers.matrix
+    if backend(matrix.device.type) != "cpp":
         return False
-    kind, width = layers.matrix.dtype, layers.matrix.shape[1]
+    kind, width = matrix.dtype, matrix.shape[1]
     if kind != layers.dtype:
         return True  # torch would have to make floats of the matrices first
     if cpp.kernels() == "amx":

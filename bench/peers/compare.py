@@ -82,21 +82,23 @@ def compare(
 
 
 def load(
-    peers: Sequence[str], case: Case, kind: str, folder: Path, stack: ExitStack
+    peers: Sequence[str], case: Case, kept: str, folder: Path, stack: ExitStack
 ) -> list[Worker]:
-    """The loaded workers of these peers, of one of TYPES. One that is not installed or cannot be
-    loaded says why, and the others are compared without it."""
+    """The loaded workers of these peers; ``kept``: the type of the checkpoint. One that is not
+    installed or cannot be loaded says why, and the others are compared without it."""
     room, threads = case.prompt + case.new_tokens + 1, torch.get_num_threads()
-    arguments = {"dtype": kind, "threads": threads, "room": room}
-    checkpoint = smollm2.lm() if kind == case.dtype else in_16_bits(folder)
+    arguments = {"dtype": case.dtype, "threads": threads, "room": room}
+    checkpoint = smollm2.lm() if kept == case.dtype else in_16_bits(folder)
     workers = []
     for name in peers:
         python = Path(sys.executable) if name == "ours" else folder / name / "bin" / "python"
-        model = str(folder if name == "llama_cpp" else checkpoint)
-        say(f"loading {name}, {kind}")
+        model = {"model": str(checkpoint)}
+        if name == "llama_cpp":
+            model = {"model": str(folder), "kept": kept}
+        say(f"loading {name}, {kept} in {case.dtype}")
         try:
             log = folder / f"{name}.log"
-            worker = Worker(python, log, f"peers.{name}", {"model": model, **arguments})
+            worker = Worker(python, log, f"peers.{name}", model | arguments)
             stack.enter_context(worker).wait_until_loaded()
             workers.append(worker)
         except (WorkerError, OSError) as error:
@@ -179,10 +181,11 @@ def main(arguments: list[str] | None = None) -> int:
     document |= {**settings, "types": {}, "bandwidth": read_bandwidth(CPU)}
     for kind in options.types:
         kept, _, computed = kind.rpartition("-in-")
+        kept = kept or computed
         case = Case("smollm2", "smollm2", dtype=computed, **sizes)
-        read = [model_bytes(case, getattr(torch, name)) for name in (computed, kept or computed)]
+        read = [model_bytes(case, getattr(torch, name)) for name in (computed, kept)]
         with ExitStack() as stack:
-            workers = load(peers, case, kind, folder, stack)
+            workers = load(peers, case, kept, folder, stack)
             document["types"][kind] = compare(workers, case, options.rounds, *read)
         results.write(file, document, page(document))
     print(page(document), file.with_suffix(".md"), sep="\n")

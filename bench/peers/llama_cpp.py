@@ -9,12 +9,13 @@ if TYPE_CHECKING:
 TYPES = {"float32": 0, "bfloat16": 32}  # of llama_ftype in llama.h
 
 
-def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]":
-    """``model``: a folder with smollm2.gguf; ``room``: prompt and new tokens."""
+def load(model: str, kept: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]":
+    """``model``: a folder with smollm2.gguf; ``kept``: the type that its weights are rounded to
+    first; ``room``: prompt and new tokens."""
     from llama_cpp import Llama
 
     file = Path(model, "smollm2.gguf")
-    for kind in dtype.split("-in-"):  # from one type to the next
+    for kind in dict.fromkeys((kept, dtype)):
         file = converted(file, kind, threads)
     batch = {"n_ctx": room, "n_batch": room, "n_threads": threads, "n_threads_batch": threads}
     llama = Llama(str(file), **batch, verbose=False)

@@ -29,7 +29,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    kind = getattr(torch, dtype.rpartition("-")[2])
+    kind = getattr(torch, dtype)
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=kind)
     rm = AutoModelForSequenceClassification.from_pretrained(model, dtype=kind, num_labels=1)
     scattered = ArgsDecoder(deepcopy(lm), deepcopy(rm))  # weights where transformers puts them

@@ -18,9 +18,7 @@ def load(model: str, dtype: str, threads: int, room: int) -> "dict[str, Decode]"
     from vllm.inputs import TokensPrompt
 
     # The cache of prefixes would leave nothing of a prompt's time from the second round on.
-    llm = LLM(
-        model=model, dtype=dtype.rpartition("-")[2], max_model_len=room, enable_prefix_caching=False
-    )
+    llm = LLM(model=model, dtype=dtype, max_model_len=room, enable_prefix_caching=False)
 
     def greedy(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         options = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True)

@@ -51,8 +51,8 @@ class SplitProducts {
     }
   }
 
-  // sums [R, W] = what is kept [R] of them + weights [count, P] * values. The keys of the next split are fetched meanwhile. What stands after the
-  // weights, up to those of LONGEST_SPLIT, may be overwritten.
+  // sums [R, W] = what is kept [R] of them + weights [count, P] * values. The keys of the next split are
+  // fetched meanwhile. What stands after the weights, up to those of LONGEST_SPLIT, may be overwritten.
   void weigh(
       float* weights, const T* const* values, int64_t count, const float* kept, int64_t R,
       float* sums, const T* const* next, int64_t next_count) {

@@ -44,12 +44,14 @@ inline void strides_of(const Tensor& tensor, int64_t first, int64_t count, int64
   for (int64_t i = 0; i < count; ++i) strides[i] = tensor.stride(first + i);
 }
 
-// How weights [N, K] are stored, where everything else is of a type.
-inline Storage storage_of(const Tensor& weight, ScalarType type) {
+// How weights [N, K] are stored, where everything else is of a type; which they must be, or one of those
+// that are stored next to it.
+inline Storage storage_of(const Tensor& weight, ScalarType type, const char* name) {
   const ScalarType own = weight.scalar_type();
   if (own == ScalarType::Char) return Storage::int8;
   if (type == ScalarType::Float && own == ScalarType::BFloat16) return Storage::bfloat16;
   if (type == ScalarType::Float && own == ScalarType::Half) return Storage::float16;
+  check_type(weight, type, name);
   return weight.size(1) > 1 && weight.stride(1) != 1 ? Storage::columns : Storage::rows;
 }
 

@@ -224,9 +224,7 @@ void decoder_layers(
       "args_fast: query heads must be a multiple of kv heads");
   for (Reader& reader : a.readers) reader.attention.Hq = q.size(0) / D;
   a.F = up.size(0);
-  a.storage = storage_of(q, tail_k.scalar_type());
-  if (a.storage == Storage::rows || a.storage == Storage::columns)
-    check_type(q, tail_k.scalar_type(), "the weight of a layer");
+  a.storage = storage_of(q, tail_k.scalar_type(), "the weight of a layer");
   STD_TORCH_CHECK(
       norm.text == "rms" || norm.text == "layer", "args_fast: norm is ", norm.text,
       ", which must be rms or layer");

@@ -13,16 +13,14 @@ Tensor linear(
       x.dim() >= 1 && x.size(x.dim() - 1) == K,
       "args_fast: the last dimension of x must be that of weight, ", K);
   check_rows(weight, "weight");
-  const Storage storage = storage_of(weight, x.scalar_type());
+  const Storage storage = storage_of(weight, x.scalar_type(), "weight");
+  STD_TORCH_CHECK(
+      (storage == Storage::int8) == scale.has_value(),
+      "args_fast: a weight of integers has a scale, and no other");
   if (scale.has_value()) {
-    check_type(weight, ScalarType::Char, "a weight with a scale");
     check_shape(*scale, {N}, "scale");
     check_type(*scale, ScalarType::Float, "scale");
     check_rows(*scale, "scale");
-  } else if (storage == Storage::rows) {
-    check_type(x, weight.scalar_type(), "x");
-  } else {
-    STD_TORCH_CHECK(storage != Storage::int8, "args_fast: a weight of integers must have a scale");
   }
   if (bias.has_value()) {
     check_shape(*bias, {N}, "bias");

@@ -3,12 +3,11 @@
 // x [M, K], weight [N, K] with contiguous rows, read where they lie; out [M, N]. All are float32,
 // bfloat16 or float16, and sums are float32. Weights may also be bfloat16 or float16 where the rest is
 // float32, or integers of 8 bits, of which those of row n stand for scale[n] times their value; x is then
-// multiplied as floats. Rows of x are taken in
-// blocks of at most 64, which are packed once per thread and take turns. A block meets WIDTH weight rows
-// at a time, R of them in a tile with a few rows of x whose sums stay in registers. Each pair (m, n) has
-// one vector of partial sums, to which products are added in the order of k, and whose lanes are added
-// in the same order for all: a row's bits depend on neither M, nor the other rows, nor the number of
-// threads.
+// multiplied as floats. Rows of x are taken in blocks of at most 64, which are packed once per thread and
+// take turns. A block meets WIDTH weight rows at a time, R of them in a tile with a few rows of x whose
+// sums stay in registers. Each pair (m, n) has one vector of partial sums, to which products are added in
+// the order of k, and whose lanes are added in the same order for all: a row's bits depend on neither M,
+// nor the other rows, nor the number of threads.
 // Floor: N * K * itemsize bytes; 2 * M * N * K flops.
 
 namespace args_fast::ARGS_FAST_ISA {

@@ -2,8 +2,9 @@
 //
 // A tile of weights is 16 rows of them, STEP elements long, read where they lie. A line of a tile of x has
 // the same pair of elements of 16 rows. Where there are fewer rows the other places are multiplied with
-// whatever stands there, and no one reads the result. Floats are multiplied in three parts (tiles.h). The sums of a row are added to in the order of k, for each k in that of the parts,
-// whatever rows are with it.
+// whatever stands there, and no one reads the result. Floats are multiplied in three parts (tiles.h). The
+// sums of a row are added to in the order of k, and at each step in that of the parts, whatever rows are
+// with it.
 // Floor: as in linear.h. A product of tiles takes 16 cycles for a kilobyte of weights, which is faster than
 // memory gives them.
 

@@ -179,7 +179,7 @@ def test_a_checkpoint_in_16_bits_is_written_once_and_given_to_all(workers, tmp_p
     file, times = tmp_path / "smollm2-bfloat16" / "model.safetensors", set()
     for _ in range(2):
         with ExitStack() as stack:
-            found = compare.load(compare.PEERS, CASE, "bfloat16-in-float32", tmp_path, stack)
+            found = compare.load(compare.PEERS, CASE, "bfloat16", tmp_path, stack)
         gguf, *folders = (worker.arguments["model"] for worker in found)
         assert gguf == str(tmp_path)
         assert set(folders) == {str(file.parent)}
@@ -207,7 +207,7 @@ def test_every_peer_has_its_requirements():
     ("batch", "asked"), [("1", ["llama_cpp", "vllm_cpu", "ours"]), ("4", ["vllm_cpu", "ours"])]
 )
 def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
-    def load(peers, case, kind, folder, stack):
+    def load(peers, case, kept, folder, stack):
         assert list(peers) == asked
         worker = stack.enter_context(stub(tmp_path))
         worker.wait_until_loaded()
@@ -233,12 +233,11 @@ def test_command_writes_its_table(tmp_path, monkeypatch, capsys, batch, asked):
     assert "stub greedy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16-in-float32"])
-def test_ways_on_the_language_models_weights_give_the_pairs_tokens(tmp_path, kind):
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16], ids=str)
+def test_ways_on_the_language_models_weights_give_the_pairs_tokens(tmp_path, kept):
     pytest.importorskip("peft")
-    lm = copy.deepcopy(language_model())
-    (lm if kind == "float32" else lm.bfloat16()).save_pretrained(tmp_path)
-    methods = ours.load(str(tmp_path), kind, torch.get_num_threads(), 40)
+    copy.deepcopy(language_model()).to(kept).save_pretrained(tmp_path)
+    methods = ours.load(str(tmp_path), "float32", torch.get_num_threads(), 40)
     prompts = [tokens(9), tokens(9, seed=1)]
     decoded = {name: methods[name](prompts, 6) for name in (*compare.GUIDED,)}
     assert all(ids == decoded[baselines.ARGS] for ids in decoded.values())
