@@ -113,17 +113,17 @@ def test_a_stage_gets_the_time_that_earlier_ones_leave(tmp_path, monkeypatch, ca
     monkeypatch.setattr(gpu_check, "STAGES", {name: stage(name) for name in gpu_check.STAGES})
     assert gpu_check.main() == 1
     assert left["build"] == pytest.approx(75 * share, abs=0.5)
-    assert left["golden"] == pytest.approx(135 * share, abs=0.5)  # with what build has left
-    assert left["test"] == pytest.approx(195 * share, abs=0.5)
+    assert left["golden"] == pytest.approx(165 * share, abs=0.5)  # with what build has left
+    assert left["test"] == pytest.approx(305 * share, abs=0.5)
     assert left["trace"] == pytest.approx(34, abs=0.5)
     assert "RED      golden             0.0 s  ValueError: broken" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("visit", gpu_check.VISITS)
-def test_a_visit_ends_within_six_minutes_and_stands_alone(visit):
+def test_a_visit_ends_within_eight_minutes_and_stands_alone(visit):
     stages = gpu_check.VISITS[visit]
     assert next(iter(stages)) == "build"
-    assert sum(stages.values()) <= 360
+    assert sum(stages.values()) <= 480
     assert set(stages) <= set(gpu_check.STAGES)
 
 
@@ -161,9 +161,12 @@ def test_ops_that_were_asked_for_and_not_built_are_red(on_cuda):
 def test_sanitizers_look_at_what_programs_share(on_cuda, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: str(tmp_path))
     assert {o.status for o in gpu_check.sanitize(on_cuda)} == {gpu_check.OK}
-    assert set(on_cuda.commands) == {f"{a} {b}" for a in TOOLS for b in ("ops", "layers")}
+    runs = {f"{a} {b}" for a in ("compile", *TOOLS) for b in ("ops", "layers")}
+    assert set(on_cuda.commands) == runs
     for part, command in on_cuda.commands.items():
-        assert command[command.index("--tool") + 1] == part.split()[0]
+        tool, _ = part.split()
+        assert ("--tool" in command) == (tool in TOOLS)
+        assert tool == "compile" or command[command.index("--tool") + 1] == tool
         assert ("test_layers_on_device.py::test_layers" in " ".join(command)) == ("layers" in part)
         assert (command[-1] == "bfloat16 and (llama or opt-350m)") == ("layers" in part)
         assert ("args_fast.bench.ops_bench" in command) == ("ops" in part)

@@ -39,8 +39,8 @@ class Compiled:
         def forward(ids: Tensor, positions: Tensor, tail: Branches) -> Tensor:
             rows = _Rows(tail)
             out = run(ids, positions, rows)
-            tail.k.copy_(torch.stack(rows.k))
-            tail.v.copy_(torch.stack(rows.v))
+            for kept, of_layers in ((tail.k, rows.k), (tail.v, rows.v)):
+                kept.copy_(torch.stack([of_layers[layer] for layer in range(len(of_layers))]))
             return out
 
         # Graphs are kept by code object, and two models would share that of a closure: each would
@@ -68,12 +68,20 @@ class Compiled:
             with torch._dynamo.config.patch(recompile_limit=GRAPHS):
                 return self._forward(ids, positions, tail)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            cause = getattr(error, "inner_exception", error)
-            reason = str(cause).strip().split("\n")[0]
             raise CompileError(
-                f"torch.compile cannot make one graph of {self._name} ({type(cause).__name__}: "
-                f"{reason}); with torch_compile=False, the default, it runs as it is."
+                f"torch.compile cannot make one graph of {self._name} ({_reason(error)}); with "
+                "torch_compile=False, the default, it runs as it is."
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch says is wrong, in one line: its first line names a kind of problem, and two of
+    many others what and where."""
+    cause = getattr(error, "inner_exception", error)
+    first, *others = [line.strip() for line in f"{cause}".strip().split("\n")]
+    explained = [line for line in others if line.startswith("Explanation: ")]
+    places = [line for line in others if line.startswith('File "')]
+    return ". ".join([f"{type(cause).__name__}: {first}", *explained[:1], *places[-1:]])
 
 
 class _Rows:
@@ -82,8 +90,10 @@ class _Rows:
 
     def __init__(self, tail: Branches) -> None:
         self.tail = tail
-        self.k: list[Tensor] = [tail.lengths] * tail.k.shape[0]  # each is replaced
-        self.v = self.k.copy()
+        # By layer. Not lists: their places are no constants to the compiler where another model has
+        # layers of other numbers.
+        self.k: dict[int, Tensor] = {}
+        self.v: dict[int, Tensor] = {}
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions

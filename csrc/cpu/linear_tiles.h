@@ -65,8 +65,10 @@ class PackedRows<Tiles<PARTS>> {
   const int64_t tile_;
 };
 
-// Weights are fetched so many steps ahead.
-constexpr int64_t TILES_AHEAD = 8;
+// Weights are fetched so many steps ahead: in time, and no sooner than the first cache has room for them
+// next to x, of which floats take three times as much.
+template <int64_t PARTS>
+constexpr int64_t TILES_AHEAD = PARTS == 1 ? 6 : 5;
 
 // R times 16 weight rows times G times 16 rows of x, from `row` on: sums [R, G, 16 weight rows, 16 rows
 // of x]. `left` is what the weight rows have after their last whole step, padded with zeros.
@@ -78,7 +80,7 @@ void tiles_times(
   const int64_t whole = x.K / STEP;
   each<R * G>([](auto i) { clear_tile<i()>(); });
   for (int64_t step = 0; step < x.steps; ++step) {
-    const int64_t next = step + TILES_AHEAD, passed = next < x.steps ? 0 : R * SIDE;
+    const int64_t next = step + TILES_AHEAD<PARTS>, passed = next < x.steps ? 0 : R * SIDE;
     const BFloat16* later = weight + passed * stride + (passed ? next - x.steps : next) * STEP;
     const auto load_rows = [&](int64_t part) {
       each<G>([&](auto g) {
