@@ -201,7 +201,7 @@ def check_pair(case):
 @torch.no_grad()
 def test_the_models_are_worth_comparing(name):
     # In a model with small random weights attention hardly matters, and any engine is right. Here
-    # an early token moves everything behind it, and the candidates differ.
+    # an early token moves everything after it, and the candidates differ.
     lm = language_model(name)
     text = torch.tensor([tokens(6), tokens(6)])
     text[1, 0] = 3 + (text[0, 0] + 20) % (VOCABULARY - 3)

@@ -41,7 +41,7 @@ __device__ inline void load_aligned(const T* from, T (&to)[EIGHT]) {
   }
 }
 
-// Elements [begin, begin + 8) of `from`, as far as they lie before `end`; `filler` behind it. Which
+// Elements [begin, begin + 8) of `from`, as far as they lie before `end`; `filler` after it. Which
 // thread reads which element does not depend on the alignment, and so neither do sums over them.
 template <typename T>
 __device__ inline void load_eight(

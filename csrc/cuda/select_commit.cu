@@ -1,5 +1,5 @@
 // The tail of a step in one launch: the candidate that ARGS takes (eq. 2 of the paper and, with Gumbel
-// noise, eq. 3), and its rows written behind the prefix in every layer of the reward model's cache.
+// noise, eq. 3), and its rows written after the prefix in every layer of the reward model's cache.
 //
 //   reward[c] = hidden[b, c] . head_weight + head_bias
 //   score[c]  = logprobs[b, c] + w[b] * reward[c]

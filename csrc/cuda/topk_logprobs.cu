@@ -117,7 +117,7 @@ struct Shared {
   int digit, before, inside;  // of a radix pass
 };
 
-// Over the whole block: put the keys that a thread wants to (bit i of `wanted`: key[i]) behind those
+// Over the whole block: put the keys that a thread wants to (bit i of `wanted`: key[i]) after those
 // in the buffer. Returns the keys in the buffer after this thread's warp.
 template <int N>
 __device__ inline int append(Shared& shared, const Key (&key)[N], unsigned wanted) {

@@ -70,7 +70,7 @@ def _select(
     choice = tl.where(choice != choice, float("inf"), choice)
     choice = tl.where(inside, choice, float("-inf"))
 
-    # A reward behind k is finite wherever head and bias are, and its logprob is 0.
+    # A reward past k is finite wherever head and bias are, and its logprob is 0.
     bad_reward = tl.max((~(tl.abs(reward) < float("inf"))).to(tl.int32), 0) > 0
     broken = bad_reward | (tl.max((logprob != logprob).to(tl.int32), 0) > 0)
     branch = tl.where(broken, 0, tl.argmax(choice, 0, tie_break_left=True))

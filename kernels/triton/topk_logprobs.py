@@ -167,7 +167,7 @@ def _choose(
     highest = tl.max(block_max, 0)
     log_sum = tl.log(tl.sum(block_sum * tl.exp(block_max - highest), 0))
 
-    # What is behind the end is -inf in a later place than any logit: never chosen before one.
+    # What is past the end is -inf in a later place than any logit: never chosen before one.
     if BLOCKS > K:
         block = _place(_first(block_max.to(dtype), block, K))
     group = block[:, None] * 32 + tl.arange(0, 32)

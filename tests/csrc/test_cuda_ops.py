@@ -48,7 +48,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 
 def inside(tensor, lead, gap, device):
-    """The tensor on a device in the middle of NaN, ``lead`` elements behind an aligned address,
+    """The tensor on a device in the middle of NaN, ``lead`` elements after an aligned address,
     with ``gap`` elements between its rows: nobody may read next to it."""
     *outer, last = tensor.shape
     rows = math.prod(outer)
@@ -268,7 +268,7 @@ def test_select_commit_takes_the_best_and_writes_it(machine, k, H, dtype):
 @machines
 @pytest.mark.parametrize("lengths", [[0], [15], [16], [17, 0, 31, 32]], ids=str)
 @pytest.mark.parametrize("page_size", [1, 3, 16])
-def test_rows_are_written_behind_any_prefix(machine, lengths, page_size):
+def test_rows_are_written_after_any_prefix(machine, lengths, page_size):
     assert_select_commit(machine, select_commit_case(lengths, page_size=page_size))
 
 

@@ -148,7 +148,7 @@ def test_a_fault_midway_is_that_sequences_alone():
     assert engine.pool.pages_in_use == 0
 
 
-def test_a_fault_behind_the_end_is_nobodys():
+def test_a_fault_past_the_end_is_nobodys():
     # What the device made beyond the end is dropped, whatever it is.
     pair = fresh()
     expected = sequence(tokens(9), k=4, max_new_tokens=20)

@@ -27,7 +27,7 @@ def byte_level():
 
 @functools.cache
 def sentencepiece():
-    """As of Llama 2: a space is part of the word behind it and vanishes at the very beginning, and
+    """As of Llama 2: a space is part of the word after it and vanishes at the very beginning, and
     what is no piece falls back to bytes."""
     pieces = ["▁", *"abcdefghijklmnopqrstuvwxyz.,!?", *(f"<0x{b:02X}>" for b in "é你🙂ß".encode())]
     merges = [("▁", letter) for letter in "abcdefgh"] + [("a", "b"), ("▁a", "b")]

@@ -42,7 +42,7 @@ def test_a_text_that_begins_alike_is_found_as_far_as_it_goes():
     assert pool.match_prefix([1, 2, 3, 4, 5, 7, 8, 9], ROOT, 4)[0] == pages[:2]
     assert pool.match_prefix([1, 2, 3, 4, 5, 6], ROOT, 2)[0] == pages[:2]
     assert pool.match_prefix([1, 9, 3, 4], ROOT, 2) == ([], ROOT)
-    assert pool.match_prefix([3, 4], ROOT, 1)[0] == []  # the same tokens behind another prefix
+    assert pool.match_prefix([3, 4], ROOT, 1)[0] == []  # the same tokens after another prefix
     assert pool.match_prefix([1, 2], ROOT - 1, 1)[0] == []
     check_pool(pool, [pages, pages[:2], pages[:2]])
 

@@ -148,7 +148,7 @@ def test_only_what_holds_something_for_each_row_and_token_is_cut(
     assert outputs(name, pieces)[1] == passes
 
 
-def test_behind_a_prefix_torchs_flash_kernel_takes_all_at_once(monkeypatch):
+def test_after_a_prefix_torchs_flash_kernel_takes_all_at_once(monkeypatch):
     take("bias", monkeypatch, language_model())
     monkeypatch.setattr(backbone_module, "torch_has_flash", lambda layout: True)
     monkeypatch.setattr(backbone_module, "PREFILL_CHUNK", 8)

@@ -449,7 +449,7 @@ def commit_case(lengths, N=4, L=3, Hkv=2, D=5, page_size=16, dtype=torch.float32
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", [[0], [15], [16], [17, 0, 31, 32]], ids=str)
-def test_commit_writes_the_winner_behind_the_prefix_and_nothing_else(lengths, dtype):
+def test_commit_writes_the_winner_after_the_prefix_and_nothing_else(lengths, dtype):
     tail_k, tail_v, branch, k_pages, v_pages, table, length = commit_case(lengths, dtype=dtype)
     wanted_k, wanted_v = k_pages.clone(), v_pages.clone()
     for layer in range(len(tail_k)):
