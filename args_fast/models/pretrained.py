@@ -32,6 +32,9 @@ def load(
         name,
         role,
     )
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        # Torch's attention leaves softcaps out, and not every transformers knows that.
+        model.set_attn_implementation("eager")
     return model, Report(sorted(info["missing_keys"]), sorted(info["unexpected_keys"]))
 
 
