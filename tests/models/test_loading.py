@@ -93,7 +93,7 @@ def test_dtype_auto_is_float32_on_the_cpu(tmp_path, stored):
 def test_a_softcap_is_not_left_to_torchs_attention(tmp_path, monkeypatch):
     """Which has none; some versions of transformers load Gemma 2 with it."""
     language_model("gemma2").save_pretrained(tmp_path)
-    monkeypatch.setattr(t.Gemma2ForCausalLM, "_supports_sdpa", True)
+    monkeypatch.setattr(t.Gemma2PreTrainedModel, "_supports_sdpa", True)
     model = loading.load_lm(tmp_path, torch.device("cpu"), torch.float32)
     assert model.config._attn_implementation == "eager"
 
