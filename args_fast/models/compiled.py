@@ -75,8 +75,8 @@ class Compiled:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says is wrong, in one line: its first line names a kind of problem, and two of
-    many others what and where."""
+    """What torch says is wrong, in one line: its first line names the kind of problem, and two of
+    the many others say what and where."""
     cause = getattr(error, "inner_exception", error)
     first, *others = [line.strip() for line in f"{cause}".strip().split("\n")]
     explained = [line for line in others if line.startswith("Explanation: ")]
@@ -90,8 +90,8 @@ class _Rows:
 
     def __init__(self, tail: Branches) -> None:
         self.tail = tail
-        # By layer. Not lists: their places are no constants to the compiler where another model has
-        # layers of other numbers.
+        # By layer. Not lists: once two models have different numbers of layers, a layer's number is
+        # no constant to torch 2.11, and it finds no place in a list with it.
         self.k: dict[int, Tensor] = {}
         self.v: dict[int, Tensor] = {}
 
