@@ -18,6 +18,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SMOLLM2 := $(VENV)/.smollm2
 PEERS := build/peers
+OLDEST := build/oldest
 WORKERS ?= 2
 ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
@@ -28,7 +29,7 @@ BENCH_PYTHON ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long docs dist test-external asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
+.PHONY: help install demo test test-long docs dist test-external test-oldest asan lint format bench bench-steps bench-peers gpu-check gpu-bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +74,14 @@ test-long: $(SMOLLM2)  ## scan of all architectures, fuzz, soak, real models, st
 
 test-external: $(INSTALLED)  ## clients of others against the server; CHECKS="openai-newest lm-eval" for some
 	$(BIN)/python tests/external/run.py $(CHECKS)
+
+# torch comes first: what is there when the rest is installed is left as it is.
+test-oldest:  ## the suite with the oldest torch, Triton and transformers that are supported: 20 minutes
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet $(PIP_FLAGS) torch==2.11.0 triton==3.6.0
+	$(MAKE) --no-print-directory VENV=$(OLDEST) install
+	$(OLDEST)/bin/python -m pip install --quiet $(PIP_FLAGS) transformers==5.17.0
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) tests
 
 # The sanitizer's library has to come first into a process that was not built with it, and finds
 # exceptions only if the C++ library comes with it. Python leaks, so leaks are not looked for.
