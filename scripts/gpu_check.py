@@ -222,12 +222,9 @@ def sanitize(check: Check) -> list[Outcome]:
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if check.device != "cuda" or not Path(tool).exists():
         return [Outcome("sanitize", SKIPPED, "compute-sanitizer is not here, or no GPU")]
-    parts = ["ops"]
-    skipped = []
-    if absent := no_tests():
-        skipped.append(Outcome("sanitize layers", SKIPPED, absent))
-    else:
-        parts.append("layers")
+    absent = no_tests()
+    skipped = [Outcome("sanitize layers", SKIPPED, absent)] if absent else []
+    parts = ("ops",) if absent else ("ops", "layers")
     # Kernels are compiled without a tool, which would make that take several times as long.
     commands = sanitized(check, "compile")
     variables = test_variables(check)

@@ -78,7 +78,7 @@ def _reason(error: Exception) -> str:
     """What torch says is wrong, in one line: its first line names the kind of problem, and two of
     the many others say what and where."""
     cause = getattr(error, "inner_exception", error)
-    first, *others = [line.strip() for line in f"{cause}".strip().split("\n")]
+    first, *others = [line.strip() for line in str(cause).strip().splitlines()]
     explained = [line for line in others if line.startswith("Explanation: ")]
     places = [line for line in others if line.startswith('File "')]
     return ". ".join([f"{type(cause).__name__}: {first}", *explained[:1], *places[-1:]])
@@ -90,8 +90,8 @@ class _Rows:
 
     def __init__(self, tail: Branches) -> None:
         self.tail = tail
-        # By layer. Not lists: once two models have different numbers of layers, a layer's number is
-        # no constant to torch 2.11, and it finds no place in a list with it.
+        # By layer. Not lists: once two models have different numbers of layers, torch 2.11 does not
+        # take a layer's number for a constant, and cannot index a list with it.
         self.k: dict[int, Tensor] = {}
         self.v: dict[int, Tensor] = {}
 

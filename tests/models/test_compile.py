@@ -110,7 +110,7 @@ def test_a_language_model_that_looks_ahead_has_graphs_for_its_candidates(backend
     assert backend.graphs == 6
 
 
-def test_models_of_other_numbers_of_layers_are_compiled(backend):
+def test_models_of_different_numbers_of_layers_are_compiled(backend):
     """On torch 2.11 a number that differs between them was no constant to the compiler."""
     backend.backend = torch._dynamo.lookup_backend("eager")
     pair = ArgsDecoder(language_model("opt", 2), reward_model("opt", 3), torch_compile=True)

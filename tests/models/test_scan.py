@@ -15,14 +15,10 @@ import transformers
 LONG = os.environ.get("ARGS_FAST_LONG") == "1"
 DATA = json.loads(scan.FILE.read_text())
 SAME = DATA["transformers"] == transformers.__version__
-# And known to the transformers that is installed.
+KNOWN = {kind: set(architectures.names(kind)) for kind in architectures.KINDS}
 BUILT = {
-    kind: [
-        name
-        for name, (verdict, _) in DATA[kind].items()
-        if verdict != "not built" and name in architectures.names(kind)
-    ]
-    for kind in architectures.KINDS
+    kind: [n for n, (verdict, _) in DATA[kind].items() if verdict != "not built" and n in known]
+    for kind, known in KNOWN.items()
 }
 # A variant is there because of something; of the others some are enough.
 SAMPLE = [
