@@ -14,7 +14,7 @@ ROOT = PACKAGE.parent
 
 # Lower rooms first: a file imports from its own room and from those before it.
 LEVELS = (
-    {"errors", "machine", "version"},
+    {"errors", "large_pages", "machine", "version"},
     {"config", "generation", "options", "text", "prompts", "templates", "openai_fields"},
     {"kernels"},
     {"ops"},

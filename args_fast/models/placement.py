@@ -6,12 +6,11 @@ processor can foresee. Only models that args-fast has loaded itself are moved; t
 stay where they are.
 """
 
-import mmap
-
 import torch
 from torch import Tensor, nn
 
-LARGE_PAGE = 2 << 20
+from args_fast import large_pages
+
 LINE = 64  # bytes of a cache line, at which each weight begins
 
 
@@ -25,9 +24,9 @@ def gather(model: nn.Module) -> None:
         if _key(weight) not in places:
             places[_key(weight)] = size
             size += -(-weight.nbytes // LINE) * LINE
-    if size < LARGE_PAGE:
+    if size < large_pages.LARGE_PAGE:
         return
-    memory = _large_pages(size)
+    memory = large_pages.allocate(size)
     moved = {key: memory[begin : begin + key[1]] for key, begin in places.items()}
     for key, weight in [(_key(weight), weight) for weight in weights]:
         target = moved[key].view(weight.dtype).view(weight.shape)
@@ -42,19 +41,3 @@ def _can_move(weight: Tensor) -> bool:
 
 def _key(weight: Tensor) -> tuple[int, int]:
     return weight.data_ptr(), weight.nbytes
-
-
-def _large_pages(size: int) -> Tensor:
-    """``size`` bytes that begin at a large page, where the system has them."""
-    memory = mmap.mmap(-1, size + LARGE_PAGE, **_private())
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    return whole[-whole.data_ptr() % LARGE_PAGE :][:size]
-
-
-def _private() -> dict[str, int]:
-    """Arguments of mmap for memory of this process alone: shared memory has no large pages."""
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return {}
-    return {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}

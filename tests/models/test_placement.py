@@ -8,8 +8,9 @@ import torch
 from tiny_models import language_model, reward_model, tokens
 
 from args_fast import ArgsDecoder, DecodingConfig
+from args_fast.large_pages import LARGE_PAGE
 from args_fast.models.compact import quantize_linears
-from args_fast.models.placement import LARGE_PAGE, LINE, gather
+from args_fast.models.placement import LINE, gather
 
 CONFIG = DecodingConfig(k=5, w=1.5, max_new_tokens=6, return_candidates=True)
 
