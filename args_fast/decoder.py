@@ -171,11 +171,11 @@ class ArgsDecoder:
         quantization.prepare(language_model, lm_quantization, head=True)
         reward = load_rewards(
             rm,
-            lambda reward: reward.prepare(rm_quantization),
             tokenizer=tokenizer,
             device=rm_on,
             dtype=kind,
             tokenizers=tokenizers,
+            quantization=rm_quantization,
             **trust,
         )
         return cls(

@@ -23,6 +23,7 @@ from args_fast.errors import (
     UnsupportedModelError,
 )
 from args_fast.models import adapters, checkpoint, loading, pretrained
+from args_fast.quantization import check as check_quantization
 from args_fast.rewards.adapter import Adapter, load_adapted
 from args_fast.rewards.base import Reward
 from args_fast.rewards.classifier import Classifier
@@ -54,6 +55,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     base: str | Path | None = None,
+    quantization: str | None = None,
     trust_remote_code: bool = False,
 ) -> Reward:
     """The reward at a path or hub id, as the first kind that fits: a LoRA adapter as Adapter, an
@@ -71,6 +73,7 @@ def load(
             do; "strict" refuses vocabularies that are not identical.
         device, dtype: of the model: "auto", "cpu", "cuda" ..., "float32" ...
         base: of an adapter, in place of the base model that it names.
+        quantization: "int8" or "fp8" weights for its linear layers; the head stays.
         trust_remote_code: run code that comes with the model; off unless asked for.
 
     Raises:
@@ -84,6 +87,7 @@ def load(
     if isinstance(lm, PreTrainedModel):
         device, dtype = device or lm.device, dtype or lm.dtype
     place = loading.resolve_device(device or "auto")
+    check_quantization(quantization, "quantization", place)
     kind = loading.resolve_dtype(dtype or "auto", place)
     model = _model(path, place, kind, options, several=labels is not None, head=head, base=base)
     own = loading.load_tokenizer(path, base=base, **options)
@@ -95,11 +99,19 @@ def load(
         "head": _beside(path, head),
         "labels": labels,
     }
+    reward = _of_model(path, model, own, tokenizer, closing_ids, too_long, common)
+    reward.prepare(quantization)
+    return reward
+
+
+def _of_model(
+    path: Any, model: Any, own: Any, tokenizer: Any, closing_ids: Any, too_long: Any, common: dict
+) -> Text | Classifier:
     plain = model.model if isinstance(model, adapters.Adapted) else model
     known = None if own is None or tokenizer is None else known_ids(tokenizer, own, plain)
     alike = own is None or tokenizer is None or known is not None
-    if is_encoder(plain.config) or template == "pair" or not alike:
-        if isinstance(model, adapters.Adapted) and head is None:
+    if is_encoder(plain.config) or common["template"] == "pair" or not alike:
+        if isinstance(model, adapters.Adapted) and common["head"] is None:
             common["head"] = model.head
         return _as_text(path, _whole(model), own, closing_ids, too_long=too_long, **common)
     made = Adapter if isinstance(model, adapters.Adapted) else Classifier

@@ -14,18 +14,19 @@ from args_fast.rewards.function import Function
 from args_fast.rewards.loading import load
 from args_fast.rewards.mixture import Mixture
 
-OPTIONS = frozenset({"template", "closing_ids", "head", "labels", "too_long", "tokenizers", "base"})
+OPTIONS = frozenset(
+    ["template", "closing_ids", "head", "labels", "too_long", "tokenizers", "base", "quantization"]
+)
 
 
-def load_rewards(rm: Any, loaded: Callable[[Any], None], **options: Any) -> Any:
-    """What stands for the reward of a decoder, once everything in it is loaded.
+def load_rewards(rm: Any, **options: Any) -> Any:
+    """What stands for the reward of a decoder, with everything in it loaded.
 
     Args:
         rm: a path; an object that stands for a reward; or several of these by name, each of which
             may be a mapping too: ``{"path": ..., "weight": ...}`` with options of ``rewards.load``,
             or ``{"function": "module:name", "weight": ...}``. With weights they form a mixture. The
             JSON of such a mapping stands for it.
-        loaded: called with each reward that was loaded.
         options: for ``rewards.load``.
 
     Raises:
@@ -34,20 +35,20 @@ def load_rewards(rm: Any, loaded: Callable[[Any], None], **options: Any) -> Any:
     if isinstance(rm, str) and rm.startswith("{"):
         rm = _parsed(rm)
     if not isinstance(rm, Mapping):
-        return _loaded(None, rm, loaded, options)
+        return _loaded(None, rm, options)
     if not rm:
         raise ConfigError("rm is an empty mapping; name at least one reward")
     specs = {name: dict(s) if isinstance(s, Mapping) else s for name, s in rm.items()}
     weights = {
         n: s.pop("weight") for n, s in specs.items() if isinstance(s, dict) and "weight" in s
     }
-    made = {name: _loaded(name, spec, loaded, options) for name, spec in specs.items()}
+    made = {name: _loaded(name, spec, options) for name, spec in specs.items()}
     if not weights:
         return made
     return Mixture([(made[name], weights.get(name, 1.0)) for name in made], names=list(made))
 
 
-def _loaded(name: str | None, spec: Any, loaded: Callable[[Any], None], options: dict) -> Any:
+def _loaded(name: str | None, spec: Any, options: dict) -> Any:
     if isinstance(spec, (Reward, Mixture, nn.Module)):
         return spec
     if not isinstance(spec, dict):
@@ -59,9 +60,7 @@ def _loaded(name: str | None, spec: Any, loaded: Callable[[Any], None], options:
     own = {key: value for key, value in spec.items() if key != "path"}
     if isinstance(own.get("labels"), Mapping):  # JSON has no keys but strings
         own["labels"] = {_index(label): weight for label, weight in own["labels"].items()}
-    reward = load(spec["path"], **({"name": name} | options | own))
-    loaded(reward)
-    return reward
+    return load(spec["path"], **({"name": name} | options | own))
 
 
 def _check(name: str | None, spec: Mapping[str, Any], allowed: set[str] | frozenset[str]) -> None:

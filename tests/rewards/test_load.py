@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 import transformers as t
+from cpp_ops import needs_cpp
 from encoders import encoder
 from refusals import refuses
 from safetensors.torch import save_file
@@ -15,6 +16,7 @@ from vocabularies import byte_level, sentencepiece, wordpiece
 
 from args_fast import ArgsDecoder, DecodingConfig
 from args_fast.errors import ConfigError, LoadError, PairMismatchError, RewardHeadError
+from args_fast.models.compact import CompactLinear
 from args_fast.rewards import Classifier, Text, load
 
 CHATML = "{% for m in messages %}<s>{{ m.role[0] }}.{{ m.content }}</s>\n{% endfor %}"
@@ -102,6 +104,32 @@ def test_a_head_in_a_file_next_to_a_language_model(folders, tmp_path):
         load(folders["second"], lm=folders["lm"])
 
 
+@needs_cpp
+@pytest.mark.parametrize(("quantization", "stored"), [(None, "bfloat16"), ("int8", "int8")])
+def test_weights_lie_as_in_a_pair_that_is_loaded(folders, tmp_path, quantization, stored):
+    model = copy.deepcopy(reward_model())
+    for weight in model.parameters():
+        weight.data = weight.data.bfloat16().float()
+    rm = saved(tmp_path / "rm", model, byte_level())
+    alone = load(rm, lm=folders["lm"], device="cpu", quantization=quantization)
+    pairs = [
+        ArgsDecoder.from_pretrained(folders["lm"], of, device="cpu")
+        for of in (alone, {"rm": {"path": rm, "quantization": quantization}})
+    ]
+    pairs.append(
+        ArgsDecoder.from_pretrained(
+            folders["lm"], {"rm": rm}, device="cpu", rm_quantization=quantization
+        )
+    )
+    for pair in pairs:
+        (reward,) = pair.engine.panel.rewards.values()
+        layers = [m for m in reward.model.modules() if isinstance(m, CompactLinear)]
+        assert len(layers) == 14  # of two layers of llama
+        assert {layer.weight.dtype for layer in layers} == {getattr(torch, stored)}
+    results = [pair.generate(tokens(9), DecodingConfig(max_new_tokens=4)) for pair in pairs]
+    assert results[0] == results[1] == results[2]
+
+
 def test_strict_tokenizers(folders):
     assert load(folders["plain"], lm=folders["lm"], tokenizers="strict")
     with refuses(PairMismatchError, "different tokenizers"):
@@ -120,6 +148,7 @@ def test_strict_tokenizers(folders):
         ("plain", {"template": "chat"}, ConfigError, "chat template"),
         ("plain", {"template": "jinja"}, ConfigError, "template is 'jinja'"),
         ("alone", {"template": "pair"}, LoadError, "without a tokenizer"),
+        ("plain", {"quantization": "int4"}, ConfigError, "quantization is 'int4'"),
     ],
 )
 def test_what_load_refuses(folders, folder, options, error, words):

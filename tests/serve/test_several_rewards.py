@@ -159,5 +159,5 @@ def test_unknown_reward_is_refused_with_the_names(server):
 
 
 def test_weights_of_the_command_line_are_the_defaults():
-    named = load_rewards({"a": {"function": f"{__name__}:brief", "weight": 0.2}}, lambda _: None)
+    named = load_rewards({"a": {"function": f"{__name__}:brief", "weight": 0.2}})
     assert [(name, weight) for name, _, weight in named.parts] == [("a", 0.2)]
