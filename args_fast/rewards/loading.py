@@ -99,12 +99,12 @@ def load(
         "head": _beside(path, head),
         "labels": labels,
     }
-    reward = _of_model(path, model, own, tokenizer, closing_ids, too_long, common)
+    reward = _first_that_fits(path, model, own, tokenizer, closing_ids, too_long, common)
     reward.prepare(quantization)
     return reward
 
 
-def _of_model(
+def _first_that_fits(
     path: Any, model: Any, own: Any, tokenizer: Any, closing_ids: Any, too_long: Any, common: dict
 ) -> Text | Classifier:
     plain = model.model if isinstance(model, adapters.Adapted) else model

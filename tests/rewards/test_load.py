@@ -112,15 +112,11 @@ def test_weights_lie_as_in_a_pair_that_is_loaded(folders, tmp_path, quantization
         weight.data = weight.data.bfloat16().float()
     rm = saved(tmp_path / "rm", model, byte_level())
     alone = load(rm, lm=folders["lm"], device="cpu", quantization=quantization)
+    as_data = {"rm": {"path": rm, "quantization": quantization}}
     pairs = [
-        ArgsDecoder.from_pretrained(folders["lm"], of, device="cpu")
-        for of in (alone, {"rm": {"path": rm, "quantization": quantization}})
+        ArgsDecoder.from_pretrained(folders["lm"], *of, device="cpu", rm_quantization=kind)
+        for *of, kind in ((alone, None), (as_data, None), (rm, quantization))
     ]
-    pairs.append(
-        ArgsDecoder.from_pretrained(
-            folders["lm"], {"rm": rm}, device="cpu", rm_quantization=quantization
-        )
-    )
     for pair in pairs:
         (reward,) = pair.engine.panel.rewards.values()
         layers = [m for m in reward.model.modules() if isinstance(m, CompactLinear)]
